@@ -1,0 +1,128 @@
+"""The network: weights, activation, form, bias and leak."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from . import _checks
+from ._types import Array, Float, State, Vector
+from .activations import AbstractActivation, Tanh
+from .weights import AbstractWeights
+
+FORMS = ("rate", "current")
+
+
+def _per_neuron(values: Array, x: State) -> Array:
+    return values.reshape(values.shape + (1,) * (x.ndim - values.ndim)) if values.ndim else values
+
+
+class CTRNN(eqx.Module):
+    """A continuous-time recurrent network.
+
+    ============  ==============================  ============================
+    form          equation                        also called
+    ============  ==============================  ============================
+    ``"rate"``    x' = σ(A x + b) - γ x           activity or rate based
+    ``"current"`` x' = A σ(x) + b - γ x           voltage or current based
+    ============  ==============================  ============================
+
+    With skew-symmetric A and no leak both conserve an energy, see `ctrnn_jax.energy`.
+    The object is its own diffrax vector field, `rnn(t, x, args)`, and a PyTree.
+
+    Args:
+        weights: A, for example `DenseSkew(W)`; n neurons, in 1/s.
+        activation: σ, for example `Tanh()`.
+        form: "rate" or "current".
+        bias: b (n,), or None.
+        leak: γ >= 0 in 1/s, a scalar or (n,), or None. A leak breaks every invariant.
+
+    Raises:
+        TypeError, ValueError: where an argument has the wrong kind, shape, dtype or sign.
+
+    Source:
+        Casoni, Guidi, Betti, Melacci, Gori, "Generative System Dynamics in Recurrent Neural
+        Networks", IJCNN 2025, arXiv:2504.13951 (rate form).
+
+    Example:
+        >>> rnn = ct.CTRNN(ct.BlockSkew.from_hz(jnp.array([1.0])))
+        >>> rnn(0.0, jnp.array([0.1, 0.0]), None)
+    """
+
+    weights: AbstractWeights
+    activation: AbstractActivation
+    form: str = eqx.field(static=True)
+    bias: Vector | None
+    leak: Float[Array, ""] | Vector | None
+
+    def __init__(
+        self,
+        weights: AbstractWeights,
+        activation: AbstractActivation = Tanh(),  # noqa: B008 - frozen and stateless
+        form: str = "rate",
+        bias: Any = None,
+        leak: Any = None,
+    ):
+        self.weights = _checks.instance(
+            "weights", weights, AbstractWeights, "weights such as DenseSkew(W)"
+        )
+        self.activation = _checks.instance(
+            "activation", activation, AbstractActivation, "an activation such as Tanh()"
+        )
+        self.form = _checks.one_of("form", form, FORMS)
+        self.bias = None if bias is None else self._parameter("bias", bias, ndims=(1,))
+        self.leak = None if leak is None else self._parameter("leak", leak, ndims=(0, 1))
+        if self.leak is not None and not _checks.is_traced(self.leak):
+            smallest = float(np.min(np.asarray(self.leak)))
+            if smallest < 0:
+                _checks.fail("leak", "values >= 0", smallest)
+
+    def _parameter(self, name: str, value: Any, ndims: tuple[int, ...]) -> Array:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = jnp.asarray(value, self.weights.dtype)
+        shape = f"({self.size},)" if 0 not in ndims else f"() or ({self.size},)"
+        array = _checks.float_array(name, value, shape, ndim=np.ndim(value))
+        if array.ndim not in ndims or (array.ndim and array.shape != (self.size,)):
+            _checks.fail(name, f"shape {shape}", array.shape)
+        _checks.same_dtype(name, array, self.weights.dtype, "weights")
+        _checks.finite(name, array)
+        return array
+
+    @property
+    def size(self) -> int:
+        """The number of neurons, n."""
+        return self.weights.size
+
+    @property
+    def dtype(self):
+        """The dtype of the weights, which states must share."""
+        return self.weights.dtype
+
+    @property
+    def is_conservative(self) -> bool:
+        """Whether the equations conserve the energy: skew-symmetric weights and no leak."""
+        return self.weights.is_skew and self.leak is None
+
+    def preactivation(self, x: State) -> State:
+        """What the activation sees: z = A x + b in the rate form, z = x in the current form."""
+        if self.form == "current":
+            return x
+        z = self.weights.matvec(x)
+        return z if self.bias is None else z + _per_neuron(self.bias, z)
+
+    def __call__(self, t, x: State, args: Any = None) -> State:
+        """x' at state x, (n,) or (n, batch); `t` and `args` are there for diffrax."""
+        del t, args
+        velocity = self.activation(self.preactivation(x))
+        if self.form == "current":
+            velocity = self.weights.matvec(velocity)
+            if self.bias is not None:
+                velocity = velocity + _per_neuron(self.bias, x)
+        return velocity if self.leak is None else velocity - _per_neuron(self.leak, x) * x
+
+    def prepared(self) -> CTRNN:
+        """The same network with the matrix of its weights computed once, for use in a loop."""
+        return eqx.tree_at(lambda rnn: rnn.weights, self, self.weights.prepared())

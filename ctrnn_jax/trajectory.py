@@ -1,0 +1,37 @@
+"""What a simulation returns."""
+
+from __future__ import annotations
+
+import equinox as eqx
+
+from ._types import Array, Float, Int, PyTree
+
+
+class Trajectory(eqx.Module):
+    """States of one simulation, saved on the time grid k·dt, the initial state first.
+
+    Leading axes ``...`` are those of the initial states; S is the number of saves.
+
+    Attributes:
+        ts: (S,) times in seconds.
+        xs: (..., S, n) states, or None with ``keep_states=False``. A stopped trajectory keeps
+            its last finite state within the norm bound.
+        observed: what `observe` returned, stacked to (..., S, ...), or None.
+        folded: the final carry of `fold`, one per trajectory (..., ...), or None.
+        stopped_at: (...,) the step at which |x| passed `max_norm` or stopped being finite,
+            -1 where it never did. 0 marks an initial state that was already out of bounds.
+        unconverged_at: (...,) the first step whose implicit equation was not solved to the
+            solver's tolerance, -1 where all were (always, for explicit solvers).
+    """
+
+    ts: Float[Array, "S"]
+    xs: Float[Array, "*batch S n"] | None
+    observed: PyTree
+    folded: PyTree
+    stopped_at: Int[Array, "*batch"]
+    unconverged_at: Int[Array, "*batch"]
+
+    @property
+    def num_stopped(self) -> Int[Array, ""]:
+        """How many trajectories were stopped."""
+        return (self.stopped_at >= 0).sum()

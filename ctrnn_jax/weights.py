@@ -1,0 +1,361 @@
+"""Parametrizations of the weight matrix A, in 1/s.
+
+The skew-symmetric ones satisfy Aᵀ = -A for every value of their parameters, so gradient descent
+cannot leave the set. `matvec` uses the structure; `as_matrix` is what it must agree with.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import _checks
+from ._types import Array, Float, PRNGKeyArray, State, matmul_precision
+
+
+def _product(a: Float[Array, "m n"], x: Float[Array, "n *batch"]) -> Float[Array, "m *batch"]:
+    return jnp.matmul(a, x, precision=matmul_precision())
+
+
+def _default_dtype(dtype):
+    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        _checks.fail("dtype", "a floating-point dtype", dtype, TypeError)
+    return dtype
+
+
+def _square(name: str, value, minimum: int) -> Array:
+    array = _checks.float_array(name, value, "(n, n)", ndim=2)
+    if array.shape[0] != array.shape[1]:
+        _checks.fail(name, "a square matrix of shape (n, n)", f"shape {array.shape}")
+    if array.shape[0] < minimum:
+        reason = ": a 1 x 1 skew-symmetric matrix is zero" if minimum == 2 else ""
+        _checks.fail(name, f"at least {minimum} neuron{'s' * (minimum > 1)}{reason}", array.shape)
+    _checks.finite(name, array)
+    return array
+
+
+class AbstractWeights(eqx.Module):
+    """A of shape (n, n), in 1/s, known by its product with a state."""
+
+    is_skew: eqx.AbstractClassVar[bool]
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """The number of neurons, n."""
+
+    @property
+    @abc.abstractmethod
+    def dtype(self):
+        """The dtype of the parameters."""
+
+    @property
+    @abc.abstractmethod
+    def nullity(self) -> int:
+        """The dimension of the kernel of A for parameters in general position."""
+
+    @abc.abstractmethod
+    def as_matrix(self) -> Float[Array, "n n"]:
+        """A as an array (n, n)."""
+
+    @abc.abstractmethod
+    def matvec(self, x: State) -> State:
+        """A x for one state (n,) or a batch of columns (n, batch)."""
+
+    def prepared(self) -> AbstractWeights:
+        """The same A with what does not change from step to step computed beforehand."""
+        return self
+
+
+class DenseSkew(AbstractWeights):
+    """A = W - Wᵀ from an unconstrained W.
+
+    Args:
+        W: (n, n), n >= 2, in 1/s.
+
+    Raises:
+        TypeError, ValueError: where W is not a finite square floating-point matrix.
+
+    Example:
+        >>> DenseSkew(jnp.array([[0.0, 1.0], [0.0, 0.0]])).as_matrix()  # omega = 1 rad/s
+    """
+
+    W: Float[Array, "n n"]
+    is_skew: ClassVar[bool] = True
+
+    def __init__(self, W):
+        self.W = _square("W", W, 2)
+
+    @classmethod
+    def init(cls, key: PRNGKeyArray, n: int, *, scale: float = 1.0, dtype=None) -> DenseSkew:
+        """A_ij normal with standard deviation scale/√n; the largest omega is near 2 scale rad/s."""
+        n, dtype = _checks.integer("n", n, 2), _default_dtype(dtype)
+        _checks.positive("scale", scale)
+        return cls(jax.random.normal(key, (n, n), dtype) * (scale / np.sqrt(2 * n)))
+
+    @property
+    def size(self) -> int:
+        return self.W.shape[-1]
+
+    @property
+    def dtype(self):
+        return self.W.dtype
+
+    @property
+    def nullity(self) -> int:
+        return self.size % 2
+
+    def as_matrix(self) -> Float[Array, "n n"]:
+        return self.W - self.W.T
+
+    def matvec(self, x: State) -> State:
+        return _product(self.as_matrix(), x)
+
+    def prepared(self) -> AbstractWeights:
+        return _SkewMatrix(self.as_matrix())
+
+
+class _SkewMatrix(AbstractWeights):
+    """A itself, already skew-symmetric: what `DenseSkew` prepares for a loop."""
+
+    A: Float[Array, "n n"]
+    is_skew: ClassVar[bool] = True
+
+    @property
+    def size(self) -> int:
+        return self.A.shape[-1]
+
+    @property
+    def dtype(self):
+        return self.A.dtype
+
+    @property
+    def nullity(self) -> int:
+        return self.size % 2
+
+    def as_matrix(self) -> Float[Array, "n n"]:
+        return self.A
+
+    def matvec(self, x: State) -> State:
+        return _product(self.A, x)
+
+
+class BlockSkew(AbstractWeights):
+    """Independent two-neuron oscillators: 2 x 2 blocks [[0, w], [-w, 0]] on the diagonal.
+
+    Neurons 2k and 2k + 1 form block k. A product costs O(n).
+
+    Args:
+        omega: (n/2,) angular frequencies in rad/s.
+
+    Raises:
+        TypeError, ValueError: where omega is not a finite floating-point vector.
+    """
+
+    omega: Float[Array, "half"]
+    is_skew: ClassVar[bool] = True
+
+    def __init__(self, omega):
+        self.omega = _checks.float_array("omega", omega, "(n/2,)", ndim=1)
+        if self.omega.size == 0:
+            _checks.fail("omega", "at least one angular frequency", f"shape {self.omega.shape}")
+        _checks.finite("omega", self.omega)
+
+    @classmethod
+    def from_hz(cls, f) -> BlockSkew:
+        """Blocks of frequencies f (n/2,) in Hz: omega = 2π f."""
+        return cls(2 * np.pi * _checks.float_array("f", f, "(n/2,)", ndim=1))
+
+    @classmethod
+    def init(
+        cls, key: PRNGKeyArray, n: int, *, low: float = 0.5, high: float = 2.0, dtype=None
+    ) -> BlockSkew:
+        """Omega uniform in [low, high) rad/s; n even."""
+        n, dtype = _checks.integer("n", n, 2), _default_dtype(dtype)
+        if n % 2:
+            _checks.fail("n", "an even number of neurons", n)
+        if not low < high:
+            _checks.fail("high", f"a number above low = {low}", high)
+        return cls(jax.random.uniform(key, (n // 2,), dtype, low, high))
+
+    @property
+    def size(self) -> int:
+        return 2 * self.omega.shape[-1]
+
+    @property
+    def dtype(self):
+        return self.omega.dtype
+
+    @property
+    def nullity(self) -> int:
+        return 0
+
+    def as_matrix(self) -> Float[Array, "n n"]:
+        even = jnp.arange(0, self.size, 2)
+        upper = jnp.zeros((self.size, self.size), self.dtype).at[even, even + 1].set(self.omega)
+        return upper - upper.T
+
+    def matvec(self, x: State) -> State:
+        omega = self.omega.reshape(self.omega.shape + (1,) * (x.ndim - 1))
+        pairs = x.reshape(x.shape[0] // 2, 2, *x.shape[1:])
+        return jnp.stack([omega * pairs[:, 1], -omega * pairs[:, 0]], axis=1).reshape(x.shape)
+
+
+class BipartiteSkew(AbstractWeights):
+    """Two groups without coupling inside a group: A = [[0, B], [-Bᵀ, 0]].
+
+    A product costs two half-size products; splitting steps become leapfrog.
+
+    Args:
+        B: (p, q) in 1/s; the first p neurons are one group, n = p + q.
+
+    Raises:
+        TypeError, ValueError: where B is not a finite floating-point matrix.
+    """
+
+    B: Float[Array, "p q"]
+    is_skew: ClassVar[bool] = True
+
+    def __init__(self, B):
+        self.B = _checks.float_array("B", B, "(p, q)", ndim=2)
+        if self.B.size == 0:
+            _checks.fail("B", "at least one neuron in each group", f"shape {self.B.shape}")
+        _checks.finite("B", self.B)
+
+    @classmethod
+    def init(
+        cls, key: PRNGKeyArray, n: int, *, p: int | None = None, scale: float = 1.0, dtype=None
+    ) -> BipartiteSkew:
+        """B_ij normal with standard deviation scale √(2/n); p = n // 2 unless given."""
+        n, dtype = _checks.integer("n", n, 2), _default_dtype(dtype)
+        _checks.positive("scale", scale)
+        p = n // 2 if p is None else _checks.integer("p", p, 1)
+        if p >= n:
+            _checks.fail("p", f"a group smaller than n = {n}", p)
+        return cls(jax.random.normal(key, (p, n - p), dtype) * (scale * np.sqrt(2 / n)))
+
+    @property
+    def size(self) -> int:
+        return self.B.shape[-2] + self.B.shape[-1]
+
+    @property
+    def dtype(self):
+        return self.B.dtype
+
+    @property
+    def nullity(self) -> int:
+        return abs(self.B.shape[-2] - self.B.shape[-1])
+
+    def as_matrix(self) -> Float[Array, "n n"]:
+        p, q = self.B.shape
+        zero_p, zero_q = jnp.zeros((p, p), self.dtype), jnp.zeros((q, q), self.dtype)
+        return jnp.block([[zero_p, self.B], [-self.B.T, zero_q]])
+
+    def matvec(self, x: State) -> State:
+        p = self.B.shape[0]
+        return jnp.concatenate([_product(self.B, x[p:]), -_product(self.B.T, x[:p])])
+
+
+class LowRankSkew(AbstractWeights):
+    """A = U Vᵀ - V Uᵀ, of rank 2r at most; a product costs O(n r).
+
+    Args:
+        U, V: (n, r), n >= 2, in √(1/s) each.
+
+    Raises:
+        TypeError, ValueError: where they are not finite floating-point matrices of one shape.
+    """
+
+    U: Float[Array, "n r"]
+    V: Float[Array, "n r"]
+    is_skew: ClassVar[bool] = True
+
+    def __init__(self, U, V):
+        self.U = _checks.float_array("U", U, "(n, r)", ndim=2)
+        self.V = _checks.float_array("V", V, "(n, r)", ndim=2)
+        if self.U.shape != self.V.shape:
+            _checks.fail("V", f"the shape of U, {self.U.shape}", self.V.shape)
+        if self.U.shape[0] < 2 or self.U.shape[1] < 1:
+            _checks.fail("U", "at least 2 neurons and rank 1", f"shape {self.U.shape}")
+        _checks.same_dtype("V", self.V, self.U.dtype, "U")
+        _checks.finite("U", self.U)
+        _checks.finite("V", self.V)
+
+    @classmethod
+    def init(
+        cls, key: PRNGKeyArray, n: int, *, rank: int | None = None, scale: float = 1.0, dtype=None
+    ) -> LowRankSkew:
+        """A_ij of standard deviation scale/√n; rank r = max(1, n // 8) unless given."""
+        n, dtype = _checks.integer("n", n, 2), _default_dtype(dtype)
+        _checks.positive("scale", scale)
+        rank = max(1, n // 8) if rank is None else _checks.integer("rank", rank, 1)
+        factor = (scale**2 / (2 * rank * n)) ** 0.25
+        U, V = jax.random.normal(key, (2, n, rank), dtype) * factor
+        return cls(U, V)
+
+    @property
+    def size(self) -> int:
+        return self.U.shape[-2]
+
+    @property
+    def dtype(self):
+        return self.U.dtype
+
+    @property
+    def nullity(self) -> int:
+        return max(self.size - 2 * self.U.shape[-1], self.size % 2)
+
+    def as_matrix(self) -> Float[Array, "n n"]:
+        upper = _product(self.U, self.V.T)
+        return upper - upper.T
+
+    def matvec(self, x: State) -> State:
+        return _product(self.U, _product(self.V.T, x)) - _product(self.V, _product(self.U.T, x))
+
+
+class DenseWeights(AbstractWeights):
+    """A = W without any constraint: the counter-example, which conserves nothing.
+
+    Args:
+        W: (n, n) in 1/s.
+
+    Raises:
+        TypeError, ValueError: where W is not a finite square floating-point matrix.
+    """
+
+    W: Float[Array, "n n"]
+    is_skew: ClassVar[bool] = False
+
+    def __init__(self, W):
+        self.W = _square("W", W, 1)
+
+    @classmethod
+    def init(cls, key: PRNGKeyArray, n: int, *, scale: float = 1.0, dtype=None) -> DenseWeights:
+        """W_ij normal with standard deviation scale/√n: spectral radius near scale, in 1/s."""
+        n, dtype = _checks.integer("n", n, 1), _default_dtype(dtype)
+        _checks.positive("scale", scale)
+        return cls(jax.random.normal(key, (n, n), dtype) * (scale / np.sqrt(n)))
+
+    @property
+    def size(self) -> int:
+        return self.W.shape[-1]
+
+    @property
+    def dtype(self):
+        return self.W.dtype
+
+    @property
+    def nullity(self) -> int:
+        return 0
+
+    def as_matrix(self) -> Float[Array, "n n"]:
+        return self.W
+
+    def matvec(self, x: State) -> State:
+        return _product(self.W, x)
