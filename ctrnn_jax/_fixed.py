@@ -1,0 +1,110 @@
+"""The fixed-step loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ._segments import Carry, RunSegment, Segment, any_at_all, choose
+from ._stepping import Step
+from ._types import Array, Bool, Scalar, State
+
+
+def finite(x: State) -> Bool[Array, "batch"]:
+    """Which columns are finite."""
+    return jnp.all(jnp.isfinite(x), axis=0)
+
+
+def within(x: State, max_norm: Scalar | None) -> Bool[Array, "batch"]:
+    """Which columns are finite and inside the norm bound."""
+    if max_norm is None:
+        return finite(x)
+    # Scaled first: a large bound squared would overflow.
+    return jnp.sum((x / max_norm) ** 2, axis=0) <= 1
+
+
+def update_fold(update: Callable, fold: Any, t: Scalar, x: State) -> Any:
+    """One update of every trajectory's carry, dtypes kept."""
+    new = jax.vmap(update, in_axes=(0, None, 1))(fold, t, x)
+    return jax.tree.map(lambda a, like: jnp.asarray(a, like.dtype), new, fold)
+
+
+def fixed_step_segments(
+    step: Step, dt: Scalar, update: Callable | None, max_norm: Scalar | None, checkpoint: bool
+) -> RunSegment:
+    """How a segment is run with steps of `dt`.
+
+    Checking every trajectory after every step would nearly double the cost of an Euler step.
+    But a state that is not finite never becomes finite again, so one look at the end of the
+    segment tells; only then the segment is run once more, with a check at every step, for
+    those trajectories alone. A norm bound has no such property and is checked at every step.
+    """
+
+    def free_step(carry: Carry) -> Carry:
+        x, solver, converged = step(carry.x, carry.solver, carry.step)
+        k = carry.step + 1
+        unconverged_at = carry.unconverged_at
+        if converged is not None:
+            unconverged_at = jnp.where((unconverged_at < 0) & ~converged, k, unconverged_at)
+        fold = carry.fold
+        if update is not None:
+            fold = update_fold(update, fold, k.astype(x.dtype) * dt, x)
+        return Carry(x, solver, fold, k, carry.stopped_at, unconverged_at)
+
+    def checked_step(carry: Carry) -> Carry:
+        new = free_step(carry)
+        running = carry.stopped_at < 0
+        stops = running & ~within(new.x, max_norm)
+        new = choose(running & finite(new.x), new, carry)
+        return new._replace(stopped_at=jnp.where(stops, new.step, carry.stopped_at))
+
+    def loop(one_step, carry: Carry, segment: Segment):
+        def block(carry, _):
+            if segment.steps == 1:
+                carry = one_step(carry)
+            else:
+                carry, _ = lax.scan(
+                    lambda c, _: (one_step(c), None), carry, None, length=segment.steps
+                )
+            return carry, carry.x if segment.keep else None
+
+        if segment.blocks == 1:
+            carry, saves = block(carry, None)
+            return carry, None if saves is None else saves[None]
+        return lax.scan(block, carry, None, length=segment.blocks)
+
+    def run(carry: Carry, segment: Segment):
+        if max_norm is not None:
+            return loop(checked_step, carry, segment)
+        new, saves = loop(free_step, carry, segment)
+        stopped = carry.stopped_at >= 0
+        diverged = ~stopped & ~finite(new.x)
+
+        def hold_stopped(new, saves):
+            return choose(~stopped, new, carry), _pick(~stopped, saves, carry.x)
+
+        # Not differentiated unless taken: reverse mode stores the start of the segment for it.
+        @jax.checkpoint
+        def stop_diverged(new, saves):
+            checked, checked_saves = loop(checked_step, carry, segment)
+            return choose(~diverged, new, checked), _pick(~diverged, saves, checked_saves)
+
+        def as_is(new, saves):
+            return new, saves
+
+        new, saves = lax.cond(any_at_all(stopped), hold_stopped, as_is, new, saves)
+        return lax.cond(any_at_all(diverged), stop_diverged, as_is, new, saves)
+
+    if not checkpoint:
+        return run
+    return lambda carry, segment: jax.checkpoint(run, static_argnums=1, prevent_cse=False)(
+        carry, segment
+    )
+
+
+def _pick(lanes, saves, otherwise):
+    return None if saves is None else jnp.where(lanes, saves, otherwise)

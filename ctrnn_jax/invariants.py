@@ -1,0 +1,156 @@
+"""What the equations conserve, and how far a computed trajectory has drifted from it.
+
+With z = A x + b (rate form) or z = x (current form), both forms are z' = A ∇E(z) for
+E(z) = Σ_i Φ(z_i): a Poisson system with a constant, skew-symmetric structure matrix.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+
+from . import _checks
+from ._types import Array, ArrayLike, Float
+from .model import CTRNN
+
+DRIFT_KINDS = ("rms", "mean", "max")
+
+
+def _columns(rnn: CTRNN, name: str, x: ArrayLike) -> tuple[Float[Array, "n m"], tuple[int, ...]]:
+    """States (..., n) as columns (n, m), and the shape of their leading axes."""
+    _checks.instance("rnn", rnn, CTRNN, "a CTRNN")
+    n = rnn.size
+    x = _checks.float_array(name, x, f"(..., {n})")
+    if x.shape[-1] != n:
+        _checks.fail(name, f"shape (..., {n}), one value per neuron", x.shape)
+    _checks.same_dtype(name, x, rnn.dtype, "the network")
+    return x.reshape(-1, n).T, x.shape[:-1]
+
+
+def _offset(rnn: CTRNN) -> Float[Array, "n"] | None:
+    """c with A c = b: in the current form a bias adds the linear term c·x to the energy."""
+    if rnn.form == "rate" or rnn.bias is None:
+        return None
+    A = rnn.weights.as_matrix()
+    # A is singular for odd n: the pseudo-inverse, whose derivative lineax knows.
+    c = lx.linear_solve(lx.MatrixLinearOperator(A), rnn.bias, lx.SVD()).value
+    residual = jnp.linalg.norm(rnn.weights.matvec(c) - rnn.bias)
+    tolerance = rnn.size * np.sqrt(float(jnp.finfo(A.dtype).eps)) * jnp.linalg.norm(rnn.bias)
+    if not _checks.is_traced(residual) and residual > tolerance:
+        _checks.fail(
+            "bias",
+            "a vector in the range of A: otherwise the current form conserves no energy",
+            f"a distance of {float(residual):.3g} from it",
+        )
+    return jnp.where(residual > tolerance, jnp.nan, c)
+
+
+def energy(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch"]:
+    """The energy of states.
+
+    E(x) = Σ_i Φ(z_i) with z = A x + b in the rate form and z = x in the current form; there a
+    bias b = A c adds c·x. dE/dt = σ(z)ᵀ A σ(z) = 0 for skew-symmetric A without leak, for any
+    activation; for other networks E is defined all the same and measures how they fail.
+
+    Args:
+        rnn: the network.
+        x: (..., n) states.
+
+    Returns:
+        (...,) energies.
+
+    Raises:
+        TypeError, ValueError: for a wrong shape or dtype, and for a bias outside the range of A
+            in the current form (nan where that is known only at run time).
+
+    Source:
+        Casoni et al. 2025, Proposition 2.
+
+    Example:
+        >>> rnn = ct.CTRNN(ct.BlockSkew(jnp.array([1.0])))
+        >>> ct.energy(rnn, jnp.array([0.3, 0.4]))  # log cosh 0.4 + log cosh 0.3
+    """
+    columns, batch = _columns(rnn, "x", x)
+    value = jnp.sum(rnn.activation.potential(rnn.preactivation(columns)), axis=0)
+    c = _offset(rnn)
+    return (value if c is None else value + c @ columns).reshape(batch)
+
+
+def casimirs(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch k"]:
+    """The Casimir invariants kᵀ z of states, one for each vector k of a basis of ker A.
+
+    They are conserved whatever the energy. There is always one for odd n. In the current form
+    z = x; in the rate form kᵀ z = kᵀ b is constant trivially, while kᵀ x itself may drift.
+
+    Args:
+        rnn: the network, with skew-symmetric weights.
+        x: (..., n) states.
+
+    Returns:
+        (..., k) values. k is the dimension of the kernel: the numerical one where the weights
+        are known, under jit or vmap over the weights that of weights in general position. The
+        orthonormal basis is a constant for differentiation.
+
+    Raises:
+        TypeError, ValueError: for a wrong shape or dtype or weights that are not skew-symmetric.
+    """
+    columns, batch = _columns(rnn, "x", x)
+    if not rnn.weights.is_skew:
+        _checks.fail("rnn", "skew-symmetric weights", type(rnn.weights).__name__)
+    A = jax.lax.stop_gradient(rnn.weights.as_matrix())
+    _, s, vh = jnp.linalg.svd(A)
+    nullity = rnn.weights.nullity
+    if not _checks.is_traced(s):
+        s = np.asarray(s)
+        nullity = int(np.sum(s <= rnn.size * np.finfo(s.dtype).eps * s.max(initial=0)))
+    kernel = vh[rnn.size - nullity :]
+    return (kernel @ rnn.preactivation(columns)).T.reshape(*batch, nullity)
+
+
+def energy_drift(rnn: CTRNN, xs: ArrayLike) -> Float[Array, "*batch S"]:
+    """Relative energy drift along trajectories, (E(t) - E(0)) / |E(0)|, signed.
+
+    Args:
+        rnn: the network.
+        xs: (..., S, n) trajectories, as in `Trajectory.xs`.
+
+    Returns:
+        (..., S), 0 at the first save. Where E(0) = 0 the difference itself.
+
+    Raises:
+        TypeError, ValueError: for a wrong shape or dtype.
+    """
+    E = energy(rnn, xs)
+    if E.ndim == 0 or E.shape[-1] == 0:
+        _checks.fail("xs", f"trajectories of shape (..., S, {rnn.size})", np.shape(xs))
+    first = jnp.abs(E[..., :1])
+    return (E - E[..., :1]) / jnp.where(first == 0, 1, first)
+
+
+def drift_loss(rnn: CTRNN, xs: ArrayLike, kind: str = "rms") -> Float[Array, ""]:
+    """Relative energy drift as one non-negative number, to be minimised.
+
+    Args:
+        rnn: the network.
+        xs: (..., S, n) trajectories.
+        kind: "rms" (root mean square over saves and trajectories), "mean" (of the absolute
+            drift) or "max".
+
+    Returns:
+        A scalar; its gradient is finite at zero drift too.
+
+    Raises:
+        TypeError, ValueError: for a wrong shape, dtype or kind.
+    """
+    _checks.one_of("kind", kind, DRIFT_KINDS)
+    drift = energy_drift(rnn, xs)
+    if kind == "max":
+        return jnp.max(jnp.abs(drift))
+    if kind == "mean":
+        return jnp.mean(jnp.abs(drift))
+    mean_square = jnp.mean(drift**2)
+    # The root has no derivative at 0, where the subgradient 0 is what a minimiser wants.
+    safe = jnp.where(mean_square > 0, mean_square, 1)
+    return jnp.where(mean_square > 0, jnp.sqrt(safe), 0)

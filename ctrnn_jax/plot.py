@@ -1,0 +1,474 @@
+"""Pictures of trajectories, energy drift, spectra and level sets.
+
+Every function draws into the matplotlib axes `ax`, or into a new figure where `ax` is None, and
+returns the axes; nothing is shown, saved or set globally. Leading axes of a trajectory are one
+flat batch here, in which `index` counts. States are dimensionless: their unit reads a.u. In
+figures of several panels `layout="compressed"` suits axes of equal aspect best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+
+from . import _checks, invariants, spectra
+from .model import CTRNN
+from .trajectory import Trajectory
+
+# Viridis rises in lightness, so it survives grey print and colour blindness; what else is told
+# apart differs in shape or line style too.
+_CMAP = "viridis"
+_LINE = "#31688e"
+_STYLES = ("-", "--", "-.", ":")
+_MARKERS = {
+    "start": ("o", "black", 6.5),
+    "end": ("*", "#1f5fff", 13),
+    "stopped": ("X", "#e0201b", 9),
+    "peak": ("v", "#e0201b", 9),
+}
+_POWER_RANGE = 1e10  # 100 dB: weaker parts of a spectrum are left below its picture
+
+
+class _Orbits:
+    """The states of a trajectory as NumPy arrays with one batch axis, checked.
+
+    `last` (B,) is the last save worth drawing, -1 where there is none: a stopped trajectory only
+    repeats its state from there on. `cut` (B,) marks those that end before the final time.
+    """
+
+    def __init__(self, trajectory: Any, saves: int, *, index: Any = None, at_most: Any = None):
+        _checks.instance("trajectory", trajectory, Trajectory, "a Trajectory, as of simulate")
+        if trajectory.xs is None:
+            _checks.fail("trajectory.xs", "states, as simulate(keep_states=True) keeps them", None)
+        size, self.n = trajectory.xs.shape[-2:]
+        if size < saves:
+            _checks.fail("trajectory.xs", f"at least {saves} saves", size)
+        xs = trajectory.xs.reshape(-1, size, self.n)
+        if index is None:
+            rows = np.linspace(0, len(xs) - 1, min(len(xs), at_most or len(xs))).astype(int)
+        else:
+            rows = np.array([_position("index", index, len(xs))])
+        self.ts, self.xs = np.asarray(trajectory.ts), np.asarray(xs[rows])
+        self.dt = float(self.ts[-1] - self.ts[0]) / (size - 1)
+
+        finite = np.isfinite(self.xs).all(axis=-1)
+        self.last = np.where(finite.all(axis=-1), size, finite.argmin(axis=-1)) - 1
+        stopped = np.asarray(trajectory.stopped_at).reshape(-1)[rows] >= 0
+        changes = (self.xs[stopped, 1:] != self.xs[stopped, :-1]).any(axis=-1)
+        last_change = (changes * np.arange(1, size)).max(axis=-1)
+        self.last[stopped] = np.minimum(self.last[stopped], last_change)
+        self.cut = stopped | (self.last < size - 1)
+        if (self.last < 0).all():
+            got = f"{len(rows)} of {len(rows)} not finite from the start"
+            _checks.fail("trajectory.xs", "a trajectory with finite states", got)
+
+
+def _position(name: str, value: Any, size: int) -> int:
+    number = _checks.integer(name, value, 0)
+    if number >= size:
+        _checks.fail(name, f"an index below {size}", number)
+    return number
+
+
+def _state(neuron: int) -> str:
+    return f"$x_{{{neuron}}}$"
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is None:
+        # Like "constrained", but right for axes of equal aspect too.
+        return plt.subplots(layout="compressed")[1]
+    return _checks.instance("ax", ax, Axes, "one matplotlib Axes, or None")
+
+
+def _portrait_axes(ax: Axes, horizontal: int, vertical: int) -> None:
+    ax.set(xlabel=f"{_state(horizontal)} [a.u.]", ylabel=f"{_state(vertical)} [a.u.]")
+    ax.set_aspect("equal")
+    _legend(ax)
+
+
+def _mark(ax: Axes, kind: str, x: Any, y: Any, label: str | None = None) -> None:
+    if np.size(x):
+        marker, color, size = _MARKERS[kind]
+        size = size if np.size(x) <= 16 else 0.6 * size
+        # A start lies upon the larger star of an orbit that ends where it began.
+        order = 6 if kind == "start" else 5
+        style = {"linestyle": "none", "markeredgecolor": "white", "zorder": order}
+        ax.plot(x, y, marker=marker, color=color, markersize=size, label=label or kind, **style)
+
+
+def _legend(ax: Axes, title: str | None = None) -> None:
+    """A legend in room made for it above the data, so that it covers none of them."""
+    entries = {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if not entries:
+        return
+    ax.get_ylim()  # scales the axes to their data, which until now was only due
+    ax.apply_aspect()
+    inches = ax.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted())
+    widest = max(len(label.translate(dict.fromkeys(map(ord, "${}_")))) for label in entries)
+    columns = int(np.clip(inches.width / (0.45 + 0.07 * widest), 1, len(entries)))
+    rows = -(-len(entries) // columns) + (title is not None)
+    top = ax.transAxes.transform((0, 1 + (0.1 + 0.21 * rows) / inches.height))
+    # auto=None: a later call on the same axes may scale them anew.
+    ax.set_ylim(top=ax.transData.inverted().transform(top)[1], auto=None)
+    style = {"frameon": False, "columnspacing": 1.2, "handletextpad": 0.5, "borderaxespad": 0.2}
+    handles = list(entries.values())
+    ax.legend(handles, list(entries), loc="upper center", ncols=columns, title=title, **style)
+
+
+def _band(ax: Axes, x: np.ndarray, values: np.ndarray) -> None:
+    """The median of values (B, len(x)), and for a batch the 10 to 90 % band; nan is left out."""
+    low, median, high = np.nanquantile(values, (0.1, 0.5, 0.9), axis=0)
+    batch = len(values) > 1
+    ax.plot(x, median, color=_LINE, label=f"median of {len(values)}" if batch else None)
+    if batch:
+        ax.fill_between(x, low, high, color=_LINE, alpha=0.3, linewidth=0, label="10 to 90 %")
+
+
+def _highest_frequency(max_frequency: Any, f: np.ndarray, power: np.ndarray) -> float:
+    """The caller's, else twice the frequency below which 99.9 % of the power (rows, F) lies."""
+    if max_frequency is not None:
+        return float(_checks.positive("max_frequency", max_frequency))
+    # Rows (trajectories or windows) count alike, however weak.
+    total = power.sum(axis=-1, keepdims=True)
+    share = np.cumsum((power / np.where(total > 0, total, 1)).mean(axis=0))
+    enough = 2 * np.searchsorted(share, 0.999 * share[-1])
+    return float(f[min(max(enough, 24), len(f) - 1)])
+
+
+def phase_portrait(
+    trajectory: Trajectory,
+    *,
+    neurons: Iterable[int] = (0, 1),
+    max_trajectories: int = 64,
+    cmap: str = _CMAP,
+    colorbar: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """One neuron against another, coloured by time from violet (early) to yellow (late).
+
+    A black dot is a start, a blue star an end; a red cross is where a trajectory was stopped or
+    last finite.
+
+    Args:
+        trajectory: with states.
+        neurons: the two indices, horizontal and vertical.
+        max_trajectories: of a larger batch so many are drawn, spread evenly over it.
+        cmap: name of the colour map for time.
+        colorbar: whether a bar explains the colours, in seconds.
+        ax: axes to draw into.
+
+    Raises:
+        TypeError, ValueError: for a trajectory without states, with fewer than 2 saves or
+            neurons, or nowhere finite, and for neurons it does not have.
+
+    Example:
+        >>> ct.plot.phase_portrait(trajectory).figure.savefig("portrait.pdf")
+    """
+    at_most = _checks.integer("max_trajectories", max_trajectories, 1)
+    orbits = _Orbits(trajectory, 2, at_most=at_most)
+    if orbits.n < 2:
+        _checks.fail("trajectory.xs", "at least 2 neurons", orbits.n)
+    pair = [_position("neurons", k, orbits.n) for k in neurons]
+    if len(pair) != 2:
+        _checks.fail("neurons", "two indices", pair)
+    ax = _axes(ax)
+    ts, last, xy = orbits.ts, orbits.last, orbits.xs[:, :, pair]
+    # A piece of line for each of 256 colours, not for each save: much faster for long runs.
+    edges = np.linspace(0, len(ts) - 1, min(len(ts), 257)).astype(int)
+    pieces = [
+        (row, a, min(b, end)) for row, end in enumerate(last) for a, b in pairwise(edges) if a < end
+    ]
+    lines = LineCollection(
+        [xy[row, a : b + 1] for row, a, b in pieces],
+        array=np.array([(ts[a] + ts[b]) / 2 for _, a, b in pieces]),
+        cmap=cmap,
+        linewidths=1.5 if len(xy) <= 16 else 0.9,
+        capstyle="round",
+    )
+    lines.set_clim(ts[0], ts[-1])
+    ax.add_collection(lines)
+    ax.autoscale_view()
+    rows = np.arange(len(xy))
+    for kind, which in (
+        ("start", last >= 0),
+        ("end", ~orbits.cut),
+        ("stopped", orbits.cut & (last >= 0)),
+    ):
+        at = 0 if kind == "start" else last[which]
+        _mark(ax, kind, *xy[rows[which], at].T)
+    _portrait_axes(ax, *pair)
+    if colorbar:
+        # An inset keeps the height of axes of equal aspect in every layout.
+        bar = ax.inset_axes((1.03, 0, 0.04, 1))
+        ax.figure.colorbar(lines, cax=bar, label="time [s]")
+    return ax
+
+
+def time_series(
+    trajectory: Trajectory,
+    *,
+    neurons: Iterable[int] | None = None,
+    index: int = 0,
+    ax: Axes | None = None,
+) -> Axes:
+    """The states of some neurons of one trajectory against time, up to where it was stopped.
+
+    Args:
+        trajectory: with states.
+        neurons: indices; the first six unless given.
+        index: which trajectory of the batch.
+        ax: axes to draw into.
+
+    Raises:
+        TypeError, ValueError: for a trajectory without states, with fewer than 2 saves or not
+            finite, and for neurons or an index it does not have.
+    """
+    orbits = _Orbits(trajectory, 2, index=index)
+    chosen = range(min(orbits.n, 6)) if neurons is None else neurons
+    chosen = [_position("neurons", k, orbits.n) for k in chosen]
+    if not chosen:
+        _checks.fail("neurons", "at least one index", chosen)
+    ax = _axes(ax)
+    shown = slice(orbits.last[0] + 1)
+    ts, xs = orbits.ts[shown], orbits.xs[0, shown]
+    colors = plt.get_cmap(_CMAP)(np.linspace(0, 0.85, len(chosen)))
+    for i, k in enumerate(chosen):
+        ax.plot(ts, xs[:, k], _STYLES[i % len(_STYLES)], color=colors[i], label=_state(k))
+    if orbits.cut[0]:
+        _mark(ax, "stopped", np.full(len(chosen), ts[-1]), xs[-1, chosen])
+    ax.set(xlabel="time [s]", ylabel="state [a.u.]")
+    _legend(ax)
+    return ax
+
+
+def energy_drift(rnn: CTRNN, trajectory: Trajectory, *, ax: Axes | None = None) -> Axes:
+    """The size of the relative energy drift, |E(t) - E(0)| / |E(0)|, against time.
+
+    For a batch its median, its 10 to 90 % band and its maximum. A stopped trajectory counts with
+    its drift at the stop, a red cross, from there on. The first save, 0 by definition, has no place on the logarithmic
+    axis; smaller drifts than the rounding unit are drawn at it.
+
+    Args:
+        rnn: the network.
+        trajectory: with states.
+        ax: axes to draw into.
+
+    Raises:
+        TypeError, ValueError: for a trajectory without states, with fewer than 2 saves before
+            it stops, or of another number of neurons than the network.
+    """
+    orbits = _Orbits(trajectory, 2)
+    drift = np.abs(np.asarray(invariants.energy_drift(rnn, orbits.xs)))
+    saves = np.arange(len(orbits.ts))
+    # Without those that stopped, the batch would seem to drift less from their stop on.
+    drift = np.take_along_axis(drift, np.minimum(saves, orbits.last[:, None]), axis=1)
+    drift[~np.isfinite(drift)] = np.nan
+    some = (saves > 0) & (saves <= orbits.last.max()) & np.isfinite(drift).any(axis=0)
+    if not some.any():
+        _checks.fail("trajectory.xs", "2 saves of finite energy before the stop", "fewer")
+    ax = _axes(ax)
+    unit = np.finfo(drift.dtype).eps
+    rounded = (drift[:, some] < unit).any()
+    drift = np.maximum(drift, unit)
+    ax.set_yscale("log")
+    _band(ax, orbits.ts[some], drift[:, some])
+    if len(drift) > 1:
+        largest = np.nanmax(drift[:, some], axis=0)
+        ax.plot(orbits.ts[some], largest, color="black", linewidth=0.7, label="maximum")
+    cut = np.flatnonzero(orbits.cut)
+    at = orbits.last[cut]
+    _mark(ax, "stopped", orbits.ts[at], drift[cut, at], f"stopped ({len(cut)} of {len(drift)})")
+    if rounded:
+        ax.axhline(unit, linestyle=":", color="0.4", linewidth=1, label="rounding unit")
+    ax.set(xlabel="time [s]", ylabel="|relative energy drift|")
+    _legend(ax)
+    return ax
+
+
+def spectrum(
+    trajectory: Trajectory,
+    *,
+    neuron: int | None = 0,
+    max_frequency: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Power spectral density against frequency, with its peak marked, down to 100 dB below it.
+
+    For a batch the median, whose peak it is, and the 10 to 90 % band. Stopped trajectories are
+    left out, and the legend says how many.
+
+    Args:
+        trajectory: with states.
+        neuron: its index, or None for the mean of the power over all neurons.
+        max_frequency: end of the axis in Hz; unless given, about twice the frequency below
+            which 99.9 % of the power lies.
+        ax: axes to draw into.
+
+    Raises:
+        TypeError, ValueError: for a trajectory without states, with fewer than 4 saves, constant
+            or stopped in the whole batch, and for a neuron it does not have.
+    """
+    orbits = _Orbits(trajectory, 4)
+    chosen = slice(None) if neuron is None else [_position("neuron", neuron, orbits.n)]
+    f, power = spectra.power_spectrum(np.moveaxis(orbits.xs[..., chosen], -1, 0), orbits.dt)
+    # The mean is taken out of the signal, so 0 Hz means nothing.
+    f, power = np.asarray(f)[1:], np.asarray(power)[..., 1:].mean(axis=0)
+    power = power[~orbits.cut & np.isfinite(power).all(axis=-1)]
+    total = len(orbits.cut)
+    left_out = total - len(power)
+    if left_out == total:
+        _checks.fail("trajectory", "one that ran to its end", f"{total} of {total} stopped")
+    median = np.median(power, axis=0)
+    peak = median.argmax()
+    if median[peak] == 0:
+        _checks.fail("trajectory.xs", "a signal that varies", "zero power")
+    limit = _highest_frequency(max_frequency, f, power)
+    ax = _axes(ax)
+    ax.set_yscale("log")
+    _band(ax, f, power)
+    _mark(ax, "peak", f[peak], median[peak], f"peak at {f[peak]:.3g} Hz")
+    name = "all neurons" if neuron is None else _state(neuron)
+    ax.set(xlabel="frequency [Hz]", ylabel=f"power of {name} [a.u.²/Hz]", xlim=(0, limit))
+    lowest = power[:, f <= max(limit, f[0])].min()
+    ax.set_ylim(bottom=max(lowest / 2, median[peak] / _POWER_RANGE), auto=None)
+    _legend(ax, f"{left_out} of {total} stopped, left out" if left_out else None)
+    return ax
+
+
+def spectrogram(
+    trajectory: Trajectory,
+    *,
+    neuron: int = 0,
+    index: int = 0,
+    window_length: int | None = None,
+    max_frequency: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Power spectral density of a neuron against time and frequency, yellower where larger.
+
+    Args:
+        trajectory: with states.
+        neuron: its index.
+        index: which trajectory of the batch; a stopped one is drawn up to its stop.
+        window_length: samples in a window, 4 or more; an eighth of all unless given.
+        max_frequency: end of the axis in Hz; unless given, about twice the frequency below
+            which 99.9 % of the power of a window lies.
+        ax: axes to draw into.
+
+    Raises:
+        TypeError, ValueError: for a trajectory without states, with fewer than 4 saves before
+            it stops, or constant, and for a neuron, index or window it does not have.
+    """
+    orbits = _Orbits(trajectory, 4, index=index)
+    saves = int(orbits.last[0]) + 1
+    if saves < 4:
+        _checks.fail("trajectory.xs", "at least 4 saves before the stop", saves)
+    signal = orbits.xs[0, :saves, _position("neuron", neuron, orbits.n)]
+    length = max(4, saves // 8) if window_length is None else window_length
+    length = _checks.integer("window_length", length, 4)
+    # Windows overlap by three quarters, or by more for a picture of 300 columns.
+    hop = int(np.clip((saves - length) // 300, 1, length // 4))
+    f, t, power = spectra.spectrogram(signal, orbits.dt, window_length=length, overlap=length - hop)
+    f, power = np.asarray(f)[1:], np.asarray(power)[1:]  # as in `spectrum`
+    largest = power.max()
+    if not 0 < largest < np.inf:
+        _checks.fail("trajectory.xs", "a signal of finite, positive power", largest)
+    limit = _highest_frequency(max_frequency, f, power.T)
+    ax = _axes(ax)
+    width = (hop if len(t) > 1 else length) * orbits.dt
+    start, end = orbits.ts[0] + np.asarray(t)[[0, -1]] + np.array([-width / 2, width / 2])
+    image = ax.imshow(
+        10 * np.log10(np.maximum(power, largest / _POWER_RANGE)),
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        cmap=_CMAP,
+        extent=(start, end, f[0] / 2, f[-1] + f[0] / 2),
+    )
+    ax.set(xlabel="time [s]", ylabel="frequency [Hz]", ylim=(f[0] / 2, max(limit, f[0])))
+    label = f"power of {_state(neuron)} [dB re 1 a.u.²/Hz]"
+    ax.figure.colorbar(image, ax=ax, label=label)
+    return ax
+
+
+def level_sets(
+    rnn: CTRNN,
+    levels: Iterable[float] = (0.2, 1.5, 3.0),
+    *,
+    extent: Sequence[float] | None = None,
+    resolution: int = 256,
+    ax: Axes | None = None,
+) -> Axes:
+    """Curves of constant energy E(x) = l of a two-neuron network: its orbits lie on them.
+
+    With tanh and omega = 1 rad/s they are log(cosh x₀ cosh x₁) = l, figure 1 of Casoni et al.
+
+    Args:
+        rnn: a network of two neurons.
+        levels: the energies l.
+        extent: (left, right, bottom, top); unless given, around the curve of the largest level
+            where it is closed, else a square that it crosses.
+        resolution: grid points along each axis.
+        ax: axes to draw into.
+
+    Raises:
+        TypeError, ValueError: for another number of neurons, an empty extent, and levels that
+            the energy does not take in it.
+    """
+    _checks.instance("rnn", rnn, CTRNN, "a CTRNN")
+    if rnn.size != 2:
+        _checks.fail("rnn", "a network of 2 neurons", rnn.size)
+    resolution = _checks.integer("resolution", resolution, 8)
+    values = np.unique(np.asarray(list(levels), dtype=float))
+    if not values.size or not np.isfinite(values).all():
+        _checks.fail("levels", "one or more finite energies", values)
+    bounds = _extent(rnn, values[-1]) if extent is None else tuple(extent)
+    if len(bounds) != 4 or not (bounds[0] < bounds[1] and bounds[2] < bounds[3]):
+        _checks.fail("extent", "(left, right, bottom, top) with left < right, bottom < top", bounds)
+    x, y, E = _energies(rnn, bounds, resolution)
+    for value in values:
+        if not np.nanmin(E) < value < np.nanmax(E):
+            taken = f"between {np.nanmin(E):.4g} and {np.nanmax(E):.4g}, as in the picture"
+            _checks.fail("levels", taken, value)
+    ax = _axes(ax)
+    colors = plt.get_cmap(_CMAP)(np.linspace(0, 0.75, len(values)))
+    styles = [_STYLES[i % len(_STYLES)] for i in range(len(values))]
+    ax.contour(x, y, E, levels=values, colors=colors, linestyles=styles)
+    for value, color, style in zip(values, colors, styles, strict=True):
+        # Labels on the curves themselves do not fit the small ones.
+        ax.plot([], [], style, color=color, label=f"$E$ = {value:.4g}")
+    _portrait_axes(ax, 0, 1)
+    return ax
+
+
+def _energies(rnn: CTRNN, bounds: Sequence[float], resolution: int):
+    """Abscissae, ordinates and the energies (resolution, resolution) of a grid."""
+    left, right, bottom, top = bounds
+    x, y = np.linspace(left, right, resolution), np.linspace(bottom, top, resolution)
+    grid = jnp.asarray(np.stack(np.meshgrid(x, y), axis=-1), rnn.dtype)
+    return x, y, np.asarray(invariants.energy(rnn, grid), dtype=float)
+
+
+def _extent(rnn: CTRNN, level: float) -> tuple[float, ...]:
+    """Bounds around {E <= level} where it is closed, else those of a square that it crosses."""
+    crossed = None
+    for radius in 2.0 ** np.arange(-10, 21):
+        x, y, E = _energies(rnn, (-radius, radius, -radius, radius), 129)
+        rows, columns = np.nonzero(level >= E)
+        if 0 < rows.size < E.size:
+            crossed = crossed or 1.5 * radius
+            box = np.array([[x[columns.min()], x[columns.max()]], [y[rows.min()], y[rows.max()]]])
+            if np.abs(box).max() < radius:
+                margin = 0.1 * np.ptp(box, axis=1).max() + x[1] - x[0]
+                return tuple((box + np.array([-margin, margin])).ravel())
+    if crossed is None:
+        _checks.fail("levels", "energies that the network takes", level)
+    return (-crossed, crossed, -crossed, crossed)

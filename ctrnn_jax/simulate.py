@@ -1,0 +1,256 @@
+"""`simulate`: batches of initial states through any solver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from . import _checks
+from ._adaptive import adaptive_segments
+from ._fixed import fixed_step_segments, within
+from ._segments import Carry, run_segments, square_root_segment
+from ._stepping import make_step
+from ._types import Array, ArrayLike, Float, PyTree, Scalar
+from .model import CTRNN
+from .trajectory import Trajectory
+
+ADJOINTS = ("checkpointed", "direct")
+_MAX_STEPS = 2**31 - 2
+
+
+def simulate(
+    rnn: CTRNN,
+    x0: ArrayLike,
+    *,
+    dt: ArrayLike,
+    num_steps: int,
+    solver: diffrax.AbstractSolver = diffrax.Tsit5(),  # noqa: B008 - frozen and stateless
+    save_every: int = 1,
+    rtol: ArrayLike | None = None,
+    atol: ArrayLike | None = None,
+    observe: Callable[[Scalar, Array], PyTree] | None = None,
+    keep_states: bool = True,
+    fold: tuple[PyTree, Callable[[PyTree, Scalar, Array], PyTree]] | None = None,
+    max_norm: ArrayLike | None = None,
+    adjoint: str = "checkpointed",
+    progress: bool | diffrax.AbstractProgressMeter = False,
+) -> Trajectory:
+    """Integrate x' = rnn(t, x) from a batch of initial states.
+
+    Works under jit, vmap and grad; `dt`, `x0`, the model, the tolerances and `max_norm` may be
+    traced. An ensemble of networks is `jax.vmap` over the model. Calls with the same shapes and
+    settings compile once (give the same function objects for `observe` and `fold`).
+
+    Args:
+        rnn: the network, n neurons.
+        x0: (..., n) initial states, of the network's dtype.
+        dt: time step in seconds, > 0.
+        num_steps: number of steps, a multiple of `save_every`.
+        solver: any diffrax solver of ordinary differential equations, or one of this package.
+        save_every: the initial state and every `save_every`-th step are saved; what lies
+            between takes no memory.
+        rtol, atol: relative and absolute tolerance. Given, the solver chooses its own step
+            sizes, for each trajectory by itself, and `dt` only spaces the grid of steps on which
+            saves, `fold` and `max_norm` work. One left out equals the other.
+        observe: `observe(t, x) -> PyTree` for one state x (n,), evaluated at every save.
+        keep_states: False returns no states, only what `observe` and `fold` make of them.
+        fold: `(init, update)`, `update(carry, t, x) -> carry` for one state: sees every step from
+            the first to the last, stores nothing, and its final carry is returned for each
+            trajectory. `init` is a PyTree, or a function of the initial state (n,). A stopped
+            trajectory's carry stays as it was.
+        max_norm: bound on the Euclidean norm of a state. A trajectory that passes it is stopped,
+            alone, and keeps that state; it is checked at every step. One that stops being
+            finite is stopped in any case and keeps its last finite state. Gradients through a
+            run in which a trajectory overflows are finite only with `max_norm`.
+        adjoint: "checkpointed" recomputes segments of √num_steps steps in reverse mode, memory
+            ~ √num_steps; "direct" stores every step.
+        progress: True for a progress bar on stderr, or a diffrax progress meter.
+
+    Returns:
+        `Trajectory` with S = num_steps // save_every + 1 saves: ts (S,), xs (..., S, n),
+        observed (..., S, ...), folded (..., ...), stopped_at (...,), unconverged_at (...,).
+
+    Raises:
+        TypeError, ValueError: where an argument has a wrong kind, shape, dtype or value.
+
+    Example:
+        >>> rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(0), 20))
+        >>> x0 = jax.random.normal(jax.random.key(1), (4096, 20))
+        >>> trajectory = ct.simulate(rnn, x0, dt=0.05, num_steps=1000, save_every=10)
+        >>> trajectory.xs.shape
+        (4096, 101, 20)
+    """
+    _checks.instance("rnn", rnn, CTRNN, "a CTRNN")
+    n = rnn.size
+    x0 = _checks.float_array("x0", x0, f"(..., {n})")
+    if x0.shape[-1] != n:
+        _checks.fail("x0", f"shape (..., {n}), one value per neuron", x0.shape)
+    if x0.size == 0:
+        _checks.fail("x0", "at least one initial state", f"shape {x0.shape}")
+    _checks.same_dtype("x0", x0, rnn.dtype, "the network")
+    dt = jnp.asarray(_checks.positive("dt", dt), x0.dtype)
+    save_every = _checks.integer("save_every", save_every, 1)
+    num_steps = _checks.integer("num_steps", num_steps, 1)
+    if num_steps % save_every:
+        _checks.fail("num_steps", f"a multiple of save_every = {save_every}", num_steps)
+    if num_steps > _MAX_STEPS:
+        _checks.fail("num_steps", f"at most {_MAX_STEPS}", num_steps)
+    _check_solver(solver)
+    _checks.one_of("adjoint", adjoint, ADJOINTS)
+    tolerances = _tolerances(solver, rtol, atol, x0.dtype)
+    for name, function in (("observe", observe), ("fold", fold and _update_of(fold))):
+        if function is not None and not callable(function):
+            _checks.fail(name, "a function", repr(function), TypeError)
+    if not isinstance(keep_states, bool):
+        _checks.fail("keep_states", "True or False", repr(keep_states), TypeError)
+    if max_norm is not None:
+        max_norm = jnp.asarray(_checks.positive("max_norm", max_norm), x0.dtype)
+    return _simulate(
+        rnn,
+        x0,
+        dt,
+        solver,
+        tolerances,
+        _initial_fold(fold, x0),
+        max_norm,
+        num_steps=num_steps,
+        save_every=save_every,
+        observe=observe,
+        keep_states=keep_states,
+        update=None if fold is None else fold[1],
+        adjoint=adjoint,
+        meter=_progress_meter(progress, num_steps),
+    )
+
+
+def _check_solver(solver: Any) -> None:
+    expected = "a diffrax solver such as diffrax.Tsit5()"
+    _checks.instance("solver", solver, diffrax.AbstractSolver, expected)
+    terms = solver.term_structure
+    if not (isinstance(terms, type) and issubclass(diffrax.ODETerm, terms)):
+        got = f"{type(solver).__name__}, which needs several terms"
+        _checks.fail("solver", "a solver of ordinary differential equations", got)
+
+
+def _tolerances(solver: Any, rtol: Any, atol: Any, dtype: Any) -> tuple[Scalar, Scalar] | None:
+    if rtol is None and atol is None:
+        return None
+    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        expected = "an adaptive solver where rtol or atol is given"
+        _checks.fail("solver", expected, type(solver).__name__)
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if value is not None:
+            _checks.positive(name, value)
+    rtol, atol = (atol if rtol is None else rtol), (rtol if atol is None else atol)
+    return jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
+
+
+def _update_of(fold: Any) -> Any:
+    if not isinstance(fold, tuple) or len(fold) != 2:
+        _checks.fail("fold", "a pair (init, update)", type(fold).__name__, TypeError)
+    return fold[1]
+
+
+def _initial_fold(fold: Any, x0: Float[Array, "*batch n"]) -> PyTree:
+    """The initial carry, one row per trajectory."""
+    if fold is None:
+        return None
+    states = x0.reshape(-1, x0.shape[-1])
+    if callable(fold[0]):
+        return jax.vmap(lambda x: jax.tree.map(jnp.asarray, fold[0](x)))(states)
+    return jax.tree.map(
+        lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (states.shape[0], *jnp.shape(leaf))),
+        fold[0],
+    )
+
+
+def _progress_meter(progress: Any, num_steps: int) -> diffrax.AbstractProgressMeter:
+    if isinstance(progress, diffrax.AbstractProgressMeter):
+        return progress
+    if not isinstance(progress, bool):
+        expected = "True, False or a diffrax progress meter"
+        _checks.fail("progress", expected, repr(progress), TypeError)
+    if not progress:
+        return diffrax.NoProgressMeter()
+    # It is called once a segment; about a hundred updates are enough for any run.
+    return diffrax.TqdmProgressMeter(refresh_steps=1 + square_root_segment(num_steps) // 100)
+
+
+@eqx.filter_jit
+def _simulate(
+    rnn: CTRNN,
+    x0: Float[Array, "*batch n"],
+    dt: Scalar,
+    solver: diffrax.AbstractSolver,
+    tolerances: tuple[Scalar, Scalar] | None,
+    fold: PyTree,
+    max_norm: Scalar | None,
+    *,
+    num_steps: int,
+    save_every: int,
+    observe: Callable | None,
+    keep_states: bool,
+    update: Callable | None,
+    adjoint: str,
+    meter: diffrax.AbstractProgressMeter,
+) -> Trajectory:
+    *batch, n = x0.shape
+    columns = x0.reshape(-1, n).T
+    rnn = rnn.prepared()
+    checkpoint = adjoint == "checkpointed"
+    if tolerances is None:
+        solver_state, step = make_step(solver, rnn, dt, columns)
+        run = fixed_step_segments(step, dt, update, max_norm, checkpoint)
+        segment_steps = square_root_segment(num_steps)
+    else:
+        solver_state = None
+        run = adaptive_segments(solver, rnn, dt, *tolerances, update, max_norm, checkpoint)
+        # Restarting costs a choice of the step size; what limits a segment is that fold and
+        # max_norm need the states of all its steps.
+        every_step = update is not None or max_norm is not None
+        segment_steps = max(64, 2**22 // columns.size) if every_step else num_steps
+
+    def emit(steps, states):
+        """What is kept of saved states (saves, n, batch), trajectories second."""
+        out = {}
+        if keep_states:
+            out["xs"] = states
+        if observe is not None:
+            each = jax.vmap(jax.vmap(observe, in_axes=(None, 1)), in_axes=(0, 0))
+            out["observed"] = each(steps.astype(states.dtype) * dt, states)
+        return out
+
+    start = jnp.zeros((), jnp.int32)
+    never = jnp.full(columns.shape[1:], -1, jnp.int32)
+    carry = Carry(
+        x=columns,
+        solver=solver_state,
+        fold=fold,
+        step=start,
+        stopped_at=jnp.where(within(columns, max_norm), never, 0),
+        unconverged_at=never,
+    )
+    first = emit(start[None], columns[None])
+    carry, rest = run_segments(run, emit, carry, num_steps, save_every, segment_steps, meter)
+    out = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, rest)
+
+    def unflatten(leaf, axis):
+        """Moves the batch axis to the front and gives it back its shape."""
+        leaf = jnp.moveaxis(leaf, axis, 0)
+        return leaf.reshape(*batch, *leaf.shape[1:])
+
+    xs = out.get("xs")
+    saved_steps = save_every * jnp.arange(num_steps // save_every + 1, dtype=jnp.int32)
+    return Trajectory(
+        ts=saved_steps.astype(x0.dtype) * dt,
+        xs=None if xs is None else unflatten(xs, 2),
+        observed=jax.tree.map(lambda leaf: unflatten(leaf, 1), out.get("observed")),
+        folded=jax.tree.map(lambda leaf: unflatten(leaf, 0), carry.fold),
+        stopped_at=unflatten(carry.stopped_at, 0),
+        unconverged_at=unflatten(carry.unconverged_at, 0),
+    )

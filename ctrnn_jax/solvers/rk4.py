@@ -1,0 +1,36 @@
+"""The classical Runge-Kutta method."""
+
+from __future__ import annotations
+
+import diffrax
+
+from ._common import AbstractNetworkSolver
+
+
+class RK4(AbstractNetworkSolver):
+    """The classical fourth-order Runge-Kutta method, at fixed steps.
+
+    Four evaluations a step. The energy drifts linearly in time with a rate of order h⁵.
+
+    Source:
+        Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, section II.1.
+
+    Example:
+        >>> ct.simulate(rnn, x0, dt=0.05, num_steps=1000, solver=ct.RK4())
+    """
+
+    def order(self, terms):
+        """4."""
+        return 4
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        """One step from t0 to t1."""
+        h = terms.contr(t0, t1)
+        middle = t0 + (t1 - t0) / 2
+        k1 = terms.vf_prod(t0, y0, args, h)
+        k2 = terms.vf_prod(middle, y0 + k1 / 2, args, h)
+        k3 = terms.vf_prod(middle, y0 + k2 / 2, args, h)
+        k4 = terms.vf_prod(t1, y0 + k3, args, h)
+        y1 = y0 + (k1 + 2 * k2 + 2 * k3 + k4) / 6
+        dense_info = self._dense_info(terms, t0, t1, y0, y1, args, h)
+        return y1, None, dense_info, None, diffrax.RESULTS.successful
