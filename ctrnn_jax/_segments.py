@@ -80,7 +80,7 @@ def run_segments(
     state = (carry, meter.init())
     outputs = []
     if save_every <= segment_steps:
-        saves_each = _near_divisor(num_saves, segment_steps // save_every)
+        saves_each = near_divisor(num_saves, segment_steps // save_every)
         whole, rest = divmod(num_saves, saves_each)
         for times, saves in ((whole, saves_each), (1, rest)):
             if times and saves:
@@ -88,7 +88,7 @@ def run_segments(
                 state, out = repeat(body, state, times)
                 outputs.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out))
     else:
-        length = _near_divisor(save_every, segment_steps)
+        length = near_divisor(save_every, segment_steps)
         whole, rest = divmod(save_every, length)
         # The last segment of a save is the one that emits.
         times, last = (whole, rest) if rest else (whole - 1, length)
@@ -105,7 +105,7 @@ def run_segments(
     return carry, joined(outputs) if outputs else None
 
 
-def _near_divisor(total: int, target: int) -> int:
+def near_divisor(total: int, target: int) -> int:
     """A divisor of `total` within a factor 2 of `target`, else `target`: no odd last segment."""
     target = max(1, min(target, total))
     for distance in range(target):

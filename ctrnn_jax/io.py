@@ -164,7 +164,8 @@ def _encode(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
     if kind is dict:
         for key in value:
             if key is not None and type(key) not in (bool, int, float, complex, str):
-                _checks.fail(f"key of {where}", "a number, string or None", repr(key), TypeError)
+                got = f"{type(key).__name__} {key!r}"
+                _checks.fail(f"key of {where}", "a Python number, string or None", got, TypeError)
         keys = [_encode(key, where, arrays) for key in value]
         items = [_encode(item, f"{where}[{key!r}]", arrays) for key, item in value.items()]
         return {"dict": list(zip(keys, items, strict=True))}

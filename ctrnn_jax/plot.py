@@ -4,11 +4,14 @@ Every function draws into the matplotlib axes `ax`, or into a new figure where `
 returns the axes; nothing is shown, saved or set globally. Leading axes of a trajectory are one
 flat batch here, in which `index` counts. States are dimensionless: their unit reads a.u. In
 figures of several panels `layout="compressed"` suits axes of equal aspect best.
+
+All raise TypeError or ValueError for a trajectory without states, with too few saves or nowhere
+finite, and for a neuron or an index that it does not have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from . import _checks, invariants, spectra
+from ._types import ArrayLike
 from .model import CTRNN
 from .trajectory import Trajectory
 
@@ -28,8 +32,8 @@ _CMAP = "viridis"
 _LINE = "#31688e"
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = {
-    "start": ("o", "black", 6.5),
-    "end": ("*", "#1f5fff", 13),
+    "start": ("o", "black", 5.5),
+    "end": ("*", "#1f5fff", 15),
     "stopped": ("X", "#e0201b", 9),
     "peak": ("v", "#e0201b", 9),
 }
@@ -158,16 +162,10 @@ def phase_portrait(
     last finite.
 
     Args:
-        trajectory: with states.
         neurons: the two indices, horizontal and vertical.
         max_trajectories: of a larger batch so many are drawn, spread evenly over it.
         cmap: name of the colour map for time.
         colorbar: whether a bar explains the colours, in seconds.
-        ax: axes to draw into.
-
-    Raises:
-        TypeError, ValueError: for a trajectory without states, with fewer than 2 saves or
-            neurons, or nowhere finite, and for neurons it does not have.
 
     Example:
         >>> ct.plot.phase_portrait(trajectory).figure.savefig("portrait.pdf")
@@ -179,6 +177,7 @@ def phase_portrait(
     pair = [_position("neurons", k, orbits.n) for k in neurons]
     if len(pair) != 2:
         _checks.fail("neurons", "two indices", pair)
+    colors = plt.get_cmap(cmap)
     ax = _axes(ax)
     ts, last, xy = orbits.ts, orbits.last, orbits.xs[:, :, pair]
     # A piece of line for each of 256 colours, not for each save: much faster for long runs.
@@ -186,24 +185,16 @@ def phase_portrait(
     pieces = [
         (row, a, min(b, end)) for row, end in enumerate(last) for a, b in pairwise(edges) if a < end
     ]
-    lines = LineCollection(
-        [xy[row, a : b + 1] for row, a, b in pieces],
-        array=np.array([(ts[a] + ts[b]) / 2 for _, a, b in pieces]),
-        cmap=cmap,
-        linewidths=1.5 if len(xy) <= 16 else 0.9,
-        capstyle="round",
-    )
-    lines.set_clim(ts[0], ts[-1])
+    when = np.array([(ts[a] + ts[b]) / 2 for _, a, b in pieces])
+    style = {"linewidths": 1.5 if len(xy) <= 16 else 0.9, "capstyle": "round"}
+    lines = LineCollection([xy[row, a : b + 1] for row, a, b in pieces], cmap=colors, **style)
+    lines.set(array=when, clim=(ts[0], ts[-1]))
     ax.add_collection(lines)
     ax.autoscale_view()
-    rows = np.arange(len(xy))
-    for kind, which in (
-        ("start", last >= 0),
-        ("end", ~orbits.cut),
-        ("stopped", orbits.cut & (last >= 0)),
-    ):
-        at = 0 if kind == "start" else last[which]
-        _mark(ax, kind, *xy[rows[which], at].T)
+    final = xy[np.arange(len(xy)), last]
+    _mark(ax, "start", *xy[last >= 0, 0].T)
+    _mark(ax, "end", *final[~orbits.cut].T)
+    _mark(ax, "stopped", *final[orbits.cut & (last >= 0)].T)
     _portrait_axes(ax, *pair)
     if colorbar:
         # An inset keeps the height of axes of equal aspect in every layout.
@@ -222,14 +213,8 @@ def time_series(
     """The states of some neurons of one trajectory against time, up to where it was stopped.
 
     Args:
-        trajectory: with states.
         neurons: indices; the first six unless given.
         index: which trajectory of the batch.
-        ax: axes to draw into.
-
-    Raises:
-        TypeError, ValueError: for a trajectory without states, with fewer than 2 saves or not
-            finite, and for neurons or an index it does not have.
     """
     orbits = _Orbits(trajectory, 2, index=index)
     chosen = range(min(orbits.n, 6)) if neurons is None else neurons
@@ -253,17 +238,11 @@ def energy_drift(rnn: CTRNN, trajectory: Trajectory, *, ax: Axes | None = None) 
     """The size of the relative energy drift, |E(t) - E(0)| / |E(0)|, against time.
 
     For a batch its median, its 10 to 90 % band and its maximum. A stopped trajectory counts with
-    its drift at the stop, a red cross, from there on. The first save, 0 by definition, has no place on the logarithmic
-    axis; smaller drifts than the rounding unit are drawn at it.
-
-    Args:
-        rnn: the network.
-        trajectory: with states.
-        ax: axes to draw into.
+    its drift at the stop, a red cross, from there on. The first save, 0 by definition, has no
+    place on the logarithmic axis; drifts below the rounding unit are drawn at it.
 
     Raises:
-        TypeError, ValueError: for a trajectory without states, with fewer than 2 saves before
-            it stops, or of another number of neurons than the network.
+        TypeError, ValueError: also for another number of neurons than the network's.
     """
     orbits = _Orbits(trajectory, 2)
     drift = np.abs(np.asarray(invariants.energy_drift(rnn, orbits.xs)))
@@ -297,7 +276,7 @@ def spectrum(
     trajectory: Trajectory,
     *,
     neuron: int | None = 0,
-    max_frequency: float | None = None,
+    max_frequency: ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Power spectral density against frequency, with its peak marked, down to 100 dB below it.
@@ -306,19 +285,18 @@ def spectrum(
     left out, and the legend says how many.
 
     Args:
-        trajectory: with states.
         neuron: its index, or None for the mean of the power over all neurons.
         max_frequency: end of the axis in Hz; unless given, about twice the frequency below
             which 99.9 % of the power lies.
-        ax: axes to draw into.
 
     Raises:
-        TypeError, ValueError: for a trajectory without states, with fewer than 4 saves, constant
-            or stopped in the whole batch, and for a neuron it does not have.
+        TypeError, ValueError: also for a constant signal or where the whole batch stopped.
     """
     orbits = _Orbits(trajectory, 4)
     chosen = slice(None) if neuron is None else [_position("neuron", neuron, orbits.n)]
-    f, power = spectra.power_spectrum(np.moveaxis(orbits.xs[..., chosen], -1, 0), orbits.dt)
+    xs = np.where(orbits.cut[:, None, None], 0, orbits.xs[..., chosen])
+    # Less the first value, a constant signal has no power at all, not even from rounding.
+    f, power = spectra.power_spectrum(np.moveaxis(xs - xs[:, :1], -1, 0), orbits.dt)
     # The mean is taken out of the signal, so 0 Hz means nothing.
     f, power = np.asarray(f)[1:], np.asarray(power)[..., 1:].mean(axis=0)
     power = power[~orbits.cut & np.isfinite(power).all(axis=-1)]
@@ -349,23 +327,20 @@ def spectrogram(
     neuron: int = 0,
     index: int = 0,
     window_length: int | None = None,
-    max_frequency: float | None = None,
+    max_frequency: ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Power spectral density of a neuron against time and frequency, yellower where larger.
 
     Args:
-        trajectory: with states.
         neuron: its index.
         index: which trajectory of the batch; a stopped one is drawn up to its stop.
         window_length: samples in a window, 4 or more; an eighth of all unless given.
         max_frequency: end of the axis in Hz; unless given, about twice the frequency below
             which 99.9 % of the power of a window lies.
-        ax: axes to draw into.
 
     Raises:
-        TypeError, ValueError: for a trajectory without states, with fewer than 4 saves before
-            it stops, or constant, and for a neuron, index or window it does not have.
+        TypeError, ValueError: also for a constant signal and a window longer than the signal.
     """
     orbits = _Orbits(trajectory, 4, index=index)
     saves = int(orbits.last[0]) + 1
@@ -376,7 +351,8 @@ def spectrogram(
     length = _checks.integer("window_length", length, 4)
     # Windows overlap by three quarters, or by more for a picture of 300 columns.
     hop = int(np.clip((saves - length) // 300, 1, length // 4))
-    f, t, power = spectra.spectrogram(signal, orbits.dt, window_length=length, overlap=length - hop)
+    window = {"window_length": length, "overlap": length - hop}
+    f, t, power = spectra.spectrogram(signal - signal[0], orbits.dt, **window)
     f, power = np.asarray(f)[1:], np.asarray(power)[1:]  # as in `spectrum`
     largest = power.max()
     if not 0 < largest < np.inf:
@@ -385,13 +361,10 @@ def spectrogram(
     ax = _axes(ax)
     width = (hop if len(t) > 1 else length) * orbits.dt
     start, end = orbits.ts[0] + np.asarray(t)[[0, -1]] + np.array([-width / 2, width / 2])
+    extent = (start, end, f[0] / 2, f[-1] + f[0] / 2)
+    decibels = 10 * np.log10(np.maximum(power, largest / _POWER_RANGE))
     image = ax.imshow(
-        10 * np.log10(np.maximum(power, largest / _POWER_RANGE)),
-        origin="lower",
-        aspect="auto",
-        interpolation="nearest",
-        cmap=_CMAP,
-        extent=(start, end, f[0] / 2, f[-1] + f[0] / 2),
+        decibels, _CMAP, aspect="auto", origin="lower", interpolation="bilinear", extent=extent
     )
     ax.set(xlabel="time [s]", ylabel="frequency [Hz]", ylim=(f[0] / 2, max(limit, f[0])))
     label = f"power of {_state(neuron)} [dB re 1 a.u.²/Hz]"
@@ -401,9 +374,9 @@ def spectrogram(
 
 def level_sets(
     rnn: CTRNN,
-    levels: Iterable[float] = (0.2, 1.5, 3.0),
+    levels: Iterable[float | int] = (0.2, 1.5, 3.0),
     *,
-    extent: Sequence[float] | None = None,
+    extent: Iterable[float | int] | None = None,
     resolution: int = 256,
     ax: Axes | None = None,
 ) -> Axes:
@@ -417,7 +390,6 @@ def level_sets(
         extent: (left, right, bottom, top); unless given, around the curve of the largest level
             where it is closed, else a square that it crosses.
         resolution: grid points along each axis.
-        ax: axes to draw into.
 
     Raises:
         TypeError, ValueError: for another number of neurons, an empty extent, and levels that
@@ -431,7 +403,8 @@ def level_sets(
     if not values.size or not np.isfinite(values).all():
         _checks.fail("levels", "one or more finite energies", values)
     bounds = _extent(rnn, values[-1]) if extent is None else tuple(extent)
-    if len(bounds) != 4 or not (bounds[0] < bounds[1] and bounds[2] < bounds[3]):
+    pairs = bounds[:2], bounds[2:]
+    if len(bounds) != 4 or not all(-np.inf < low < high < np.inf for low, high in pairs):
         _checks.fail("extent", "(left, right, bottom, top) with left < right, bottom < top", bounds)
     x, y, E = _energies(rnn, bounds, resolution)
     for value in values:
@@ -449,7 +422,7 @@ def level_sets(
     return ax
 
 
-def _energies(rnn: CTRNN, bounds: Sequence[float], resolution: int):
+def _energies(rnn: CTRNN, bounds: tuple, resolution: int):
     """Abscissae, ordinates and the energies (resolution, resolution) of a grid."""
     left, right, bottom, top = bounds
     x, y = np.linspace(left, right, resolution), np.linspace(bottom, top, resolution)

@@ -1,0 +1,139 @@
+"""The command `ctrnn`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="ctrnn",
+    help="Continuous-time recurrent networks with skew-symmetric weights: simulate and analyse.",
+    no_args_is_help=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+# typer brings its own copy of click or depends on it, by version: this finds the base of either.
+_UsageError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+_FILE = "a .npy, .npz or .csv file"
+
+
+@app.callback()
+def _commands() -> None:
+    """Continuous-time recurrent networks with skew-symmetric weights: simulate and analyse."""
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")] = Path(
+        "runs/simulate"
+    ),
+    weights: Annotated[
+        Path | None, typer.Option(help=f"Skew-symmetric matrix A (n, n) in 1/s: {_FILE}.")
+    ] = None,
+    skew_part: Annotated[
+        bool, typer.Option("--skew-part", help="Use (A - A^T)/2 of a matrix that is not skew.")
+    ] = False,
+    unconstrained: Annotated[
+        bool, typer.Option("--unconstrained", help="Use the matrix as it is, skew or not.")
+    ] = False,
+    initial_states: Annotated[
+        Path | None, typer.Option(help=f"Initial states (states, n) or one state (n,): {_FILE}.")
+    ] = None,
+    neurons: Annotated[
+        int | None, typer.Option(help="Neurons of a random network.", show_default="20")
+    ] = None,
+    scale: Annotated[
+        float, typer.Option(help="Size of random weights: largest omega near 2 scale, in rad/s.")
+    ] = 2.0,
+    states: Annotated[
+        int | None, typer.Option(help="Number of random initial states.", show_default="4096")
+    ] = None,
+    amplitude: Annotated[
+        float, typer.Option(help="Standard deviation of random initial states.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of what is random.")] = 0,
+    activation: Annotated[
+        str,
+        typer.Option(
+            help="tanh, hard_tanh, linear, arctan, erf, sin, sigmoid, relu or exp.",
+        ),
+    ] = "tanh",
+    form: Annotated[
+        str, typer.Option(help="rate: x' = f(A x + b); current: x' = A f(x) + b.")
+    ] = "rate",
+    bias: Annotated[
+        str | None, typer.Option(help=f"b: one number for all neurons, or {_FILE}.")
+    ] = None,
+    leak: Annotated[
+        float | None, typer.Option(help="Leak rate in 1/s; breaks every invariant.")
+    ] = None,
+    solver: Annotated[
+        str, typer.Option(help="rk4, exact_linear, or a diffrax solver: euler, tsit5, dopri8, ...")
+    ] = "tsit5",
+    dt: Annotated[float, typer.Option(help="Time step in seconds.")] = 0.05,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of steps.", show_default="1000")
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option(help="Simulated time in seconds, instead of --steps.")
+    ] = None,
+    save_every: Annotated[
+        int | None,
+        typer.Option(help="Steps between saves, a divisor of --steps.", show_default="about 100 saves"),
+    ] = None,
+    rtol: Annotated[
+        float | None, typer.Option(help="Relative tolerance: adaptive steps.")
+    ] = None,
+    atol: Annotated[
+        float | None, typer.Option(help="Absolute tolerance: adaptive steps.")
+    ] = None,
+    max_norm: Annotated[
+        float | None, typer.Option(help="Stop a trajectory whose norm passes this.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, gpu, gpu:1, ...; JAX's default if left out.")
+    ] = None,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Simulate many initial states of one network; leave states, summary and plots in --out.
+
+    Without options: 4096 random initial states of a random 20-neuron tanh network.
+    """
+    from . import runs  # jax and matplotlib are loaded only by those who compute
+
+    runs.simulate_to_folder(runs.Settings(**{k: v for k, v in locals().items() if k != "runs"}))
+
+
+@app.command()
+def info() -> None:
+    """Print versions, devices and precision: what a bug report needs."""
+    from . import runs
+
+    for name, value in runs.environment().items():
+        typer.echo(f"{name:<12} {value}")
+
+
+def main() -> None:
+    """Run the command line; exit status 2 and one line on bad input."""
+    try:
+        status = app(standalone_mode=False)
+    except _UsageError as error:
+        _refuse(error.format_message() or "no command given; see ctrnn --help")
+    except typer.Abort:
+        sys.exit(130)
+    except (ValueError, TypeError, OSError) as error:
+        _refuse(str(error))
+    else:
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _refuse(message: str) -> None:
+    typer.echo("ctrnn: " + " ".join(message.split()), err=True)
+    sys.exit(2)

@@ -1,0 +1,385 @@
+"""What the command line does: files in, a simulation, files out."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import _checks, activations, solvers
+from ._segments import near_divisor
+from .invariants import energy_drift
+from .io import save
+from .model import CTRNN
+from .simulate import simulate
+from .spectra import dominant_frequency
+from .trajectory import Trajectory
+from .weights import AbstractWeights, DenseSkew, DenseWeights
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The options of `ctrnn simulate`, as its help describes them."""
+
+    out: Path
+    weights: Path | None
+    skew_part: bool
+    unconstrained: bool
+    initial_states: Path | None
+    neurons: int | None
+    scale: float
+    states: int | None
+    amplitude: float
+    seed: int
+    activation: str
+    form: str
+    bias: str | None
+    leak: float | None
+    solver: str
+    dt: float
+    steps: int | None
+    duration: float | None
+    save_every: int | None
+    rtol: float | None
+    atol: float | None
+    max_norm: float | None
+    dtype: str
+    device: str | None
+    progress: bool
+
+
+def environment() -> dict[str, str]:
+    """Versions, devices and precision."""
+    packages = ("ctrnn-jax", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "optax", "numpy")
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    return {
+        **{name: importlib.metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "backend": jax.default_backend(),
+        "devices": ", ".join(str(device) for device in jax.devices()),
+        "float64": "on" if jax.config.jax_enable_x64 else "off (default dtype float32)",  # pyright: ignore[reportAttributeAccessIssue]
+        "matmul": precision or "highest inside a step (JAX's own default elsewhere)",
+    }
+
+
+def simulate_to_folder(settings: Settings) -> None:
+    """Run `ctrnn simulate`: all files appear in the folder together, or none does."""
+    if settings.out.exists() and not settings.out.is_dir():
+        _checks.fail("--out", "a folder", f"the file {settings.out}")
+    _checks.one_of("--dtype", settings.dtype, ("float32", "float64"))
+    if settings.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    with jax.default_device(_device(settings.device)):
+        _simulate_to_folder(settings)
+
+
+def _simulate_to_folder(settings: Settings) -> None:
+    dtype = jnp.dtype(settings.dtype)
+    solver = _named("--solver", settings.solver, _solvers())
+    steps, save_every = _steps(settings)
+    rnn, x0 = _network_and_states(settings, dtype)
+
+    compiling = _Stopwatch()
+    jax.monitoring.register_event_duration_secs_listener(compiling)
+    start = time.perf_counter()
+    trajectory = jax.block_until_ready(
+        simulate(
+            rnn,
+            x0,
+            dt=settings.dt,
+            num_steps=steps,
+            solver=solver,
+            save_every=save_every,
+            rtol=settings.rtol,
+            atol=settings.atol,
+            max_norm=settings.max_norm,
+            progress=settings.progress,
+        )
+    )
+    seconds = max(time.perf_counter() - start - compiling.total, 1e-9)
+    results = {
+        "states": x0.shape[0],
+        "neurons": rnn.size,
+        "steps": steps,
+        "dt": settings.dt,
+        "save_every": save_every,
+        "solver": type(solver).__name__,
+        "wall_time_s": seconds,
+        "compile_time_s": compiling.total,
+        "state_steps_per_s": x0.shape[0] * steps / seconds,
+        **_measure(rnn, trajectory, settings.dt * save_every),
+    }
+    summary = {"results": results, "settings": _plain(settings), "environment": environment()}
+    _write(settings.out, rnn, trajectory, summary)
+    print(_table(results))
+    print(f"results in {settings.out}")
+
+
+class _Stopwatch:
+    """Adds up what JAX reports of tracing and compiling, to keep it out of the wall time."""
+
+    total = 0.0
+
+    def __call__(self, event: str, duration: float, **details: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            self.total += duration
+
+
+def _device(name: str | None) -> Any:
+    if name is None:
+        return None
+    kind, _, number = name.partition(":")
+    try:
+        return jax.devices(kind)[int(number or 0)]
+    except (RuntimeError, ValueError, IndexError):
+        found = ", ".join(f"{d.platform}:{d.id}" for d in jax.devices())
+        _checks.fail("--device", f"one of {found}", repr(name))
+
+
+def _named(option: str, name: str, choices: dict[str, Callable[[], Any]]) -> Any:
+    found = {key.lower().replace("_", ""): make for key, make in choices.items()}
+    key = name.lower().replace("_", "").replace("-", "")
+    if key not in found:
+        _checks.fail(option, "one of " + ", ".join(sorted(choices)), repr(name))
+    return found[key]()
+
+
+def _solvers() -> dict[str, Callable[[], diffrax.AbstractSolver]]:
+    """Ours, and every solver of ordinary differential equations that diffrax exports."""
+    names = "Bosh3 Dopri5 Dopri8 Euler Heun ImplicitEuler Kvaerno3 Kvaerno4 Kvaerno5"
+    names += " LeapfrogMidpoint Midpoint Ralston ReversibleHeun Tsit5"
+    ours = {name: getattr(solvers, name) for name in solvers.__all__}
+    return {name: getattr(diffrax, name) for name in names.split()} | ours
+
+
+def _activations() -> dict[str, Callable[[], Any]]:
+    names = "Tanh HardTanh Linear Arctan Erf Sin Sigmoid ReLU Exp"
+    return {name: getattr(activations, name) for name in names.split()}
+
+
+def _steps(settings: Settings) -> tuple[int, int]:
+    steps, dt = settings.steps, settings.dt
+    _checks.positive("--dt", dt)
+    if settings.duration is not None:
+        if steps is not None:
+            _checks.fail("--duration", "either --steps or --duration", "both")
+        _checks.positive("--duration", settings.duration)
+        steps = max(1, round(settings.duration / dt))
+        if not math.isclose(steps * dt, settings.duration, rel_tol=1e-6):
+            got = f"{settings.duration} with --dt {dt}"
+            _checks.fail("--duration", "a whole number of time steps", got)
+    steps = _checks.integer("--steps", 1000 if steps is None else steps, 1)
+    save_every = settings.save_every
+    if save_every is None:
+        save_every = near_divisor(steps, max(1, steps // 100))
+        save_every = save_every if steps % save_every == 0 else 1
+    return steps, _checks.integer("--save-every", save_every, 1)
+
+
+def _network_and_states(settings: Settings, dtype: Any) -> tuple[CTRNN, jax.Array]:
+    key_weights, key_states = jax.random.split(jax.random.key(settings.seed))
+    if settings.weights is None:
+        if settings.skew_part or settings.unconstrained:
+            option = "--skew-part" if settings.skew_part else "--unconstrained"
+            _checks.fail(option, "a matrix in --weights", "none")
+        n = _checks.integer("--neurons", 20 if settings.neurons is None else settings.neurons, 2)
+        weights = DenseSkew.init(key_weights, n, scale=settings.scale, dtype=dtype)
+    else:
+        weights = _weights(settings, dtype)
+        n = weights.size
+        if settings.neurons not in (None, n):
+            _checks.fail("--neurons", f"the size {n} of --weights", settings.neurons)
+    bias = None
+    if settings.bias is not None:
+        try:
+            bias = np.full(n, float(settings.bias))
+        except ValueError:
+            bias = _read("--bias", Path(settings.bias))
+        bias = jnp.asarray(bias, dtype)
+    leak = None if settings.leak is None else jnp.asarray(settings.leak, dtype)
+    activation = _named("--activation", settings.activation, _activations())
+    rnn = CTRNN(weights, activation, settings.form, bias=bias, leak=leak)
+
+    if settings.initial_states is None:
+        states = _checks.integer("--states", 4096 if settings.states is None else settings.states, 1)
+        _checks.positive("--amplitude", settings.amplitude)
+        return rnn, settings.amplitude * jax.random.normal(key_states, (states, n), dtype)
+    x0 = np.atleast_2d(_read("--initial-states", settings.initial_states))
+    if x0.ndim != 2 or x0.shape[1] != n:
+        _checks.fail("--initial-states", f"shape (states, {n})", x0.shape)
+    if settings.states not in (None, len(x0)):
+        _checks.fail("--states", f"the {len(x0)} states of --initial-states", settings.states)
+    return rnn, jnp.asarray(x0, dtype)
+
+
+def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
+    A = _read("--weights", settings.weights)
+    if A.ndim != 2 or A.shape[0] != A.shape[1]:
+        _checks.fail("--weights", "a square matrix", f"shape {A.shape}")
+    _checks.finite("--weights", A)
+    if settings.unconstrained:
+        if settings.skew_part:
+            _checks.fail("--unconstrained", "either --skew-part or --unconstrained", "both")
+        return DenseWeights(jnp.asarray(A, dtype))
+    symmetric = np.max(np.abs(A + A.T), initial=0) / 2
+    if not settings.skew_part and symmetric > 16 * np.finfo(A.dtype).eps * np.max(np.abs(A)):
+        got = f"a symmetric part of size {symmetric:.3g} beside weights of size {np.abs(A).max():.3g}"
+        hint = "a skew-symmetric matrix (or the option --skew-part or --unconstrained)"
+        _checks.fail("--weights", hint, got)
+    return DenseSkew(jnp.asarray(A / 2, dtype))
+
+
+def _read(option: str, path: Path) -> np.ndarray:
+    """One real, floating-point array from a file."""
+    if not path.is_file():
+        _checks.fail(option, "an existing file", str(path))
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".npy":
+            array = np.load(path, allow_pickle=False)
+        elif suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                if len(archive.files) != 1:
+                    got = f"{len(archive.files)} arrays: {', '.join(archive.files)}"
+                    _checks.fail(option, "an .npz file of one array", got)
+                array = archive[archive.files[0]]
+        elif suffix == ".csv":
+            array = np.loadtxt(path, delimiter=",", ndmin=2)
+            array = array[0] if option == "--bias" and array.shape[0] == 1 else array
+            array = array[:, 0] if option == "--bias" and array.ndim == 2 else array
+        else:
+            _checks.fail(option, "a .npy, .npz or .csv file", path.name)
+    except (OSError, EOFError, KeyError, ValueError) as error:
+        if str(error).startswith(option):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        _checks.fail(option, f"a readable {suffix} file of numbers", f"{path.name}: {reason}")
+    if array.dtype.kind in "iu":
+        array = array.astype(float)
+    if array.dtype.kind != "f":
+        _checks.fail(option, "real numbers", f"dtype {array.dtype}")
+    if array.dtype.itemsize < 4:  # half precision: its rounding is no measure for the matrix
+        array = array.astype(np.float32)
+    return array
+
+
+def _measure(rnn: CTRNN, trajectory: Trajectory, interval: float) -> dict[str, Any]:
+    """Drift over the trajectories that ran to the end, and what else the table shows."""
+    running = np.asarray(trajectory.stopped_at) < 0
+    xs = trajectory.xs[running]
+    median = largest = frequency = None
+    if running.any():
+        try:
+            worst = np.max(np.abs(np.asarray(energy_drift(rnn, xs))), axis=-1)
+            median, largest = float(np.median(worst)), float(np.max(worst))
+        except ValueError:  # a bias outside the range of A: there is no energy to drift
+            pass
+        if xs.shape[-2] >= 4:
+            lines = np.asarray(dominant_frequency(xs[..., 0], interval))
+            frequency = float(np.nanmedian(lines)) if np.isfinite(lines).any() else None
+    return {
+        "median_relative_energy_drift": median,
+        "max_relative_energy_drift": largest,
+        "stopped": int((~running).sum()),
+        "unconverged": int((np.asarray(trajectory.unconverged_at) >= 0).sum()),
+        "dominant_frequency_hz": frequency,
+    }
+
+
+def _table(results: dict[str, Any]) -> str:
+    def number(value, unit=""):
+        return "none" if value is None else f"{value:.3g}{unit}"
+
+    rows = {
+        "states": f"{results['states']} of {results['neurons']} neurons",
+        "steps": f"{results['steps']} of {results['dt']:g} s, every {results['save_every']} saved",
+        "solver": results["solver"],
+        "wall time": f"{number(results['wall_time_s'], ' s')}, after"
+        f" {number(results['compile_time_s'], ' s')} of compilation",
+        "speed": number(results["state_steps_per_s"], " state-steps/s"),
+        "median drift": f"{number(results['median_relative_energy_drift'])} of the energy",
+        "max drift": f"{number(results['max_relative_energy_drift'])} of the energy",
+        "stopped": f"{results['stopped']} trajectories",
+        "frequency": f"{number(results['dominant_frequency_hz'], ' Hz')}"
+        " (neuron 0, median over states)",
+    }
+    if results["unconverged"]:
+        rows["unconverged"] = f"{results['unconverged']} trajectories had an unsolved implicit step"
+    return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    values = dataclasses.asdict(settings)
+    return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+
+
+def _write(out: Path, rnn: CTRNN, trajectory: Trajectory, summary: dict[str, Any]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the folder, so that each file moves in by one rename.
+    workplace = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        save(workplace / "network.ctrnn", rnn)
+        save(workplace / "trajectory.ctrnn", trajectory)
+        text = json.dumps(summary, indent=2, allow_nan=False)
+        (workplace / "summary.json").write_text(text + "\n", encoding="utf-8")
+        _draw(workplace, rnn, trajectory)
+        out.mkdir(exist_ok=True)
+        for path in sorted(workplace.iterdir()):
+            os.replace(path, out / path.name)
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _draw(folder: Path, rnn: CTRNN, trajectory: Trajectory) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from . import plot
+
+    running = bool((np.asarray(trajectory.stopped_at) < 0).any())
+    saves = trajectory.ts.shape[0]
+    pictures: dict[str, Callable[[Any], Any]] = {
+        "time_series": lambda ax: plot.time_series(trajectory, ax=ax),
+    }
+    if rnn.size > 1:
+        pictures["phase_portrait"] = lambda ax: plot.phase_portrait(
+            trajectory, max_trajectories=16 if rnn.size == 2 else 1, ax=ax
+        )
+    if _has_energy(rnn, trajectory):
+        pictures["energy_drift"] = lambda ax: plot.energy_drift(rnn, trajectory, ax=ax)
+    if saves >= 32 and running:
+        pictures["spectrum"] = lambda ax: plot.spectrum(trajectory, ax=ax)
+        pictures["spectrogram"] = lambda ax: plot.spectrogram(trajectory, ax=ax)
+    for name, draw in pictures.items():
+        figure, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
+        try:
+            draw(ax)
+            figure.savefig(folder / f"{name}.png", dpi=150)
+        finally:
+            plt.close(figure)
+
+
+def _has_energy(rnn: CTRNN, trajectory: Trajectory) -> bool:
+    """Whether the energy is defined: not for every bias in the current form."""
+    try:
+        energy_drift(rnn, trajectory.xs[:1])
+    except ValueError:
+        return False
+    return bool((np.asarray(trajectory.stopped_at) != 0).any())

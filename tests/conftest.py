@@ -1,0 +1,25 @@
+"""Strict numerics for every test: float64 (float32 with CTRNN_TEST_X64=0), no silent promotion."""
+
+import os
+
+import jax
+import matplotlib
+import pytest
+
+X64 = os.environ.get("CTRNN_TEST_X64", "1") != "0"
+
+jax.config.update("jax_enable_x64", X64)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+matplotlib.use("Agg")
+
+
+def pytest_collection_modifyitems(items):
+    """Slow tests last."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture
+def key():
+    """A fixed key."""
+    return jax.random.key(20250414)
