@@ -11,6 +11,7 @@ import platform
 import shutil
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -264,7 +265,7 @@ def _read(option: str, path: Path) -> np.ndarray:
             array = array[:, 0] if option == "--bias" and array.ndim == 2 else array
         else:
             _checks.fail(option, "a .npy, .npz or .csv file", path.name)
-    except (OSError, EOFError, KeyError, ValueError) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         if str(error).startswith(option):
             raise
         reason = " ".join(str(error).split())[:200]

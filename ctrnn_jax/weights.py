@@ -7,6 +7,7 @@ cannot leave the set. `matvec` uses the structure; `as_matrix` is what it must a
 from __future__ import annotations
 
 import abc
+import math
 from typing import ClassVar
 
 import equinox as eqx
@@ -97,7 +98,7 @@ class DenseSkew(AbstractWeights):
         """A_ij normal with standard deviation scale/√n; the largest omega is near 2 scale rad/s."""
         n, dtype = _checks.integer("n", n, 2), _default_dtype(dtype)
         _checks.positive("scale", scale)
-        return cls(jax.random.normal(key, (n, n), dtype) * (scale / np.sqrt(2 * n)))
+        return cls(jax.random.normal(key, (n, n), dtype) * (scale / math.sqrt(2 * n)))
 
     @property
     def size(self) -> int:
@@ -238,7 +239,7 @@ class BipartiteSkew(AbstractWeights):
         p = n // 2 if p is None else _checks.integer("p", p, 1)
         if p >= n:
             _checks.fail("p", f"a group smaller than n = {n}", p)
-        return cls(jax.random.normal(key, (p, n - p), dtype) * (scale * np.sqrt(2 / n)))
+        return cls(jax.random.normal(key, (p, n - p), dtype) * (scale * math.sqrt(2 / n)))
 
     @property
     def size(self) -> int:
@@ -340,7 +341,7 @@ class DenseWeights(AbstractWeights):
         """W_ij normal with standard deviation scale/√n: spectral radius near scale, in 1/s."""
         n, dtype = _checks.integer("n", n, 1), _default_dtype(dtype)
         _checks.positive("scale", scale)
-        return cls(jax.random.normal(key, (n, n), dtype) * (scale / np.sqrt(n)))
+        return cls(jax.random.normal(key, (n, n), dtype) * (scale / math.sqrt(n)))
 
     @property
     def size(self) -> int:

@@ -1,0 +1,221 @@
+"""Frequencies against NumPy's eigenvalues, SciPy's elliptic integral and located periods."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, special
+
+import ctrnn_jax as ct
+
+FLOAT = jnp.result_type(float)
+EPS = float(jnp.finfo(FLOAT).eps)
+TWO_PI = 2 * np.pi
+
+
+def log_cosh(z):
+    z = np.abs(np.asarray(z, float))
+    small = np.minimum(z, 1)
+    near = np.log1p(2 * np.sinh(small / 2) ** 2)
+    return np.where(z < 1, near, z + np.log1p(np.exp(-2 * z)) - np.log(2))
+
+
+def elliptic(omega, x, b=(0.0, 0.0)):
+    """1/T, T = (4/omega) K(1 - exp(-2 l)), rate form."""
+    level = log_cosh(omega * x[1] + b[0]) + log_cosh(-omega * x[0] + b[1])
+    return abs(omega) / (4 * special.ellipkm1(np.exp(-2 * level)))
+
+
+def located(velocity, x, longest):
+    """1/T from the first return of x_1 through its initial value in the initial direction."""
+
+    def event(t, y):
+        return y[1] - x[1]
+
+    event.direction = np.sign(velocity(0.0, x)[1])
+    run = integrate.solve_ivp(
+        velocity, (0, longest), x, "DOP853", rtol=1e-12, atol=1e-14, events=event
+    )
+    returns = run.t_events[0]
+    return 1 / returns[returns > 1e-9][0]
+
+
+def oscillator(omega, **options):
+    return ct.CTRNN(ct.BlockSkew(jnp.asarray([omega])), **options)
+
+
+# From tiny to far beyond saturation.
+STARTS = [(1e-4, 0.0), (0.03, -0.01), (0.3, 0.2), (-1.0, 2.0), (5.0, 3.0), (12.0, 0.1)]
+
+
+@pytest.mark.parametrize("omega", [1.0, 10.0, 25.0, -3.0])
+@pytest.mark.parametrize("start", STARTS)
+def test_tanh_orbits_and_the_elliptic_integral(omega, start):
+    x = jnp.asarray(start, FLOAT)
+    expected = elliptic(omega, np.asarray(x, float))
+    found = ct.orbit_frequency(oscillator(omega), x)
+    assert found.shape == ()
+    np.testing.assert_allclose(found, expected, rtol=32 * EPS)
+    # The current form is the rate form in z = omega (x_1, -x_0).
+    z = jnp.asarray([omega * start[1], -omega * start[0]], FLOAT)
+    found = ct.orbit_frequency(oscillator(omega, form="current"), z)
+    np.testing.assert_allclose(found, expected, rtol=32 * EPS)
+
+
+@pytest.mark.parametrize("omega", [1.0, 10.0, 25.0])
+@pytest.mark.parametrize("start", [(0.02, 0.01), (0.3, -0.2), (2.0, 1.0)])
+def test_tanh_orbits_and_located_periods(omega, start):
+    b = np.asarray(jnp.asarray([0.4, -0.2], FLOAT), float)
+    start = np.asarray(jnp.asarray(start, FLOAT), float)
+    longest = 2 * max(TWO_PI / omega, 4 * np.abs(start).sum() + 4 / omega)
+    x = jnp.asarray(start, FLOAT)
+
+    def rate(t, x):
+        return [np.tanh(omega * x[1] + b[0]), np.tanh(-omega * x[0] + b[1])]
+
+    rnn = oscillator(omega, bias=jnp.asarray(b, FLOAT))
+    expected = located(rate, start, longest)
+    np.testing.assert_allclose(ct.orbit_frequency(rnn, x), expected, rtol=1e-10 + 32 * EPS)
+
+    def current(t, x):
+        return [omega * np.tanh(x[1]), -omega * np.tanh(x[0])]
+
+    expected = located(current, start, 30 / omega)
+    found = ct.orbit_frequency(oscillator(omega, form="current"), x)
+    np.testing.assert_allclose(found, expected, rtol=1e-10 + 32 * EPS)
+
+
+@pytest.mark.parametrize("omega", [1.0, 10.0, 25.0])
+def test_limits(omega):
+    rnn = oscillator(omega)
+    x = jnp.asarray([[0.0, 0.0], [1e-9, 0.0]])
+    np.testing.assert_allclose(ct.orbit_frequency(rnn, x), np.full(2, omega / TWO_PI), rtol=4 * EPS)
+    # Saturated: a diamond run through at speeds ±1, whatever omega; float32 must not underflow.
+    for size in (40.0, 1e3, 1e6):
+        x = jnp.asarray([size, 0.7 * size])
+        np.testing.assert_allclose(ct.orbit_frequency(rnn, x), 1 / (6.8 * size), rtol=16 * EPS)
+    # Any amplitude for a linear network.
+    linear = oscillator(omega, activation=ct.Linear())
+    x = jnp.asarray([[1e-3, 0.0], [50.0, 3.0]])
+    np.testing.assert_allclose(
+        ct.orbit_frequency(linear, x), np.full(2, omega / TWO_PI), rtol=4 * EPS
+    )
+
+
+# The last but one start is where the formula for large l takes over (l = 22).
+@pytest.mark.parametrize("start", [(1e-3, 2e-3), (0.3, -0.2), (2.0, 1.0), (10.0, 1.69), (30.0, 2.0)])
+def test_gradients(start):
+    omega, b = 2.0, np.array([0.1, -0.3])
+    x = np.array(start)
+    rnn = oscillator(omega, bias=jnp.asarray(b, FLOAT))
+    by_rnn, by_x = eqx.filter_grad(lambda a: ct.orbit_frequency(*a))((rnn, jnp.asarray(x, FLOAT)))
+    found = np.concatenate([by_rnn.weights.omega, by_rnn.bias, by_x])
+    p = np.array([omega, *b, *x])
+
+    def f(p):
+        return elliptic(p[0], p[3:], p[1:3])
+
+    expected = []
+    for d in np.eye(5):
+        h = 1e-4
+        low, high = ((f(p + k * h * d) - f(p - k * h * d)) / (2 * k * h) for k in (2, 1))
+        expected.append((4 * high - low) / 3)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=(1e-9 + 64 * EPS) * scale)
+
+
+def test_gradient_at_rest_is_finite():
+    gradient = jax.grad(lambda x: ct.orbit_frequency(oscillator(1.0), x))(jnp.zeros(2))
+    np.testing.assert_array_equal(gradient, np.zeros(2))
+
+
+def test_shapes(key):
+    omega = [1.0, 10.0, 25.0]
+    rnn = ct.CTRNN(ct.BlockSkew(jnp.asarray(omega)))
+    x = jax.random.normal(key, (4, 2, 6))
+    found = ct.orbit_frequency(rnn, x)
+    assert found.shape == (4, 2, 3)
+    assert ct.orbit_frequency(rnn, x[0, 0]).shape == (3,)
+    pairs = np.asarray(x, float).reshape(4, 2, 3, 2)
+    for k, w in enumerate(omega):
+        expected = elliptic(w, np.moveaxis(pairs[:, :, k], -1, 0))
+        np.testing.assert_allclose(found[..., k], expected, rtol=32 * EPS)
+        alone = ct.orbit_frequency(oscillator(w), x[..., 2 * k : 2 * k + 2])
+        np.testing.assert_allclose(found[..., k], alone, rtol=8 * EPS)
+    linear = ct.CTRNN(rnn.weights, ct.Linear())
+    assert ct.orbit_frequency(linear, x).shape == (4, 2, 3)
+    # Two neurons, however the weights are given.
+    for weights in (
+        ct.DenseSkew(jnp.asarray([[0.3, 1.5], [-1.0, 0.0]])),
+        ct.BipartiteSkew(jnp.asarray([[2.5]])),
+        ct.LowRankSkew(jnp.asarray([[1.0], [0.0]]), jnp.asarray([[0.0], [2.5]])),
+    ):
+        found = ct.orbit_frequency(ct.CTRNN(weights), x[0, :, :2])
+        expected = elliptic(2.5, np.asarray(x, float)[0, :, :2].T)
+        np.testing.assert_allclose(found, expected, rtol=32 * EPS)
+
+
+def test_float32_keeps_its_digits():
+    x = np.float32(np.random.default_rng(0).normal(size=(200, 2))) * np.float32(3)
+    rnn = ct.CTRNN(ct.BlockSkew(jnp.asarray([5.0], jnp.float32)))
+    found = ct.orbit_frequency(rnn, jnp.asarray(x))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, elliptic(5.0, x.T.astype(float)), rtol=1e-6)
+
+
+NETWORKS = [
+    (cls, n)
+    for cls in (ct.DenseSkew, ct.BlockSkew, ct.BipartiteSkew, ct.LowRankSkew)
+    for n in (2, 7, 12)
+    if n % 2 == 0 or cls is not ct.BlockSkew
+]
+
+
+@pytest.mark.parametrize(("cls", "n"), NETWORKS)
+def test_natural_frequencies(cls, n, key):
+    rnn = ct.CTRNN(cls.init(key, n))
+    eigenvalues = np.linalg.eigvals(np.asarray(rnn.weights.as_matrix(), float))
+    expected = np.sort(eigenvalues.imag)[(n + 1) // 2 :] / TWO_PI
+    found = ct.natural_frequencies(rnn)
+    assert found.shape == (n // 2,)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=32 * EPS * expected.max())
+    # σ'(0): of the sigmoid 1/4.
+    slow = ct.natural_frequencies(ct.CTRNN(rnn.weights, ct.Sigmoid()))
+    np.testing.assert_allclose(slow, found / 4, rtol=4 * EPS)
+
+
+@pytest.mark.parametrize("n", [4, 5])
+def test_gradient_of_natural_frequencies(n, key):
+    rnn = ct.CTRNN(ct.DenseSkew.init(key, n))
+    W = np.asarray(rnn.weights.W, float)
+    D = np.random.default_rng(1).normal(size=(n, n))
+
+    def by_numpy(W):
+        return np.sort(np.linalg.eigvals(W - W.T).imag)[(n + 1) // 2 :] / TWO_PI
+
+    h = 1e-5
+    expected = (by_numpy(W + h * D) - by_numpy(W - h * D)) / (2 * h)
+    jacobian = eqx.filter_jacrev(ct.natural_frequencies)(rnn).weights.W
+    found = np.tensordot(np.asarray(jacobian, float), D, 2)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8 + 200 * EPS)
+
+    blocks = ct.CTRNN(ct.BlockSkew(jnp.asarray([3.0, -1.0])))
+    jacobian = eqx.filter_jacrev(ct.natural_frequencies)(blocks).weights.omega
+    np.testing.assert_allclose(jacobian * TWO_PI, [[0, -1], [1, 0]], atol=4 * EPS)
+
+
+@pytest.mark.parametrize("activation", [ct.Tanh(), ct.Linear()])
+def test_lowers_for_cuda(activation, key):
+    rnn = oscillator(2.0, activation=activation, bias=jnp.ones(2))
+
+    def orbit(rnn, x):
+        return eqx.filter_value_and_grad(ct.orbit_frequency)(rnn, x)
+
+    jax.jit(orbit).trace(rnn, jnp.ones(2)).lower(lowering_platforms=("cuda",))
+
+    def natural(rnn):
+        return eqx.filter_value_and_grad(lambda r: jnp.sum(ct.natural_frequencies(r) ** 2))(rnn)
+
+    rnn = ct.CTRNN(ct.DenseSkew.init(key, 5), activation)
+    jax.jit(natural).trace(rnn).lower(lowering_platforms=("cuda",))

@@ -1,0 +1,157 @@
+"""Spectra against SciPy, and the dominant frequency against an optimiser on the exact sum."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize, signal
+
+import ctrnn_jax as ct
+
+FLOAT = jnp.result_type(float)
+EPS = float(jnp.finfo(FLOAT).eps)
+
+
+def noise(*shape):
+    rng = np.random.default_rng(7)
+    return np.asarray(jnp.asarray(5 + rng.normal(size=shape), FLOAT), float)
+
+
+@pytest.mark.parametrize("shape", [(4,), (101,), (2, 3, 256)])
+def test_power_spectrum(shape):
+    y = noise(*shape)
+    f, power = ct.power_spectrum(jnp.asarray(y, FLOAT), 0.02)
+    f_expected, expected = signal.periodogram(y, 50.0, window="hann", detrend="constant")
+    np.testing.assert_allclose(f, f_expected, rtol=8 * EPS)
+    # Removing a mean of 5 leaves rounding of that size in the bin at 0.
+    np.testing.assert_allclose(power, expected, rtol=0, atol=200 * EPS * expected.max())
+    assert f.dtype == power.dtype == FLOAT
+
+
+def test_power_spectrum_integrates_to_the_variance():
+    t = np.arange(2000) * 0.01
+    y = 0.7 * np.sin(2 * np.pi * 3 * t) + 2
+    f, power = ct.power_spectrum(jnp.asarray(y, FLOAT), 0.01)
+    np.testing.assert_allclose(jnp.sum(power) * f[1], 0.7**2 / 2, rtol=1e-5)
+    assert f[jnp.argmax(power)] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("window_length", "overlap"), [(None, None), (64, None), (50, 0), (33, 20), (300, 10)]
+)
+@pytest.mark.parametrize("shape", [(300,), (2, 300)])
+def test_spectrogram(window_length, overlap, shape):
+    y = noise(*shape)
+    found = ct.spectrogram(
+        jnp.asarray(y, FLOAT), 0.02, window_length=window_length, overlap=overlap
+    )
+    length = window_length or 300 // 8
+    shared = 3 * length // 4 if overlap is None else overlap
+    expected = signal.spectrogram(
+        y, 50.0, window="hann", nperseg=length, noverlap=shared, detrend="constant"
+    )
+    scale = expected[2].max()
+    for a, b, atol in zip(found, expected, (EPS, EPS, 200 * EPS * scale), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=8 * EPS, atol=atol)
+
+
+def peak(y, dt, near):
+    """The maximiser of the exact windowed sum, in float64."""
+    size = len(y)
+    j = np.arange(size)
+    v = (y - y.mean()) * (0.5 - 0.5 * np.cos(2 * np.pi * j / size))
+    # The root of the slope is found to more digits than the maximum.
+
+    def slope(f):
+        e = np.exp(-2j * np.pi * f * dt * j) * v
+        return np.real(np.conj(e.sum()) * (-1j * (j - size / 2) * e).sum())
+
+    h = 0.3 / (size * dt)
+    return optimize.brentq(slope, near - h, near + h, xtol=1e-15, rtol=1e-14)
+
+
+@pytest.mark.parametrize("bins", [10.0, 10.5, 17.27, 123.77, 480.4])
+@pytest.mark.parametrize("phase", [0.0, 1.1])
+def test_dominant_frequency_of_a_tone(bins, phase):
+    size, dt = 1000, 0.004
+    y = 3 + 0.2 * np.cos(2 * np.pi * bins * np.arange(size) / size + phase)
+    y = jnp.asarray(y, FLOAT)
+    found = float(ct.dominant_frequency(y, dt)) * size * dt
+    assert abs(found - bins) < 1e-4 + 32 * EPS * bins
+    exact = peak(np.asarray(y, float), dt, bins / (size * dt)) * size * dt
+    assert abs(found - exact) < 1e-9 + 100 * EPS * bins
+
+
+def test_dominant_frequency_of_batches_and_short_or_weak_signals():
+    t = np.arange(400) * 0.01
+    y = np.sin(2 * np.pi * np.array([[[3.3], [7.9]], [[20.1], [45.0]]]) * t)
+    y = jnp.asarray(y * np.array([[[1e-6], [1.0]], [[1.0], [1e6]]]), FLOAT)
+    found = ct.dominant_frequency(y, 0.01)
+    np.testing.assert_allclose(found, [[3.3, 7.9], [20.1, 45.0]], rtol=1e-4)
+    assert jnp.isfinite(ct.dominant_frequency(jnp.asarray([0.0, 1.0, 0.0, -1.0]), 1.0))
+    # The stronger of two lines, with harmonics and a mean far above both.
+    y = 100 + np.sin(2 * np.pi * 5 * t) + 0.8 * np.sin(2 * np.pi * 11 * t)
+    np.testing.assert_allclose(ct.dominant_frequency(jnp.asarray(y, FLOAT), 0.01), 5.0, rtol=1e-3)
+
+
+def test_gradient_of_dominant_frequency():
+    rng = np.random.default_rng(0)
+    dt, size = 0.01, 500
+    t = np.arange(size) * dt
+    y = np.sin(2 * np.pi * 4.13 * t) + 0.3 * np.sin(2 * np.pi * 9.4 * t)
+    y += 0.05 * rng.normal(size=size)
+    gradient = np.asarray(jax.grad(ct.dominant_frequency)(jnp.asarray(y, FLOAT), dt), float)
+    for d in (rng.normal(size=size), t * np.cos(2 * np.pi * 4.13 * t)):
+        h = 1e-5
+        expected = (peak(y + h * d, dt, 4.13) - peak(y - h * d, dt, 4.13)) / (2 * h)
+        scale = np.linalg.norm(gradient) * np.linalg.norm(d)
+        assert abs(gradient @ d - expected) < 1e-6 * scale + 100 * EPS * scale
+        assert abs(expected) > 1e-3 * scale
+    # With respect to the sampling interval: f ∝ 1 / dt.
+    slope = jax.grad(ct.dominant_frequency, 1)(jnp.asarray(y, FLOAT), jnp.asarray(dt, FLOAT))
+    np.testing.assert_allclose(slope, -peak(y, dt, 4.13) / dt, rtol=1e-9 + 32 * EPS)
+
+
+def test_signals_without_a_line():
+    tone = np.sin(np.arange(64.0))
+    y = np.stack([np.zeros(64), np.full(64, 0.1), tone, np.full(64, np.nan), tone])
+    y[4, 3] = np.inf
+    y = jnp.asarray(y, FLOAT)
+    found = ct.dominant_frequency(y, 1.0)
+    np.testing.assert_array_equal(jnp.isnan(found), [True, True, False, True, True])
+    # What has no line must not spoil the gradient of what has.
+    gradient = jax.grad(lambda y: jnp.nansum(ct.dominant_frequency(y, 1.0)))(y[:3])
+    assert jnp.isfinite(gradient).all()
+    assert jnp.any(gradient[2] != 0)
+
+
+def test_long_float32_signal():
+    size, bins = 2**18, 100_000.37
+    y = np.cos(2 * np.pi * np.fmod(bins * np.arange(size) / size, 1.0)) + 1
+    # 2^-10 s: exact in binary, as are the frequencies of the bins.
+    found = ct.dominant_frequency(jnp.asarray(y, jnp.float32), 2.0**-10)
+    assert found.dtype == jnp.float32
+    # A few units in the last place of the answer.
+    np.testing.assert_allclose(float(found) * 2**8, bins, rtol=2.0**-22)
+    f, power = ct.power_spectrum(jnp.asarray(y, jnp.float32), 2.0**-10)
+    assert int(jnp.argmax(power)) == 100_000
+    assert f.dtype == jnp.float32
+    variance = float(jnp.sum(power) * f[1])
+    np.testing.assert_allclose(variance, 0.5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        ct.power_spectrum,
+        ct.spectrogram,
+        ct.dominant_frequency,
+        lambda y, dt: jax.grad(lambda y: ct.dominant_frequency(y, dt))(y[0]),
+        lambda y, dt: jax.grad(lambda y: jnp.sum(ct.spectrogram(y, dt)[2]))(y),
+    ],
+    ids=["power_spectrum", "spectrogram", "dominant_frequency", "gradient", "spectrogram_gradient"],
+)
+def test_lowers_for_cuda(f):
+    y, dt = jnp.ones((2, 64)), jnp.asarray(0.1)
+    jax.jit(f).trace(y, dt).lower(lowering_platforms=("cuda",))
