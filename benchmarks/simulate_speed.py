@@ -71,8 +71,10 @@ def euler(rounds: int, num_steps: int) -> None:
     times = interleaved({"by hand": lambda: by_hand(A, columns), "simulate": ours}, rounds)
     step = np.median(times["simulate"]) / num_steps * 1e6
     print("Euler, n = 20, batch 4096, float32, every 100th state saved")
-    print(f"  simulate / hand-written scan   {ratio(times['simulate'], times['by hand'])}"
-          f"   ({step:.1f} us a step)")
+    print(
+        f"  simulate / hand-written scan   {ratio(times['simulate'], times['by hand'])}"
+        f"   ({step:.1f} us a step)"
+    )
 
 
 def tsit5(rounds: int, n: int, batch: int, num_steps: int) -> None:
@@ -102,9 +104,11 @@ def tsit5(rounds: int, n: int, batch: int, num_steps: int) -> None:
     gap = np.max(np.abs(np.asarray(ours()[:, 1:]) - np.asarray(diffeqsolve(x0))))
     times = interleaved({"diffrax": lambda: diffeqsolve(x0), "simulate": ours}, rounds)
     step = np.median(times["simulate"]) / num_steps * 1e6
-    print(f"  n = {n:3d}, batch {batch:4d}: diffeqsolve / simulate  "
-          f"{ratio(times['diffrax'], times['simulate'])}   ({step:.1f} us a step, "
-          f"largest difference {gap:.1e})")
+    print(
+        f"  n = {n:3d}, batch {batch:4d}: diffeqsolve / simulate  "
+        f"{ratio(times['diffrax'], times['simulate'])}   ({step:.1f} us a step, "
+        f"largest difference {gap:.1e})"
+    )
 
 
 def memory_child(num_steps: int) -> None:
@@ -133,8 +137,15 @@ def main() -> None:
     rounds = 5 if arguments.quick else 21
     euler(rounds, 1000)
     print("Tsit5, float32, every 10th state saved")
-    for n, batch, num_steps in ((2, 4096, 300), (20, 4096, 100), (128, 1024, 50), (128, 4096, 20),
-                                (2, 64, 2000), (20, 64, 1000), (128, 64, 200)):
+    for n, batch, num_steps in (
+        (2, 4096, 300),
+        (20, 4096, 100),
+        (128, 1024, 50),
+        (128, 4096, 20),
+        (2, 64, 2000),
+        (20, 64, 1000),
+        (128, 64, 200),
+    ):
         tsit5(max(5, rounds // 2), n, batch, num_steps)
     memory()
 

@@ -9,41 +9,81 @@ from typing import TYPE_CHECKING, Any
 
 from .activations import (
     Arctan as Arctan,
+)
+from .activations import (
     CustomActivation as CustomActivation,
+)
+from .activations import (
     Erf as Erf,
+)
+from .activations import (
     Exp as Exp,
+)
+from .activations import (
     HardTanh as HardTanh,
+)
+from .activations import (
     Linear as Linear,
+)
+from .activations import (
     ReLU as ReLU,
+)
+from .activations import (
     Sigmoid as Sigmoid,
+)
+from .activations import (
     Sin as Sin,
+)
+from .activations import (
     Tanh as Tanh,
 )
 from .invariants import (
     casimirs as casimirs,
+)
+from .invariants import (
     drift_loss as drift_loss,
+)
+from .invariants import (
     energy as energy,
+)
+from .invariants import (
     energy_drift as energy_drift,
 )
-from .io import load as load, save as save
+from .io import load as load
+from .io import save as save
 from .model import CTRNN as CTRNN
 from .orbits import (
     natural_frequencies as natural_frequencies,
+)
+from .orbits import (
     orbit_frequency as orbit_frequency,
 )
 from .simulate import simulate as simulate
-from .solvers import RK4 as RK4, ExactLinear as ExactLinear
+from .solvers import RK4 as RK4
+from .solvers import ExactLinear as ExactLinear
 from .spectra import (
     dominant_frequency as dominant_frequency,
+)
+from .spectra import (
     power_spectrum as power_spectrum,
+)
+from .spectra import (
     spectrogram as spectrogram,
 )
 from .trajectory import Trajectory as Trajectory
 from .weights import (
     BipartiteSkew as BipartiteSkew,
+)
+from .weights import (
     BlockSkew as BlockSkew,
+)
+from .weights import (
     DenseSkew as DenseSkew,
+)
+from .weights import (
     DenseWeights as DenseWeights,
+)
+from .weights import (
     LowRankSkew as LowRankSkew,
 )
 

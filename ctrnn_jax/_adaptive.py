@@ -11,7 +11,7 @@ from jax import lax
 
 from ._fixed import finite, update_fold, within
 from ._segments import Carry, RunSegment, Segment, choose
-from ._types import Array, Scalar
+from ._types import Scalar
 from .model import CTRNN
 
 # Per trajectory and segment, for reverse mode: see diffrax.RecursiveCheckpointAdjoint.
@@ -37,9 +37,8 @@ def adaptive_segments(
 
     def solve(x, ts):
         end = ts[-1]
-        controller = diffrax.PIDController(
-            rtol=rtol, atol=atol, dtmin=4 * jnp.finfo(x.dtype).eps * end
-        )
+        smallest = 4 * jnp.finfo(x.dtype).eps * end
+        controller = diffrax.PIDController(rtol=rtol, atol=atol, dtmin=smallest, force_dtmin=False)
         subs = [diffrax.SubSaveAt(ts=ts), diffrax.SubSaveAt(t1=True)]
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(rnn),
@@ -76,9 +75,7 @@ def adaptive_segments(
             k, t, x = inputs
             new = carry._replace(x=x, step=k)
             if update is not None:
-                new = new._replace(
-                    fold=update_fold(update, carry.fold, k.astype(x.dtype) * dt, x)
-                )
+                new = new._replace(fold=update_fold(update, carry.fold, k.astype(x.dtype) * dt, x))
             running = carry.stopped_at < 0
             arrived = finite(x) & (t <= reached)
             # The solver gave up at `reached`: the first step on the grid after it is lost.

@@ -42,7 +42,7 @@ def float_array(name: str, value: Any, shape: str, ndim: int | None = None) -> j
     return array
 
 
-def finite(name: str, array: jax.Array) -> None:
+def finite(name: str, array: jax.Array | np.ndarray) -> None:
     """Refuse NaN and infinity where the values are known."""
     if not is_traced(array) and not bool(np.all(np.isfinite(np.asarray(array)))):
         bad = int(np.sum(~np.isfinite(np.asarray(array))))
@@ -76,8 +76,11 @@ def positive(name: str, value: Any, *, allow_zero: bool = False) -> Any:
         if value.ndim:
             fail(name, "a scalar", f"shape {value.shape}")
         return value
-    if isinstance(value, bool | np.bool_ | str) or value is None or np.ndim(value) or (
-        np.iscomplexobj(value)
+    if (
+        isinstance(value, bool | np.bool_ | str)
+        or value is None
+        or np.ndim(value)
+        or (np.iscomplexobj(value))
     ):
         got = f"shape {np.shape(value)}" if np.ndim(value) else repr(value)
         fail(name, expected, got, ValueError if np.ndim(value) else TypeError)

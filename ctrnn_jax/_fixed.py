@@ -14,12 +14,12 @@ from ._stepping import Step
 from ._types import Array, Bool, Scalar, State
 
 
-def finite(x: State) -> Bool[Array, "batch"]:
+def finite(x: State) -> Bool[Array, " batch"]:
     """Which columns are finite."""
     return jnp.all(jnp.isfinite(x), axis=0)
 
 
-def within(x: State, max_norm: Scalar | None) -> Bool[Array, "batch"]:
+def within(x: State, max_norm: Scalar | None) -> Bool[Array, " batch"]:
     """Which columns are finite and inside the norm bound."""
     if max_norm is None:
         return finite(x)

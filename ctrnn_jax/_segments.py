@@ -24,8 +24,8 @@ class Carry(NamedTuple):
     solver: PyTree
     fold: PyTree
     step: Int[Array, ""]
-    stopped_at: Int[Array, "batch"]
-    unconverged_at: Int[Array, "batch"]
+    stopped_at: Int[Array, " batch"]
+    unconverged_at: Int[Array, " batch"]
 
 
 class Segment(NamedTuple):
@@ -42,7 +42,7 @@ RunSegment = Callable[[Carry, Segment], tuple[Carry, Array | None]]
 
 def run_segments(
     run: RunSegment,
-    emit: Callable[[Int[Array, "blocks"], Array], PyTree],
+    emit: Callable[[Int[Array, " blocks"], Any], PyTree],
     carry: Carry,
     num_steps: int,
     save_every: int,
@@ -120,7 +120,7 @@ def square_root_segment(num_steps: int) -> int:
     return max(1, math.isqrt(num_steps))
 
 
-def choose(lanes: Bool[Array, "batch"], new: Carry, old: Carry) -> Carry:
+def choose(lanes: Bool[Array, " batch"], new: Carry, old: Carry) -> Carry:
     """`new` for the chosen trajectories, `old` for the others; the solver state stays `new`'s."""
 
     def columns(a, b):
@@ -140,7 +140,7 @@ def choose(lanes: Bool[Array, "batch"], new: Carry, old: Carry) -> Carry:
 
 
 @jax.custom_batching.custom_vmap
-def any_at_all(flags: Bool[Array, "batch"]) -> Bool[Array, ""]:
+def any_at_all(flags: Bool[Array, " batch"]) -> Bool[Array, ""]:
     """Whether any flag is set, over vmapped axes too: a branch on it stays a branch under vmap."""
     return jnp.any(flags)
 

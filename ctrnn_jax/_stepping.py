@@ -15,9 +15,7 @@ from ._types import Array, Bool, Float, Int, Scalar, State
 from .model import CTRNN
 
 # step(x, solver_state, k) -> x, solver_state, converged; k counts the steps already made.
-Step = Callable[
-    [State, Any, Int[Array, ""]], tuple[State, Any, Bool[Array, "batch"] | None]
-]
+Step = Callable[[State, Any, Int[Array, ""]], tuple[State, Any, Bool[Array, " batch"] | None]]
 
 _CYCLE = 4
 
@@ -48,7 +46,7 @@ def make_step(
 ) -> tuple[Any, Step]:
     """The initial solver state and the step function of `solver` for columns of states."""
     if _is_plain_explicit(solver):
-        return _explicit_runge_kutta(solver.tableau, rnn, dt, x0)
+        return _explicit_runge_kutta(type(solver).tableau, rnn, dt, x0)  # pyright: ignore[reportAttributeAccessIssue]
     term = _StepTerm(rnn, dt)
     one, zero = jnp.ones((), x0.dtype), jnp.zeros((), x0.dtype)
 

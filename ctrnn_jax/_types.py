@@ -24,8 +24,8 @@ __all__ = [
     "matmul_precision",
 ]
 
-State: TypeAlias = Float[Array, "n *batch"]
-Vector: TypeAlias = Float[Array, "n"]
+State: TypeAlias = Float[Array, " n *batch"]
+Vector: TypeAlias = Float[Array, " n"]
 Scalar: TypeAlias = Float[Array, ""]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -270,12 +270,12 @@ class CustomActivation(AbstractActivation):
     odd: bool = eqx.field(static=True)
     bounded: bool = eqx.field(static=True)
 
-    def __init__(self, fn, potential=None, *, odd: bool = False, bounded: bool = False):
+    def __init__(self, fn: Any, potential: Any = None, *, odd: bool = False, bounded: bool = False):
+        self.fn, self.potential_fn = fn, potential
         if not callable(fn):
             _checks.fail("fn", "a function of an array", repr(fn), TypeError)
         if potential is not None and not callable(potential):
             _checks.fail("potential", "a function of an array or None", repr(potential), TypeError)
-        self.fn, self.potential_fn = fn, potential
         self.odd, self.bounded = bool(odd), bool(bounded)
 
     def __call__(self, z: Values) -> Values:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ app = typer.Typer(
 )
 
 # typer brings its own copy of click or depends on it, by version: this finds the base of either.
-_UsageError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 _FILE = "a .npy, .npz or .csv file"
 
@@ -77,22 +77,18 @@ def simulate(
         str, typer.Option(help="rk4, exact_linear, or a diffrax solver: euler, tsit5, dopri8, ...")
     ] = "tsit5",
     dt: Annotated[float, typer.Option(help="Time step in seconds.")] = 0.05,
-    steps: Annotated[
-        int | None, typer.Option(help="Number of steps.", show_default="1000")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of steps.", show_default="1000")] = None,
     duration: Annotated[
         float | None, typer.Option(help="Simulated time in seconds, instead of --steps.")
     ] = None,
     save_every: Annotated[
         int | None,
-        typer.Option(help="Steps between saves, a divisor of --steps.", show_default="about 100 saves"),
+        typer.Option(
+            help="Steps between saves, a divisor of --steps.", show_default="about 100 saves"
+        ),
     ] = None,
-    rtol: Annotated[
-        float | None, typer.Option(help="Relative tolerance: adaptive steps.")
-    ] = None,
-    atol: Annotated[
-        float | None, typer.Option(help="Absolute tolerance: adaptive steps.")
-    ] = None,
+    rtol: Annotated[float | None, typer.Option(help="Relative tolerance: adaptive steps.")] = None,
+    atol: Annotated[float | None, typer.Option(help="Absolute tolerance: adaptive steps.")] = None,
     max_norm: Annotated[
         float | None, typer.Option(help="Stop a trajectory whose norm passes this.")
     ] = None,

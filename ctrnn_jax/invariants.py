@@ -29,7 +29,7 @@ def _columns(rnn: CTRNN, name: str, x: ArrayLike) -> tuple[Float[Array, "n m"], 
     return x.reshape(-1, n).T, x.shape[:-1]
 
 
-def _offset(rnn: CTRNN) -> Float[Array, "n"] | None:
+def _offset(rnn: CTRNN) -> Float[Array, " n"] | None:
     """c with A c = b: in the current form a bias adds the linear term c·x to the energy."""
     if rnn.form == "rate" or rnn.bias is None:
         return None

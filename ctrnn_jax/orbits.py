@@ -13,7 +13,7 @@ from .model import CTRNN
 from .weights import BlockSkew
 
 
-def natural_frequencies(rnn: CTRNN) -> Float[Array, "half"]:
+def natural_frequencies(rnn: CTRNN) -> Float[Array, " half"]:
     """Frequencies of small oscillations, f_k = omega_k σ'(0) / 2π, with spec(A) = {±i omega_k}.
 
     For a linear network these are its frequencies at every amplitude.
@@ -58,7 +58,7 @@ def _agm_frequency_factor(log_ratio: Array) -> Array:
     return jnp.where(far, 0.5 * np.pi / (jnp.where(far, log_ratio, 1) + np.log(4).item()), a)
 
 
-def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, "..."]:
+def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, ...]:
     """Exact frequency of the closed orbits of two-neuron oscillators.
 
     With z = A x0 + b in the rate form or z = x0 in the current form, and l = Φ(z_1) + Φ(z_2):
@@ -99,7 +99,9 @@ def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, "..."]:
         _checks.fail("x0", f"shape (..., {n}), one value per neuron", x0.shape)
     _checks.same_dtype("x0", x0, rnn.dtype, "the network")
 
-    omega = rnn.weights.omega if isinstance(rnn.weights, BlockSkew) else rnn.weights.as_matrix()[:1, 1]
+    omega = (
+        rnn.weights.omega if isinstance(rnn.weights, BlockSkew) else rnn.weights.as_matrix()[:1, 1]
+    )
     f = jnp.abs(omega) / (2 * np.pi)
     z = jnp.moveaxis(rnn.preactivation(x0.reshape(-1, n).T), 0, -1)
     level = jnp.sum(rnn.activation.potential(z).reshape(*x0.shape[:-1], n // 2, 2), axis=-1)

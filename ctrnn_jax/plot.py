@@ -192,7 +192,7 @@ def phase_portrait(
     when = np.array([(ts[a] + ts[b]) / 2 for _, a, b in pieces])
     style = {"linewidths": 1.5 if len(xy) <= 16 else 0.9, "capstyle": "round"}
     lines = LineCollection([xy[row, a : b + 1] for row, a, b in pieces], cmap=colors, **style)
-    lines.set(array=when, clim=(ts[0], ts[-1]))
+    lines.set(array=when, clim=(ts[0], ts[last.max()]))
     ax.add_collection(lines)
     ax.autoscale_view()
     final = xy[np.arange(len(xy)), last]

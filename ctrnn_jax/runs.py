@@ -23,7 +23,7 @@ import numpy as np
 
 from . import _checks, activations, solvers
 from ._segments import near_divisor
-from .invariants import energy_drift
+from .invariants import energy, energy_drift
 from .io import save
 from .model import CTRNN
 from .simulate import simulate
@@ -136,9 +136,9 @@ class _Stopwatch:
 
     total = 0.0
 
-    def __call__(self, event: str, duration: float, **details: Any) -> None:
+    def __call__(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event.startswith("/jax/core/compile/"):
-            self.total += duration
+            self.total += duration_secs
 
 
 def _device(name: str | None) -> Any:
@@ -217,7 +217,9 @@ def _network_and_states(settings: Settings, dtype: Any) -> tuple[CTRNN, jax.Arra
     rnn = CTRNN(weights, activation, settings.form, bias=bias, leak=leak)
 
     if settings.initial_states is None:
-        states = _checks.integer("--states", 4096 if settings.states is None else settings.states, 1)
+        states = _checks.integer(
+            "--states", 4096 if settings.states is None else settings.states, 1
+        )
         _checks.positive("--amplitude", settings.amplitude)
         return rnn, settings.amplitude * jax.random.normal(key_states, (states, n), dtype)
     x0 = np.atleast_2d(_read("--initial-states", settings.initial_states))
@@ -229,6 +231,7 @@ def _network_and_states(settings: Settings, dtype: Any) -> tuple[CTRNN, jax.Arra
 
 
 def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
+    assert settings.weights is not None
     A = _read("--weights", settings.weights)
     if A.ndim != 2 or A.shape[0] != A.shape[1]:
         _checks.fail("--weights", "a square matrix", f"shape {A.shape}")
@@ -239,7 +242,9 @@ def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
         return DenseWeights(jnp.asarray(A, dtype))
     symmetric = np.max(np.abs(A + A.T), initial=0) / 2
     if not settings.skew_part and symmetric > 16 * np.finfo(A.dtype).eps * np.max(np.abs(A)):
-        got = f"a symmetric part of size {symmetric:.3g} beside weights of size {np.abs(A).max():.3g}"
+        got = (
+            f"a symmetric part of size {symmetric:.3g} beside weights of size {np.abs(A).max():.3g}"
+        )
         hint = "a skew-symmetric matrix (or the option --skew-part or --unconstrained)"
         _checks.fail("--weights", hint, got)
     return DenseSkew(jnp.asarray(A / 2, dtype))
@@ -282,6 +287,7 @@ def _read(option: str, path: Path) -> np.ndarray:
 def _measure(rnn: CTRNN, trajectory: Trajectory, interval: float) -> dict[str, Any]:
     """Drift over the trajectories that ran to the end, and what else the table shows."""
     running = np.asarray(trajectory.stopped_at) < 0
+    assert trajectory.xs is not None  # they are kept
     xs = trajectory.xs[running]
     median = largest = frequency = None
     if running.any():
@@ -380,7 +386,7 @@ def _draw(folder: Path, rnn: CTRNN, trajectory: Trajectory) -> None:
 def _has_energy(rnn: CTRNN, trajectory: Trajectory) -> bool:
     """Whether the energy is defined: not for every bias in the current form."""
     try:
-        energy_drift(rnn, trajectory.xs[:1])
+        energy(rnn, jnp.zeros(rnn.size, rnn.dtype))
     except ValueError:
         return False
     return bool((np.asarray(trajectory.stopped_at) != 0).any())

@@ -23,7 +23,7 @@ def _sampling_interval(dt, dtype) -> Float[Array, ""]:
 
 def power_spectrum(
     y: ArrayLike, dt: ArrayLike
-) -> tuple[Float[Array, "F"], Float[Array, "*batch F"]]:
+) -> tuple[Float[Array, " F"], Float[Array, "*batch F"]]:
     """Power spectral density of a signal: periodogram, mean removed, Hann window.
 
     P(f) = 2 dt |Σ_j w_j (y_j - ȳ) exp(-2πi f j dt)|² / Σ_j w_j²; its integral over f is the
@@ -49,7 +49,7 @@ def power_spectrum(
 
 def spectrogram(
     y: ArrayLike, dt: ArrayLike, *, window_length: int | None = None, overlap: int | None = None
-) -> tuple[Float[Array, "F"], Float[Array, "T"], Float[Array, "*batch F T"]]:
+) -> tuple[Float[Array, " F"], Float[Array, " T"], Float[Array, "*batch F T"]]:
     """Short-time power spectral density: `power_spectrum` of overlapping segments.
 
     Args:

@@ -24,7 +24,7 @@ class Trajectory(eqx.Module):
             solver's tolerance, -1 where all were (always, for explicit solvers).
     """
 
-    ts: Float[Array, "S"]
+    ts: Float[Array, " S"]
     xs: Float[Array, "*batch S n"] | None
     observed: PyTree
     folded: PyTree

@@ -19,7 +19,7 @@ from . import _checks
 from ._types import Array, Float, PRNGKeyArray, State, matmul_precision
 
 
-def _product(a: Float[Array, "m n"], x: Float[Array, "n *batch"]) -> Float[Array, "m *batch"]:
+def _product(a: Float[Array, "m n"], x: Float[Array, " n *batch"]) -> Float[Array, " m *batch"]:
     return jnp.matmul(a, x, precision=matmul_precision())
 
 
@@ -159,7 +159,7 @@ class BlockSkew(AbstractWeights):
         TypeError, ValueError: where omega is not a finite floating-point vector.
     """
 
-    omega: Float[Array, "half"]
+    omega: Float[Array, " half"]
     is_skew: ClassVar[bool] = True
 
     def __init__(self, omega):

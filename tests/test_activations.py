@@ -1,5 +1,7 @@
 """Activations against quadrature, differences and NumPy."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -49,7 +51,7 @@ each = pytest.mark.parametrize("name", ACTIVATIONS)
 def integral(sigma, z, kinks=()):
     inner = [p for p in kinks if min(z, 0) < p < max(z, 0)]
     edges = [0.0, *sorted(inner, key=abs), float(z)]
-    pieces = zip(edges[:-1], edges[1:], strict=True)
+    pieces = itertools.pairwise(edges)
     return sum(integrate.quad(sigma, a, b, epsabs=1e-14, epsrel=1e-12)[0] for a, b in pieces)
 
 

@@ -33,10 +33,25 @@ def test_simulate_takes_the_users_own_data(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "100.00%" in done.stderr and "Traceback" not in done.stderr
-    for word in ("states", "steps", "solver", "wall time", "state-steps/s", "median drift", "stopped", "Hz"):
+    for word in (
+        "states",
+        "steps",
+        "solver",
+        "wall time",
+        "state-steps/s",
+        "median drift",
+        "stopped",
+        "Hz",
+    ):
         assert word in done.stdout
     folder = tmp_path / "deep" / "er"
-    names = {"network.ctrnn", "trajectory.ctrnn", "summary.json", "time_series.png", "energy_drift.png"}
+    names = {
+        "network.ctrnn",
+        "trajectory.ctrnn",
+        "summary.json",
+        "time_series.png",
+        "energy_drift.png",
+    }
     assert names <= {p.name for p in folder.iterdir()}
     assert [p.name for p in folder.parent.iterdir()] == ["er"]
     summary = json.loads((folder / "summary.json").read_text())
@@ -45,7 +60,9 @@ def test_simulate_takes_the_users_own_data(tmp_path):
     if X64:
         rnn, run = ct.load(folder / "network.ctrnn"), ct.load(folder / "trajectory.ctrnn")
         assert np.array_equal(rnn.weights.as_matrix(), W - W.T)
-        again = ct.simulate(rnn, run.xs[:, 0], dt=0.01, num_steps=120, save_every=3, solver=ct.RK4())
+        again = ct.simulate(
+            rnn, run.xs[:, 0], dt=0.01, num_steps=120, save_every=3, solver=ct.RK4()
+        )
         assert np.allclose(again.xs, run.xs, rtol=1e-12, atol=1e-12)
 
 
@@ -87,7 +104,9 @@ BAD = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments,message", BAD, ids=lambda a: " ".join(a) if isinstance(a, list) else "")
+@pytest.mark.parametrize(
+    "arguments,message", BAD, ids=lambda a: " ".join(a) if isinstance(a, list) else ""
+)
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
     np.save(tmp_path / "general.npy", np.arange(16.0).reshape(4, 4))
     np.save(tmp_path / "flat.npy", np.zeros(4))

@@ -120,7 +120,7 @@ def test_bias_outside_the_range_of_A(key):
     kernel = np.array([A[1, 2], -A[0, 2], A[0, 1]])
     rnn = ct.CTRNN(weights, form="current", bias=jnp.asarray(kernel, FLOAT))
     x = jnp.ones(3)
-    with pytest.raises(ValueError, match="bias.*range of A"):
+    with pytest.raises(ValueError, match=r"bias.*range of A"):
         ct.energy(rnn, x)
     assert jnp.isnan(eqx.filter_jit(ct.energy)(rnn, x))
     # The rate form takes any bias.
@@ -208,7 +208,9 @@ def test_drift_loss(kind, reduce, key):
     d = jax.random.normal(jax.random.key(5), xs.shape)
     h = EPS ** (1 / 3)
     up, down = (float(ct.drift_loss(rnn, xs + s * h * d, kind)) for s in (1, -1))
-    np.testing.assert_allclose(jnp.sum(gradient * d), (up - down) / (2 * h), rtol=300 * EPS ** (2 / 3))
+    np.testing.assert_allclose(
+        jnp.sum(gradient * d), (up - down) / (2 * h), rtol=300 * EPS ** (2 / 3)
+    )
     with pytest.raises(ValueError, match="kind"):
         ct.drift_loss(rnn, xs, "median")
 

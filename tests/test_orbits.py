@@ -104,7 +104,9 @@ def test_limits(omega):
 
 
 # The last but one start is where the formula for large l takes over (l = 22).
-@pytest.mark.parametrize("start", [(1e-3, 2e-3), (0.3, -0.2), (2.0, 1.0), (10.0, 1.69), (30.0, 2.0)])
+@pytest.mark.parametrize(
+    "start", [(1e-3, 2e-3), (0.3, -0.2), (2.0, 1.0), (10.0, 1.69), (30.0, 2.0)]
+)
 def test_gradients(start):
     omega, b = 2.0, np.array([0.1, -0.3])
     x = np.array(start)

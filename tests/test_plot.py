@@ -124,6 +124,9 @@ def test_portrait_ends_at_the_stop():
     (lines,) = ax.collections
     assert len(lines.get_segments()) == 59 + 20 + 29
     assert np.isfinite(np.concatenate(lines.get_segments())).all()
+    # Where all stop early the colours end with the last of them.
+    only = plot.phase_portrait(make(trajectory.ts, xs[1], 41)).collections[0]
+    np.testing.assert_allclose(only.get_clim(), [0, 0.4])
 
 
 def test_portrait_of_a_large_batch_is_a_spread_of_it():

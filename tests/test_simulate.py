@@ -91,7 +91,9 @@ def test_exact_linear_is_exact_at_any_step(key):
     skew = ct.CTRNN(weights, ct.Linear())
     fold = (0.0, lambda c, t, x: jnp.maximum(c, jnp.abs(jnp.linalg.norm(x) - norm)))
     norm = jnp.linalg.norm(x0)
-    run = ct.simulate(skew, x0, dt=0.7, num_steps=2000, save_every=2000, fold=fold, solver=ct.ExactLinear())
+    run = ct.simulate(
+        skew, x0, dt=0.7, num_steps=2000, save_every=2000, fold=fold, solver=ct.ExactLinear()
+    )
     assert run.folded < (1e-11 if X64 else 5e-3)
     theirs = diffrax.diffeqsolve(
         diffrax.ODETerm(skew), ct.ExactLinear(), 0.0, 2.1, 0.7, x0,
@@ -101,7 +103,9 @@ def test_exact_linear_is_exact_at_any_step(key):
     assert largest_gap(theirs.ys, ours) < (1e-13 if X64 else 1e-5)
 
 
-@pytest.mark.parametrize("num_steps,save_every", [(60, 1), (60, 20), (97, 1), (97, 97), (1200, 400), (1001, 143)])
+@pytest.mark.parametrize(
+    "num_steps,save_every", [(60, 1), (60, 20), (97, 1), (97, 97), (1200, 400), (1001, 143)]
+)
 @pytest.mark.parametrize("max_norm", [None, 1e3])
 def test_saves_observations_and_folds_agree_with_a_python_loop(num_steps, save_every, max_norm):
     rnn = SYSTEMS["current tanh n=3"]
@@ -115,7 +119,10 @@ def test_saves_observations_and_folds_agree_with_a_python_loop(num_steps, save_e
         solver=diffrax.Euler(),
         save_every=save_every,
         observe=lambda t, x: {"t": t, "sum": jnp.sum(x)},
-        fold=(lambda x: (jnp.zeros((), jnp.int32), x[0]), lambda c, t, x: (c[0] + 1, c[1] + t * x[0])),
+        fold=(
+            lambda x: (jnp.zeros((), jnp.int32), x[0]),
+            lambda c, t, x: (c[0] + 1, c[1] + t * x[0]),
+        ),
         max_norm=max_norm,
     )
     x, states, total = np.asarray(x0), [np.asarray(x0)], np.asarray(x0[:, 0])
@@ -130,7 +137,9 @@ def test_saves_observations_and_folds_agree_with_a_python_loop(num_steps, save_e
     assert trajectory.xs.shape == (2, num_steps // save_every + 1, 3)
     assert largest_gap(trajectory.xs, expected) < tolerance
     assert np.array_equal(trajectory.ts, dt * save_every * np.arange(num_steps // save_every + 1))
-    assert np.array_equal(trajectory.observed["t"], np.broadcast_to(trajectory.ts, (2, len(trajectory.ts))))
+    assert np.array_equal(
+        trajectory.observed["t"], np.broadcast_to(trajectory.ts, (2, len(trajectory.ts)))
+    )
     assert largest_gap(trajectory.observed["sum"], expected.sum(-1)) < tolerance
     assert np.asarray(trajectory.folded[0]).tolist() == [num_steps, num_steps]
     assert np.allclose(trajectory.folded[1], total, rtol=tolerance)
@@ -168,7 +177,9 @@ def test_ensemble_of_networks_is_vmap_over_the_model(key):
     def run(rnn):
         return ct.simulate(rnn, x0, dt=0.1, num_steps=30, save_every=10)
 
-    networks = eqx.filter_vmap(lambda k: ct.CTRNN(ct.DenseSkew.init(k, 5)))(jax.random.split(key, 4))
+    networks = eqx.filter_vmap(lambda k: ct.CTRNN(ct.DenseSkew.init(k, 5)))(
+        jax.random.split(key, 4)
+    )
     ensemble = jax.vmap(run)(networks)
     one = run(jax.tree.map(lambda leaf: leaf[2], networks))
     assert ensemble.xs.shape == (4, 3, 4, 5)
@@ -177,9 +188,16 @@ def test_ensemble_of_networks_is_vmap_over_the_model(key):
 
 def test_float32_time_step_stays_exact_over_long_runs():
     # (k+1)·dt - k·dt is off by 1 % here in float32; the step must not be.
-    rnn = ct.CTRNN(ct.DenseWeights(jnp.zeros((1, 1), jnp.float32)), bias=jnp.full(1, 20.0, jnp.float32))
+    rnn = ct.CTRNN(
+        ct.DenseWeights(jnp.zeros((1, 1), jnp.float32)), bias=jnp.full(1, 20.0, jnp.float32)
+    )
     run = ct.simulate(
-        rnn, jnp.zeros(1, jnp.float32), dt=0.125, num_steps=2**18, save_every=2**18, solver=diffrax.Euler()
+        rnn,
+        jnp.zeros(1, jnp.float32),
+        dt=0.125,
+        num_steps=2**18,
+        save_every=2**18,
+        solver=diffrax.Euler(),
     )
     assert float(run.xs[-1, 0]) == 2**15  # slope tanh 20 = 1; sums of 1/8 are exact
 
@@ -195,7 +213,13 @@ class TestDivergence:
         harmless = jnp.abs(normal(7, 6, 4, scale=1e-13))
         top = float(jnp.finfo(DTYPE).max) / 64 if max_norm is None else 1.0
         wild = harmless.at[1].set(top).at[4, 2].set(jnp.nan)
-        kwargs = {"dt": 0.5, "num_steps": 20, "save_every": 4, "solver": solver, "max_norm": max_norm}
+        kwargs = {
+            "dt": 0.5,
+            "num_steps": 20,
+            "save_every": 4,
+            "solver": solver,
+            "max_norm": max_norm,
+        }
         kwargs["fold"] = (0.0, lambda c, t, x: jnp.maximum(c, jnp.max(jnp.abs(x))))
         a, b = ct.simulate(rnn, harmless, **kwargs), ct.simulate(rnn, wild, **kwargs)
         others = np.array([0, 2, 3, 5])
@@ -241,6 +265,7 @@ class TestDivergence:
         assert np.isfinite(together).all() and np.allclose(together, alone, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver,kwargs",
     [
@@ -256,7 +281,11 @@ def test_gradients(solver, kwargs):
     n = 5
     activation = ct.Linear() if isinstance(solver, ct.ExactLinear) else ct.Tanh()
     weights = ct.DenseSkew.init(jax.random.key(1), n, scale=2.0)
-    point = (ct.CTRNN(weights, activation, bias=normal(2, n)), normal(3, 2, n), jnp.asarray(0.05, DTYPE))
+    point = (
+        ct.CTRNN(weights, activation, bias=normal(2, n)),
+        normal(3, 2, n),
+        jnp.asarray(0.05, DTYPE),
+    )
     kwargs = {"num_steps": 60, "save_every": 6, **kwargs}
     if not X64 and "rtol" in kwargs:
         kwargs |= {"rtol": 1e-5, "atol": 1e-5}
@@ -346,7 +375,9 @@ def test_lowers_for_cuda(adjoint):
     rnn = SYSTEMS["rate tanh n=20"]
 
     def loss(rnn, x0):
-        return jnp.sum(ct.simulate(rnn, x0, dt=0.1, num_steps=30, save_every=10, adjoint=adjoint).xs)
+        return jnp.sum(
+            ct.simulate(rnn, x0, dt=0.1, num_steps=30, save_every=10, adjoint=adjoint).xs
+        )
 
     for function in (loss, jax.grad(loss)):
         jax.jit(function).trace(rnn, normal(0, 4, 20)).lower(lowering_platforms=("cuda",))
