@@ -55,6 +55,7 @@ def adaptive_segments(
             else diffrax.DirectAdjoint(),
             throw=False,
         )
+        assert solution.ys is not None and solution.ts is not None
         xs, _ = solution.ys
         _, reached = solution.ts
         ok = diffrax.is_successful(solution.result)

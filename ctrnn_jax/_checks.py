@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -76,14 +77,11 @@ def positive(name: str, value: Any, *, allow_zero: bool = False) -> Any:
         if value.ndim:
             fail(name, "a scalar", f"shape {value.shape}")
         return value
-    if (
-        isinstance(value, bool | np.bool_ | str)
-        or value is None
-        or np.ndim(value)
-        or (np.iscomplexobj(value))
-    ):
-        got = f"shape {np.shape(value)}" if np.ndim(value) else repr(value)
-        fail(name, expected, got, ValueError if np.ndim(value) else TypeError)
+    if isinstance(value, bool | np.bool_ | str) or value is None:
+        fail(name, expected, repr(value), TypeError)
+    shape = np.shape(value)
+    if shape:
+        fail(name, expected, f"shape {shape}")
     try:
         number = float(value)
     except (TypeError, ValueError):

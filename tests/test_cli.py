@@ -26,7 +26,8 @@ def test_simulate_takes_the_users_own_data(tmp_path):
     np.save(tmp_path / "x0.npy", np.random.default_rng(1).normal(size=(6, 3)))
     np.savez(tmp_path / "b.npz", b=np.array([0.1, 0.2, 0.3]))
     done = ctrnn(
-        tmp_path, "simulate", "--out", "deep/er", "--weights", "A.csv", "--initial-states", "x0.npy",
+        tmp_path, "simulate", "--out", "deep/er", "--weights", "A.csv",
+        "--initial-states", "x0.npy",
         "--bias", "b.npz", "--activation", "hard-tanh", "--solver", "RK4", "--dt", "0.01",
         "--duration", "1.2", "--save-every", "3", "--max-norm", "100", "--dtype", "float64",
         "--device", "cpu",

@@ -294,7 +294,8 @@ def test_gradients(solver, kwargs):
         rnn, x0, dt = point
         run = ct.simulate(
             rnn, x0, dt=dt, solver=solver, adjoint=adjoint,
-            fold=(0.0, lambda c, t, x: c + t * jnp.sum(x**2)), observe=lambda t, x: t * x[0], **kwargs,
+            fold=(0.0, lambda c, t, x: c + t * jnp.sum(x**2)),
+            observe=lambda t, x: t * x[0], **kwargs,
         )  # fmt: skip
         scale = 1 / kwargs["num_steps"]
         return jnp.sum(run.xs[:, 1:] ** 3) + scale * jnp.sum(run.folded) + jnp.sum(run.observed)
