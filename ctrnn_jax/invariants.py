@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
 
 from . import _checks
-from ._types import Array, ArrayLike, Float
+from ._types import Array, ArrayLike, Float, matmul_precision
 from .model import CTRNN
 
 DRIFT_KINDS = ("rms", "mean", "max")
@@ -34,8 +33,8 @@ def _offset(rnn: CTRNN) -> Float[Array, " n"] | None:
     if rnn.form == "rate" or rnn.bias is None:
         return None
     A = rnn.weights.as_matrix()
-    # A is singular for odd n: the pseudo-inverse, whose derivative lineax knows.
-    c = lx.linear_solve(lx.MatrixLinearOperator(A), rnn.bias, lx.SVD()).value
+    # A is singular for odd n; the derivative of pinv survives its paired singular values.
+    c = jnp.matmul(jnp.linalg.pinv(A), rnn.bias, precision=matmul_precision())
     residual = jnp.linalg.norm(rnn.weights.matvec(c) - rnn.bias)
     tolerance = rnn.size * np.sqrt(float(jnp.finfo(A.dtype).eps)) * jnp.linalg.norm(rnn.bias)
     if not _checks.is_traced(residual) and residual > tolerance:

@@ -105,7 +105,7 @@ def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, ...]:
     f = jnp.abs(omega) / (2 * np.pi)
     z = jnp.moveaxis(rnn.preactivation(x0.reshape(-1, n).T), 0, -1)
     level = jnp.sum(rnn.activation.potential(z).reshape(*x0.shape[:-1], n // 2, 2), axis=-1)
+    f = jnp.broadcast_to(f, level.shape)
     if isinstance(rnn.activation, Tanh):
         f = f * _agm_frequency_factor(level)
-    f = jnp.broadcast_to(f, level.shape)
     return f[..., 0] if n == 2 else f
