@@ -1,4 +1,6 @@
-"""Bad calls and the one line that each must give."""
+"""Bad calls, the exception and the one line that each must give; traced values pass."""
+
+import re
 
 import diffrax
 import jax
@@ -10,108 +12,611 @@ import pytest
 import ctrnn_jax as ct
 
 F = jnp.result_type(float)
+OTHER = jnp.dtype(jnp.float32 if jnp.float64 == F else jnp.float16)
+INT = jnp.result_type(int)
 KEY = jax.random.key(0)
+NAN, INF = float("nan"), float("inf")
 
 
 def ones(*shape):
     return jnp.ones(shape, F)
 
 
-def net(n=4, **kwargs):
-    return ct.CTRNN(ct.DenseSkew.init(KEY, n), **kwargs)
+def net(n=4, *args, **kwargs):
+    return ct.CTRNN(ct.DenseSkew.init(KEY, n), *args, **kwargs)
+
+
+def dense(n):
+    return ct.CTRNN(ct.DenseWeights(ones(n, n)))
 
 
 def sim(x0=None, rnn=None, **kwargs):
     x0 = ones(3, 4) if x0 is None else x0
-    return ct.simulate(rnn or net(), x0, **{"dt": 0.1, "num_steps": 4, **kwargs})
+    return ct.simulate(net() if rnn is None else rnn, x0, **{"dt": 0.1, "num_steps": 4, **kwargs})
 
 
-NAN = float("nan")
-CALLS = [
-    (lambda: ct.DenseSkew(ones(2, 3)), "W: expected a square matrix"),
-    (lambda: ct.DenseSkew(ones(2)), "W: expected shape (n, n), got (2,)"),
-    (lambda: ct.DenseSkew(np.eye(2, dtype=int)), "W: expected a floating-point array"),
-    (lambda: ct.DenseSkew("A"), "W: expected a floating-point array of shape (n, n), got str"),
-    (lambda: ct.DenseSkew(ones(1, 1)), "W: expected at least 2 neurons"),
-    (lambda: ct.DenseSkew(NAN * ones(2, 2)), "W: expected finite values, got 4 non-finite of 4"),
-    (lambda: ct.DenseSkew.init(KEY, 1), "n: expected an integer >= 2, got 1"),
-    (lambda: ct.DenseSkew.init(KEY, 2.5), "n: expected an integer >= 2, got 2.5"),
-    (lambda: ct.DenseSkew.init(KEY, 4, scale=-1.0), "scale: expected a finite number > 0"),
-    (lambda: ct.DenseSkew.init(KEY, 4, dtype=int), "dtype: expected a floating-point dtype"),
-    (lambda: ct.BlockSkew.init(KEY, 5), "n: expected an even number of neurons, got 5"),
-    (lambda: ct.BlockSkew(ones(0)), "omega: expected at least one angular frequency"),
-    (lambda: ct.BlockSkew(ones(2, 2)), "omega: expected shape (n/2,), got (2, 2)"),
-    (lambda: ct.BipartiteSkew(ones(0, 2)), "B: expected at least one neuron in each group"),
-    (lambda: ct.BipartiteSkew.init(KEY, 4, p=4), "p: expected a group smaller than n = 4, got 4"),
-    (lambda: ct.LowRankSkew(ones(4, 1), ones(4, 2)), "V: expected the shape of U, (4, 1)"),
-    (lambda: ct.LowRankSkew.init(KEY, 4, rank=0), "rank: expected an integer >= 1, got 0"),
-    (lambda: ct.CustomActivation(3), "fn: expected a function of an array, got 3"),
-    (lambda: ct.CustomActivation(jnp.tanh, 3), "potential: expected a function"),
-    (lambda: ct.CTRNN(ones(2, 2)), "weights: expected weights such as DenseSkew(W)"),
-    (lambda: net(activation=ct.Tanh), "activation: expected an activation such as Tanh()"),
-    (lambda: net(form="spiking"), "form: expected one of 'rate', 'current', got 'spiking'"),
-    (lambda: net(bias=ones(3)), "bias: expected shape (4,), got (3,)"),
-    (lambda: net(bias=NAN * ones(4)), "bias: expected finite values"),
-    (lambda: net(leak=-0.5), "leak: expected values >= 0, got -0.5"),
-    (lambda: sim(rnn=jnp.tanh), "rnn: expected a CTRNN"),
-    (lambda: sim(ones(3, 5)), "x0: expected shape (..., 4), one value per neuron, got (3, 5)"),
-    (lambda: sim(ones(0, 4)), "x0: expected at least one initial state, got shape (0, 4)"),
-    (lambda: sim(jnp.ones((3, 4), int)), "x0: expected a floating-point array"),
-    (lambda: sim(jnp.ones(4, jnp.float16)), "x0: expected the dtype of the network"),
-    (lambda: sim("x"), "x0: expected a floating-point array of shape (..., 4), got str"),
-    (lambda: sim(1.0), "x0: expected shape (..., 4), got ()"),
-    (lambda: sim(dt=0), "dt: expected a finite number > 0, got 0"),
-    (lambda: sim(dt=-0.1), "dt: expected a finite number > 0, got -0.1"),
-    (lambda: sim(dt=NAN), "dt: expected a finite number > 0, got nan"),
-    (lambda: sim(dt="1"), "dt: expected a finite number > 0, got '1'"),
-    (lambda: sim(dt=ones(2)), "dt: expected a finite number > 0, got shape (2,)"),
-    (lambda: sim(num_steps=0), "num_steps: expected an integer >= 1, got 0"),
-    (lambda: sim(num_steps=4.0), "num_steps: expected an integer >= 1, got 4.0"),
-    (lambda: sim(save_every=3), "num_steps: expected a multiple of save_every = 3, got 4"),
-    (lambda: sim(save_every=0), "save_every: expected an integer >= 1, got 0"),
-    (lambda: sim(solver="euler"), "solver: expected a diffrax solver"),
-    (lambda: sim(solver=diffrax.Euler), "the class Euler; call it"),
-    (lambda: sim(solver=diffrax.KenCarp3()), "solver: expected a solver of ordinary"),
-    (lambda: sim(solver=diffrax.Euler(), rtol=1e-3), "solver: expected an adaptive solver"),
-    (lambda: sim(rtol=-1.0), "rtol: expected a finite number > 0, got -1.0"),
-    (lambda: sim(adjoint="none"), "adjoint: expected one of"),
-    (lambda: sim(observe=3), "observe: expected a function, got 3"),
-    (lambda: sim(fold=jnp.add), "fold: expected a pair (init, update)"),
-    (lambda: sim(fold=(0.0, 1)), "fold: expected a function, got 1"),
-    (lambda: sim(keep_states=1), "keep_states: expected True or False, got 1"),
-    (lambda: sim(max_norm=0.0), "max_norm: expected a finite number > 0, got 0.0"),
-    (lambda: sim(progress="yes"), "progress: expected True, False or a diffrax progress meter"),
-    (lambda: sim(solver=ct.ExactLinear()), "activation Linear() for ExactLinear, got Tanh"),
-    (lambda: ct.energy(net(), ones(3)), "x: expected shape (..., 4), one value per neuron"),
-    (lambda: ct.energy_drift(net(), ones(4)), "xs: expected trajectories of shape"),
-    (lambda: ct.drift_loss(net(), ones(3, 4), "l1"), "kind: expected one of 'rms'"),
-    (
-        lambda: ct.energy(net(3, form="current", bias=ones(3)), ones(3)),
-        "bias: expected a vector in the range of A",
-    ),
-    (
-        lambda: ct.natural_frequencies(ct.CTRNN(ct.DenseWeights(ones(2, 2)))),
-        "rnn: expected skew-symmetric weights, got DenseWeights",
-    ),
-    (lambda: ct.orbit_frequency(net(), ones(4)), "rnn: expected two neurons"),
-    (lambda: ct.orbit_frequency(net(2, leak=0.1), ones(2)), "rnn: expected no leak"),
-    (lambda: ct.power_spectrum(ones(3), 0.1), "y: expected at least 4 samples"),
-    (lambda: ct.dominant_frequency(ones(9), 0.0), "dt: expected a finite number > 0"),
-    (lambda: ct.spectrogram(ones(9), 0.1, window_length=10), "window_length: expected at most"),
-    (lambda: ct.spectrogram(ones(9), 0.1, window_length=4, overlap=4), "overlap: expected less"),
+def keep(carry, t, x):
+    return carry
+
+
+def array_of(shape, got):
+    return f"expected a floating-point array of shape {shape}, got {got}"
+
+
+def number(got):
+    return f"expected a finite number > 0, got {got}"
+
+
+def whole(minimum, got):
+    return f"expected an integer >= {minimum}, got {got}"
+
+
+SKEW = "expected two neurons with skew-symmetric weights, or BlockSkew, got"
+SOLVER = "expected a diffrax solver such as diffrax.Tsit5(), got"
+TERMS = "solver: expected a solver of ordinary differential equations, got"
+ADAPTIVE = "solver: expected an adaptive solver where rtol or atol is given, got"
+METER = "progress: expected True, False or a diffrax progress meter, got"
+FORM = "form: expected one of 'rate', 'current', got"
+TINY = "a 1 x 1 skew-symmetric matrix is zero, got"
+
+# <any> stands for any text; all else is the whole line, letter by letter.
+V, T = ValueError, TypeError
+CALLS = {
+    "DenseSkew": [
+        (lambda: ct.DenseSkew(ones(2)), V, "W: expected shape (n, n), got (2,)"),
+        (lambda: ct.DenseSkew(ones(2, 2, 2)), V, "W: expected shape (n, n), got (2, 2, 2)"),
+        (
+            lambda: ct.DenseSkew(ones(2, 3)),
+            V,
+            "W: expected a square matrix of shape (n, n), got shape (2, 3)",
+        ),
+        (lambda: ct.DenseSkew(ones(1, 1)), V, f"W: expected at least 2 neurons: {TINY} (1, 1)"),
+        (lambda: ct.DenseSkew(ones(0, 0)), V, f"W: expected at least 2 neurons: {TINY} (0, 0)"),
+        (lambda: ct.DenseSkew(np.eye(2, dtype=INT)), T, f"W: {array_of('(n, n)', f'dtype {INT}')}"),
+        (lambda: ct.DenseSkew(np.eye(2) > 0), T, f"W: {array_of('(n, n)', 'dtype bool')}"),
+        (
+            lambda: ct.DenseSkew(1j * ones(2, 2)),
+            T,
+            f"W: {array_of('(n, n)', 'dtype complex<any>')}",
+        ),
+        (lambda: ct.DenseSkew("A"), T, f"W: {array_of('(n, n)', 'str')}"),
+        (lambda: ct.DenseSkew(None), T, f"W: {array_of('(n, n)', 'NoneType')}"),
+        (lambda: ct.DenseSkew([[0.0, 1.0], [0.0]]), T, f"W: {array_of('(n, n)', 'list')}"),
+        (lambda: ct.DenseSkew(object()), T, f"W: {array_of('(n, n)', 'object')}"),
+        (
+            lambda: ct.DenseSkew(NAN * ones(2, 2)),
+            V,
+            "W: expected finite values, got 4 non-finite of 4",
+        ),
+        (
+            lambda: ct.DenseSkew(ones(2, 2).at[0, 1].set(INF)),
+            V,
+            "W: expected finite values, got 1 non-finite of 4",
+        ),
+        (lambda: ct.DenseSkew.init(KEY, 1), V, f"n: {whole(2, 1)}"),
+        (lambda: ct.DenseSkew.init(KEY, 2.5), T, f"n: {whole(2, 2.5)}"),
+        (lambda: ct.DenseSkew.init(KEY, True), T, f"n: {whole(2, True)}"),
+        (lambda: ct.DenseSkew.init(KEY, "4"), T, f"n: {whole(2, repr('4'))}"),
+        (lambda: ct.DenseSkew.init(KEY, 4, scale=-1.0), V, f"scale: {number(-1.0)}"),
+        (lambda: ct.DenseSkew.init(KEY, 4, scale=NAN), V, f"scale: {number('nan')}"),
+        (lambda: ct.DenseSkew.init(KEY, 4, scale=0), V, f"scale: {number(0)}"),
+        (lambda: ct.DenseSkew.init(KEY, 4, scale="1"), T, f"scale: {number(repr('1'))}"),
+        (lambda: ct.DenseSkew.init(KEY, 4, scale=ones(2)), V, f"scale: {number('shape (2,)')}"),
+        (
+            lambda: ct.DenseSkew.init(KEY, 4, dtype=int),
+            T,
+            "dtype: expected a floating-point dtype, got int64",
+        ),
+        (
+            lambda: ct.DenseSkew.init(KEY, 4, dtype="complex64"),
+            T,
+            "dtype: expected a floating-point dtype, got complex64",
+        ),
+    ],
+    "DenseWeights": [
+        (lambda: ct.DenseWeights(ones(0, 0)), V, "W: expected at least 1 neuron, got (0, 0)"),
+        (
+            lambda: ct.DenseWeights(ones(2, 3)),
+            V,
+            "W: expected a square matrix of shape (n, n), got shape (2, 3)",
+        ),
+        (lambda: ct.DenseWeights.init(KEY, 0), V, f"n: {whole(1, 0)}"),
+        (lambda: ct.DenseWeights.init(KEY, 4, scale=INF), V, f"scale: {number('inf')}"),
+    ],
+    "BlockSkew": [
+        (
+            lambda: ct.BlockSkew(ones(0)),
+            V,
+            "omega: expected at least one angular frequency, got shape (0,)",
+        ),
+        (lambda: ct.BlockSkew(ones(2, 2)), V, "omega: expected shape (n/2,), got (2, 2)"),
+        (lambda: ct.BlockSkew(1.0), V, "omega: expected shape (n/2,), got ()"),
+        (lambda: ct.BlockSkew(np.ones(2, INT)), T, f"omega: {array_of('(n/2,)', f'dtype {INT}')}"),
+        (lambda: ct.BlockSkew("1"), T, f"omega: {array_of('(n/2,)', 'str')}"),
+        (
+            lambda: ct.BlockSkew(ones(2) * INF),
+            V,
+            "omega: expected finite values, got 2 non-finite of 2",
+        ),
+        (lambda: ct.BlockSkew.from_hz("1"), T, f"f: {array_of('(n/2,)', 'str')}"),
+        (lambda: ct.BlockSkew.from_hz(1.0), V, "f: expected shape (n/2,), got ()"),
+        (
+            lambda: ct.BlockSkew.init(KEY, 5),
+            V,
+            "n: expected an even number of neurons, got 5",
+        ),
+        (lambda: ct.BlockSkew.init(KEY, 1), V, f"n: {whole(2, 1)}"),
+        (
+            lambda: ct.BlockSkew.init(KEY, 4, low=2.0, high=1.0),
+            V,
+            "high: expected a number above low = 2.0, got 1.0",
+        ),
+    ],
+    "BipartiteSkew": [
+        (
+            lambda: ct.BipartiteSkew(ones(0, 2)),
+            V,
+            "B: expected at least one neuron in each group, got shape (0, 2)",
+        ),
+        (lambda: ct.BipartiteSkew(ones(2)), V, "B: expected shape (p, q), got (2,)"),
+        (
+            lambda: ct.BipartiteSkew(np.eye(2, dtype=INT)),
+            T,
+            f"B: {array_of('(p, q)', f'dtype {INT}')}",
+        ),
+        (
+            lambda: ct.BipartiteSkew(NAN * ones(1, 2)),
+            V,
+            "B: expected finite values, got 2 non-finite of 2",
+        ),
+        (
+            lambda: ct.BipartiteSkew.init(KEY, 4, p=4),
+            V,
+            "p: expected a group smaller than n = 4, got 4",
+        ),
+        (lambda: ct.BipartiteSkew.init(KEY, 4, p=0), V, f"p: {whole(1, 0)}"),
+        (lambda: ct.BipartiteSkew.init(KEY, 4, p=1.5), T, f"p: {whole(1, 1.5)}"),
+        (lambda: ct.BipartiteSkew.init(KEY, 4, scale=-1), V, f"scale: {number(-1)}"),
+    ],
+    "LowRankSkew": [
+        (
+            lambda: ct.LowRankSkew(ones(4, 1), ones(4, 2)),
+            V,
+            "V: expected the shape of U, (4, 1), got (4, 2)",
+        ),
+        (
+            lambda: ct.LowRankSkew(ones(4, 1), jnp.ones((4, 1), OTHER)),
+            T,
+            f"V: expected the dtype of U, {F}, got {OTHER}",
+        ),
+        (lambda: ct.LowRankSkew(ones(4), ones(4)), V, "U: expected shape (n, r), got (4,)"),
+        (
+            lambda: ct.LowRankSkew(ones(4, 0), ones(4, 0)),
+            V,
+            "U: expected at least 2 neurons and rank 1, got shape (4, 0)",
+        ),
+        (
+            lambda: ct.LowRankSkew(ones(1, 1), ones(1, 1)),
+            V,
+            "U: expected at least 2 neurons and rank 1, got shape (1, 1)",
+        ),
+        (lambda: ct.LowRankSkew(ones(4, 1), None), T, f"V: {array_of('(n, r)', 'NoneType')}"),
+        (
+            lambda: ct.LowRankSkew(ones(4, 1), NAN * ones(4, 1)),
+            V,
+            "V: expected finite values, got 4 non-finite of 4",
+        ),
+        (lambda: ct.LowRankSkew.init(KEY, 4, rank=0), V, f"rank: {whole(1, 0)}"),
+        (lambda: ct.LowRankSkew.init(KEY, 4, rank=1.0), T, f"rank: {whole(1, 1.0)}"),
+        (lambda: ct.LowRankSkew.init(KEY, 4, scale=-1), V, f"scale: {number(-1)}"),
+    ],
+    "CustomActivation": [
+        (lambda: ct.CustomActivation(3), T, "fn: expected a function of an array, got 3"),
+        (lambda: ct.CustomActivation("tanh"), T, "fn: expected a function of an array, got 'tanh'"),
+        (
+            lambda: ct.CustomActivation(jnp.tanh, potential=3),
+            T,
+            "potential: expected a function of an array or None, got 3",
+        ),
+    ],
+    "CTRNN": [
+        (
+            lambda: ct.CTRNN(ones(2, 2)),
+            T,
+            "weights: expected weights such as DenseSkew(W), got ArrayImpl",
+        ),
+        (
+            lambda: ct.CTRNN(ct.DenseSkew),
+            T,
+            "weights: expected weights such as DenseSkew(W), got the class DenseSkew; call it",
+        ),
+        (
+            lambda: net(4, ct.Tanh),
+            T,
+            "activation: expected an activation such as Tanh(), got the class Tanh; call it",
+        ),
+        (lambda: net(4, "tanh"), T, "activation: expected an activation such as Tanh(), got str"),
+        (
+            lambda: net(4, np.tanh),
+            T,
+            "activation: expected an activation such as Tanh(), got ufunc",
+        ),
+        (lambda: net(form="spiking"), V, f"{FORM} 'spiking'"),
+        (lambda: net(form=None), V, f"{FORM} None"),
+        (lambda: net(bias=ones(3)), V, "bias: expected shape (4,), got (3,)"),
+        (lambda: net(bias=ones(4, 1)), V, "bias: expected shape (4,), got (4, 1)"),
+        (lambda: net(bias=1.0), V, "bias: expected shape (4,), got ()"),
+        (lambda: net(bias=np.ones(4, INT)), T, f"bias: {array_of('(4,)', f'dtype {INT}')}"),
+        (
+            lambda: net(bias=jnp.ones(4, OTHER)),
+            T,
+            f"bias: expected the dtype of weights, {F}, got {OTHER}",
+        ),
+        (
+            lambda: net(bias=NAN * ones(4)),
+            V,
+            "bias: expected finite values, got 4 non-finite of 4",
+        ),
+        (lambda: net(bias="b"), T, f"bias: {array_of('(4,)', 'str')}"),
+        (lambda: net(leak=-0.5), V, "leak: expected values >= 0, got -0.5"),
+        (lambda: net(leak=-ones(4)), V, "leak: expected values >= 0, got -1.0"),
+        (lambda: net(leak=ones(3)), V, "leak: expected shape () or (4,), got (3,)"),
+        (lambda: net(leak=ones(4, 1)), V, "leak: expected shape () or (4,), got (4, 1)"),
+        (lambda: net(leak=NAN), V, "leak: expected finite values, got 1 non-finite of 1"),
+        (lambda: net(leak=True), T, f"leak: {array_of('() or (4,)', 'dtype bool')}"),
+        (
+            lambda: net(leak=jnp.ones((), OTHER)),
+            T,
+            f"leak: expected the dtype of weights, {F}, got {OTHER}",
+        ),
+    ],
+    "simulate rnn, x0": [
+        (lambda: sim(rnn=jnp.tanh), T, "rnn: expected a CTRNN, got <any>"),
+        (lambda: sim(rnn=ct.CTRNN), T, "rnn: expected a CTRNN, got the class CTRNN; call it"),
+        (lambda: sim(rnn=net().weights), T, "rnn: expected a CTRNN, got DenseSkew"),
+        (
+            lambda: sim(ones(3, 5)),
+            V,
+            "x0: expected shape (..., 4), one value per neuron, got (3, 5)",
+        ),
+        (lambda: sim(1.0), V, "x0: expected shape (..., 4), got ()"),
+        (lambda: sim(ones(0, 4)), V, "x0: expected at least one initial state, got shape (0, 4)"),
+        (lambda: sim(np.ones((3, 4), INT)), T, f"x0: {array_of('(..., 4)', f'dtype {INT}')}"),
+        (
+            lambda: sim(jnp.ones(4, jnp.float16)),
+            T,
+            f"x0: expected the dtype of the network, {F}, got float16",
+        ),
+        (lambda: sim("x"), T, f"x0: {array_of('(..., 4)', 'str')}"),
+        (
+            lambda: ct.simulate(net(), None, dt=0.1, num_steps=4),
+            T,
+            f"x0: {array_of('(..., 4)', 'NoneType')}",
+        ),
+    ],
+    "simulate dt": [
+        (lambda: sim(dt=0), V, f"dt: {number(0)}"),
+        (lambda: sim(dt=-0.1), V, f"dt: {number(-0.1)}"),
+        (lambda: sim(dt=NAN), V, f"dt: {number('nan')}"),
+        (lambda: sim(dt=INF), V, f"dt: {number('inf')}"),
+        (lambda: sim(dt="0.1"), T, f"dt: {number(repr('0.1'))}"),
+        (lambda: sim(dt=ones(2)), V, f"dt: {number('shape (2,)')}"),
+        (lambda: sim(dt=None), T, f"dt: {number(None)}"),
+        (lambda: sim(dt=True), T, f"dt: {number(True)}"),
+        (lambda: sim(dt=1j), T, f"dt: {number(1j)}"),
+    ],
+    "simulate num_steps, save_every": [
+        (lambda: sim(num_steps=0), V, f"num_steps: {whole(1, 0)}"),
+        (lambda: sim(num_steps=-1), V, f"num_steps: {whole(1, -1)}"),
+        (lambda: sim(num_steps=4.0), T, f"num_steps: {whole(1, 4.0)}"),
+        (lambda: sim(num_steps=True), T, f"num_steps: {whole(1, True)}"),
+        (lambda: sim(num_steps=None), T, f"num_steps: {whole(1, None)}"),
+        (lambda: sim(num_steps=2**31), V, "num_steps: expected at most 2147483646, got 2147483648"),
+        (
+            lambda: jax.jit(lambda k: sim(num_steps=k).xs)(4),
+            T,
+            f"num_steps: {whole(1, '<any>')}",
+        ),
+        (
+            lambda: sim(save_every=3),
+            V,
+            "num_steps: expected a multiple of save_every = 3, got 4",
+        ),
+        (lambda: sim(save_every=0), V, f"save_every: {whole(1, 0)}"),
+        (lambda: sim(save_every=2.0), T, f"save_every: {whole(1, 2.0)}"),
+    ],
+    "simulate solver, tolerances": [
+        (lambda: sim(solver="euler"), T, f"solver: {SOLVER} str"),
+        (lambda: sim(solver=None), T, f"solver: {SOLVER} NoneType"),
+        (lambda: sim(solver=diffrax.Euler), T, f"solver: {SOLVER} the class Euler; call it"),
+        (
+            lambda: sim(solver=diffrax.SemiImplicitEuler()),
+            V,
+            f"{TERMS} SemiImplicitEuler, which needs several terms",
+        ),
+        (
+            lambda: sim(solver=diffrax.KenCarp3()),
+            V,
+            f"{TERMS} KenCarp3, which needs several terms",
+        ),
+        (
+            lambda: sim(solver=ct.ExactLinear()),
+            V,
+            "solver: expected activation Linear() for ExactLinear, got Tanh",
+        ),
+        (lambda: sim(solver=diffrax.Euler(), rtol=1e-3), V, f"{ADAPTIVE} Euler"),
+        (lambda: sim(solver=ct.RK4(), atol=1e-3), V, f"{ADAPTIVE} RK4"),
+        (lambda: sim(rtol=-1.0), V, f"rtol: {number(-1.0)}"),
+        (lambda: sim(rtol=0.0, atol=1e-6), V, f"rtol: {number(0.0)}"),
+        (lambda: sim(rtol="1e-3"), T, f"rtol: {number(repr('1e-3'))}"),
+        (lambda: sim(rtol=ones(3)), V, f"rtol: {number('shape (3,)')}"),
+        (lambda: sim(atol=NAN), V, f"atol: {number('nan')}"),
+    ],
+    "simulate, the rest": [
+        (
+            lambda: sim(adjoint="none"),
+            V,
+            "adjoint: expected one of 'checkpointed', 'direct', got 'none'",
+        ),
+        (lambda: sim(observe=3), T, "observe: expected a function, got 3"),
+        (lambda: sim(fold=jnp.add), T, "fold: expected a pair (init, update), got <any>"),
+        (lambda: sim(fold=(0.0,)), T, "fold: expected a pair (init, update), got tuple"),
+        (lambda: sim(fold=[0.0, keep]), T, "fold: expected a pair (init, update), got list"),
+        (lambda: sim(fold=(0.0, 1)), T, "fold: expected a function, got 1"),
+        (lambda: sim(keep_states=1), T, "keep_states: expected True or False, got 1"),
+        (lambda: sim(keep_states=None), T, "keep_states: expected True or False, got None"),
+        (lambda: sim(max_norm=0.0), V, f"max_norm: {number(0.0)}"),
+        (lambda: sim(max_norm=-1.0), V, f"max_norm: {number(-1.0)}"),
+        (lambda: sim(max_norm=NAN), V, f"max_norm: {number('nan')}"),
+        (lambda: sim(max_norm=ones(3)), V, f"max_norm: {number('shape (3,)')}"),
+        (lambda: sim(progress="yes"), T, f"{METER} 'yes'"),
+        (lambda: sim(progress=diffrax.TqdmProgressMeter), T, f"{METER} <any>"),
+    ],
+    "invariants": [
+        (
+            lambda: ct.energy(net(), ones(3)),
+            V,
+            "x: expected shape (..., 4), one value per neuron, got (3,)",
+        ),
+        (lambda: ct.energy(net(), 1.0), V, "x: expected shape (..., 4), got ()"),
+        (lambda: ct.energy(net(), "x"), T, f"x: {array_of('(..., 4)', 'str')}"),
+        (
+            lambda: ct.energy(net(), jnp.ones(4, OTHER)),
+            T,
+            f"x: expected the dtype of the network, {F}, got {OTHER}",
+        ),
+        (lambda: ct.energy(net().weights, ones(4)), T, "rnn: expected a CTRNN, got DenseSkew"),
+        (
+            lambda: ct.energy(net(3, form="current", bias=ones(3)), ones(3)),
+            V,
+            "bias: expected a vector in the range of A: otherwise the current form conserves "
+            "no energy, got a distance of <any> from it",
+        ),
+        (
+            lambda: ct.casimirs(net(), ones(3)),
+            V,
+            "x: expected shape (..., 4), one value per neuron, got (3,)",
+        ),
+        (
+            lambda: ct.casimirs(dense(4), ones(4)),
+            V,
+            "rnn: expected skew-symmetric weights, got DenseWeights",
+        ),
+        (
+            lambda: ct.energy_drift(net(), ones(4)),
+            V,
+            "xs: expected trajectories of shape (..., S, 4), got (4,)",
+        ),
+        (
+            lambda: ct.energy_drift(net(), ones(0, 4)),
+            V,
+            "xs: expected trajectories of shape (..., S, 4), got (0, 4)",
+        ),
+        (
+            lambda: ct.drift_loss(net(), ones(4)),
+            V,
+            "xs: expected trajectories of shape (..., S, 4), got (4,)",
+        ),
+        (
+            lambda: ct.drift_loss(net(), ones(3, 4), "l1"),
+            V,
+            "kind: expected one of 'rms', 'mean', 'max', got 'l1'",
+        ),
+    ],
+    "orbits": [
+        (
+            lambda: ct.natural_frequencies(dense(2)),
+            V,
+            "rnn: expected skew-symmetric weights, got DenseWeights",
+        ),
+        (lambda: ct.natural_frequencies(ones(2, 2)), T, "rnn: expected a CTRNN, got ArrayImpl"),
+        (lambda: ct.orbit_frequency(net(), ones(4)), V, f"rnn: {SKEW} DenseSkew with 4 neurons"),
+        (lambda: ct.orbit_frequency(net(3), ones(3)), V, f"rnn: {SKEW} DenseSkew with 3 neurons"),
+        (
+            lambda: ct.orbit_frequency(dense(2), ones(2)),
+            V,
+            f"rnn: {SKEW} DenseWeights with 2 neurons",
+        ),
+        (
+            lambda: ct.orbit_frequency(dense(1), ones(1)),
+            V,
+            f"rnn: {SKEW} DenseWeights with 1 <any>",
+        ),
+        (
+            lambda: ct.orbit_frequency(net(2, ct.ReLU()), ones(2)),
+            V,
+            "rnn: expected activation Tanh() or Linear(), got ReLU",
+        ),
+        (
+            lambda: ct.orbit_frequency(net(2, leak=0.1), ones(2)),
+            V,
+            "rnn: expected no leak: damped orbits do not close, got a leak",
+        ),
+        (
+            lambda: ct.orbit_frequency(net(2, form="current", bias=ones(2)), ones(2)),
+            V,
+            "rnn: expected no bias in the current form, got a bias",
+        ),
+        (
+            lambda: ct.orbit_frequency(net(2), ones(3)),
+            V,
+            "x0: expected shape (..., 2), one value per neuron, got (3,)",
+        ),
+        (
+            lambda: ct.orbit_frequency(net(2), np.ones(2, INT)),
+            T,
+            f"x0: {array_of('(..., 2)', f'dtype {INT}')}",
+        ),
+        (
+            lambda: ct.orbit_frequency(net(2), jnp.ones(2, OTHER)),
+            T,
+            f"x0: expected the dtype of the network, {F}, got {OTHER}",
+        ),
+    ],
+    "spectra": [
+        *(
+            row
+            for f in (ct.power_spectrum, ct.spectrogram, ct.dominant_frequency)
+            for row in (
+                (
+                    lambda f=f: f(ones(2, 3), 0.1),
+                    V,
+                    "y: expected at least 4 samples on the last axis, got shape (2, 3)",
+                ),
+                (
+                    lambda f=f: f(np.ones(9, INT), 0.1),
+                    T,
+                    f"y: {array_of('(..., S)', f'dtype {INT}')}",
+                ),
+                (lambda f=f: f("y", 0.1), T, f"y: {array_of('(..., S)', 'str')}"),
+                (lambda f=f: f(1.0, 0.1), V, "y: expected shape (..., S), got ()"),
+                (lambda f=f: f(ones(9), 0.0), V, f"dt: {number(0.0)}"),
+                (lambda f=f: f(ones(9), -0.1), V, f"dt: {number(-0.1)}"),
+                (lambda f=f: f(ones(9), ones(9)), V, f"dt: {number('shape (9,)')}"),
+            )
+        ),
+        (
+            lambda: ct.spectrogram(ones(9), 0.1, window_length=10),
+            V,
+            "window_length: expected at most the 9 samples of y, got 10",
+        ),
+        (
+            lambda: ct.spectrogram(ones(9), 0.1, window_length=3),
+            V,
+            f"window_length: {whole(4, 3)}",
+        ),
+        (
+            lambda: ct.spectrogram(ones(9), 0.1, window_length=4.0),
+            T,
+            f"window_length: {whole(4, 4.0)}",
+        ),
+        (
+            lambda: ct.spectrogram(ones(9), 0.1, window_length=4, overlap=4),
+            V,
+            "overlap: expected less than window_length = 4, got 4",
+        ),
+        (lambda: ct.spectrogram(ones(9), 0.1, overlap=-1), V, f"overlap: {whole(0, -1)}"),
+        (lambda: ct.spectrogram(ones(9), 0.1, overlap=1.5), T, f"overlap: {whole(0, 1.5)}"),
+    ],
+}
+TABLE = [
+    pytest.param(*row, id=f"{where} {i}")
+    for where, rows in CALLS.items()
+    for i, row in enumerate(rows)
 ]
 
 
 @pytest.fixture
 def unchecked():
     """Our own checks speak, not the type checker that the tests switch on."""
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
-@pytest.mark.parametrize("call,message", CALLS, ids=[message[:40] for _, message in CALLS])
-def test_bad_call(call, message, unchecked):
-    with pytest.raises((ValueError, TypeError)) as error:
+def check_bad_call(call, error, line, capfd):
+    with pytest.raises((ValueError, TypeError)) as raised:
         call()
-    assert message in str(error.value) and "\n" not in str(error.value)
+    message = str(raised.value)
+    assert raised.type is error, message
+    assert re.fullmatch(r"\w+: expected .+, got .+", message), message
+    assert re.fullmatch(re.escape(line).replace("<any>", ".+"), message), message
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("call,error,line", TABLE)
+def test_bad_call(call, error, line, unchecked, capfd):
+    check_bad_call(call, error, line, capfd)
+
+
+def xs(x0=None, rnn=None, **kwargs):
+    return sim(x0, rnn, solver=kwargs.pop("solver", diffrax.Euler()), **kwargs).xs
+
+
+W = jax.random.normal(KEY, (4, 4), F)
+STATE = jnp.array([0.3, 0.1, -0.2, 0.4], F)
+# A function, a good value, and a value that is refused where it is known.
+TRACED = {
+    "dt": (lambda v: xs(dt=v), 0.1, -0.1),
+    "x0": (lambda v: xs(v), STATE, NAN * STATE),
+    "max_norm": (lambda v: xs(max_norm=v), 2.0, -1.0),
+    "tolerances": (lambda v: xs(rtol=v, atol=v, solver=diffrax.Tsit5()), 1e-3, None),
+    "DenseSkew": (lambda v: xs(rnn=ct.CTRNN(ct.DenseSkew(v))), W, NAN * W),
+    "DenseWeights": (lambda v: xs(rnn=ct.CTRNN(ct.DenseWeights(v))), W, NAN * W),
+    "BlockSkew": (lambda v: xs(rnn=ct.CTRNN(ct.BlockSkew(v))), W[0, :2], NAN * W[0, :2]),
+    "BipartiteSkew": (lambda v: xs(rnn=ct.CTRNN(ct.BipartiteSkew(v))), W[:2, :2], NAN * W[:2, :2]),
+    "LowRankSkew": (lambda v: xs(rnn=ct.CTRNN(ct.LowRankSkew(v, W[:, :1]))), W[:, 1:2], None),
+    "bias": (lambda v: xs(rnn=net(bias=v)), STATE, NAN * STATE),
+    "leak": (lambda v: xs(rnn=net(leak=v)), 0.5, -0.5),
+    "power_spectrum dt": (
+        lambda v: ct.power_spectrum(jnp.sin(jnp.arange(9, dtype=F)), v),
+        0.1,
+        -0.1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_traced_values_pass(name, capfd):
+    f, good, bad = TRACED[name]
+    expected = f(good)
+    good = jnp.asarray(good, F)
+    for got, want in zip(jax.tree.leaves(jax.jit(f)(good)), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, want, rtol=100 * jnp.finfo(F).eps, atol=1e-5)
+    if bad is not None:
+        jax.block_until_ready(jax.jit(f)(jnp.asarray(bad, F)))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "call,error,line",
+    [
+        (lambda: jax.jit(lambda v: xs(dt=v))(ones(2)), V, "dt: expected a scalar, got shape (2,)"),
+        (
+            lambda: jax.jit(xs)(ones(5)),
+            V,
+            "x0: expected shape (..., 4), one value per neuron, got (5,)",
+        ),
+        (
+            lambda: jax.jit(xs)(np.ones(4, INT)),
+            T,
+            f"x0: {array_of('(..., 4)', f'dtype {INT}')}",
+        ),
+        (
+            lambda: jax.jit(ct.DenseSkew)(ones(2, 3)),
+            V,
+            "W: expected a square matrix of shape (n, n), got shape (2, 3)",
+        ),
+    ],
+    ids=["dt shape", "x0 shape", "x0 dtype", "W shape"],
+)
+def test_shape_and_dtype_are_checked_when_traced(call, error, line, unchecked, capfd):
+    check_bad_call(call, error, line, capfd)
+
+
+def test_traced_bias_outside_the_range_of_A_gives_nan():
+    def f(bias):
+        return ct.energy(net(3, form="current", bias=bias), ones(3))
+
+    assert jnp.isnan(jax.jit(f)(ones(3)))
