@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
@@ -38,9 +37,6 @@ _MARKERS = {
     "stopped": ("X", "#e0201b", 9),
     "peak": ("v", "#e0201b", 9),
 }
-# Compiled whole they start several times faster than operation by operation.
-_power_spectrum = jax.jit(spectra.power_spectrum)
-_spectrogram = jax.jit(spectra.spectrogram, static_argnames=("window_length", "overlap"))
 _POWER_RANGE = 1e10  # 100 dB: weaker parts of a spectrum are left below its picture
 
 
@@ -300,7 +296,7 @@ def spectrum(
     chosen = slice(None) if neuron is None else [_position("neuron", neuron, orbits.n)]
     xs = np.where(orbits.cut[:, None, None], 0, orbits.xs[..., chosen])
     # Less the first value, a constant signal has no power at all, not even from rounding.
-    f, power = _power_spectrum(np.moveaxis(xs - xs[:, :1], -1, 0), orbits.dt)
+    f, power = spectra.power_spectrum(np.moveaxis(xs - xs[:, :1], -1, 0), orbits.dt)
     # The mean is taken out of the signal, so 0 Hz means nothing.
     f, power = np.asarray(f)[1:], np.asarray(power)[..., 1:].mean(axis=0)
     power = power[~orbits.cut & np.isfinite(power).all(axis=-1)]
@@ -356,7 +352,7 @@ def spectrogram(
     # Windows overlap by three quarters, or by more for a picture of 300 columns.
     hop = int(np.clip((saves - length) // 300, 1, length // 4))
     window = {"window_length": length, "overlap": length - hop}
-    f, t, power = _spectrogram(signal - signal[0], orbits.dt, **window)
+    f, t, power = spectra.spectrogram(signal - signal[0], orbits.dt, **window)
     f, power = np.asarray(f)[1:], np.asarray(power)[1:]  # as in `spectrum`
     largest = power.max()
     if not 0 < largest < np.inf:

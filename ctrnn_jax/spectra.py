@@ -43,8 +43,12 @@ def power_spectrum(
         >>> f, power = ct.power_spectrum(trajectory.xs[..., 0], dt=0.01)
     """
     y = _signal(y, 4)
-    rate = 1 / _sampling_interval(dt, y.dtype)
-    return jax.scipy.signal.welch(y, rate, "hann", nperseg=y.shape[-1], detrend="constant")
+    return _periodogram(y, _sampling_interval(dt, y.dtype))
+
+
+@jax.jit
+def _periodogram(y: Array, dt: Array) -> tuple[Float[Array, " F"], Float[Array, "*batch F"]]:
+    return jax.scipy.signal.welch(y, 1 / dt, "hann", nperseg=y.shape[-1], detrend="constant")
 
 
 def spectrogram(
@@ -102,7 +106,13 @@ def dominant_frequency(y: ArrayLike, dt: ArrayLike) -> Float[Array, "*batch"]:
         TypeError, ValueError: where y is no floating-point array of 4 samples or dt is not > 0.
     """
     y = _signal(y, 4)
-    dt = _sampling_interval(dt, y.dtype)
+    if y.shape[-1] > 2**20:
+        _checks.fail("y", "at most 2^20 samples on the last axis", f"shape {y.shape}")
+    return _strongest_line(y, _sampling_interval(dt, y.dtype))
+
+
+@jax.jit
+def _strongest_line(y: Array, dt: Array) -> Float[Array, "*batch"]:
     size = y.shape[-1]
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
     signal = (y - jnp.mean(y, axis=-1, keepdims=True)) * _last(window, y)
@@ -158,6 +168,6 @@ def _turns(peak: Array, size: int, dtype) -> Float[Array, "*batch S"]:
     """
     high, low = jnp.divmod(peak[..., None], 2048)
     sample = jnp.arange(size, dtype=peak.dtype).reshape((1,) * peak.ndim + (-1,))
-    # size <= 2^20: each product stays below 2^31.
-    turns = ((high * sample) % size * 2048 + low * sample) % size
-    return turns.astype(dtype)
+    # size <= 2^20: each product stays below 2^31, and each remainder below 2^20.
+    turns = ((high * sample) % size * 2048) % size + (low * sample) % size
+    return (turns % size).astype(dtype)
