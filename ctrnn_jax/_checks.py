@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import jax
 import jax.core
+import jax.dtypes
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,7 +28,9 @@ def is_traced(x: Any) -> bool:
     return isinstance(x, jax.core.Tracer)
 
 
-def float_array(name: str, value: Any, shape: str, ndim: int | None = None) -> jax.Array:
+def float_array(
+    name: str, value: Any, shape: str, ndim: tuple[int, ...] | None = None
+) -> jax.Array:
     """`value` as a JAX array of floating dtype; `ndim=None` means one dimension or more."""
     expected = f"a floating-point array of shape {shape}"
     if value is None or isinstance(value, str | bytes | dict):
@@ -38,7 +41,7 @@ def float_array(name: str, value: Any, shape: str, ndim: int | None = None) -> j
         fail(name, expected, type(value).__name__, TypeError)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         fail(name, expected, f"dtype {array.dtype}", TypeError)
-    if array.ndim != ndim if ndim is not None else array.ndim == 0:
+    if array.ndim == 0 if ndim is None else array.ndim not in ndim:
         fail(name, f"shape {shape}", array.shape)
     return array
 
@@ -70,31 +73,68 @@ def integer(name: str, value: Any, minimum: int) -> int:
     return number
 
 
-def positive(name: str, value: Any, *, allow_zero: bool = False) -> Any:
-    """A real scalar that is finite and positive where its value is known; returned as it came."""
-    expected = f"a finite number {'>=' if allow_zero else '>'} 0"
-    if is_traced(value):
-        if value.ndim:
-            fail(name, "a scalar", f"shape {value.shape}")
-        return value
-    if isinstance(value, bool | np.bool_ | str) or value is None:
+def real(name: str, value: Any, dtype: Any = None, *, positive: bool = False) -> jax.Array:
+    """A finite real scalar, in `dtype`: there it must be finite, and positive where asked for."""
+    expected = "a finite number > 0" if positive else "a finite number"
+    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    if value is None or isinstance(value, bool | str | bytes):
         fail(name, expected, repr(value), TypeError)
-    shape = np.shape(value)
+    try:
+        kind, shape = jnp.result_type(value), jnp.shape(value)
+    except (TypeError, ValueError, OverflowError):
+        fail(name, expected, repr(value), TypeError)
+    if not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):
+        fail(name, expected, f"dtype {kind}", TypeError)
     if shape:
         fail(name, expected, f"shape {shape}")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
+    if is_traced(value):
+        return value.astype(dtype)
+    if isinstance(value, int) and abs(value) > 2**127:
+        fail(name, expected, "an integer above 2^127")
+    with np.errstate(all="ignore"):
+        number = np.asarray(float(value)).astype(dtype)
+    # Below the smallest normal number devices round to 0.
+    if not np.isfinite(number) or (positive and number < jnp.finfo(dtype).tiny):
+        valid = math.isfinite(value) and (value > 0 or not positive)
+        fail(name, expected, f"{value}, which is {number} in {dtype.name}" if valid else value)
+    return jnp.asarray(number)
+
+
+def positive(name: str, value: Any, dtype: Any = None) -> jax.Array:
+    """A finite real scalar above 0, in `dtype`."""
+    return real(name, value, dtype, positive=True)
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False, and not merely something that counts as such."""
+    if not isinstance(value, bool):
+        fail(name, "True or False", repr(value), TypeError)
+    return value
+
+
+def function(name: str, value: Any, expected: str = "a function") -> Any:
+    """Something to call; a class is not meant."""
+    if isinstance(value, type):
+        fail(name, expected, f"the class {value.__name__}", TypeError)
+    if not callable(value):
         fail(name, expected, repr(value), TypeError)
-    if not math.isfinite(number) or number < 0 or (number == 0 and not allow_zero):
-        fail(name, expected, value)
+    return value
+
+
+def prng_key(name: str, value: Any) -> Any:
+    """A key of jax.random, new or old style."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
+    if not new and not (dtype == jnp.uint32 and shape == (2,)):
+        got = type(value).__name__ if shape is None else f"{dtype} of shape {shape}"
+        fail(name, "a PRNG key such as jax.random.key(0)", got, TypeError)
     return value
 
 
 def one_of(name: str, value: Any, options: Iterable[str]) -> str:
     """A name out of a list of names."""
     options = list(options)
-    if value not in options:
+    if not isinstance(value, str) or value not in options:
         fail(name, "one of " + ", ".join(map(repr, options)), repr(value))
     return value
 

@@ -28,9 +28,8 @@ def within(x: State, max_norm: Scalar | None) -> Bool[Array, " batch"]:
 
 
 def update_fold(update: Callable, fold: Any, t: Scalar, x: State) -> Any:
-    """One update of every trajectory's carry, dtypes kept."""
-    new = jax.vmap(update, in_axes=(0, None, 1))(fold, t, x)
-    return jax.tree.map(lambda a, like: jnp.asarray(a, like.dtype), new, fold)
+    """One update of every trajectory's carry."""
+    return jax.vmap(update, in_axes=(0, None, 1))(fold, t, x)
 
 
 def fixed_step_segments(

@@ -271,12 +271,12 @@ class CustomActivation(AbstractActivation):
     bounded: bool = eqx.field(static=True)
 
     def __init__(self, fn: Any, potential: Any = None, *, odd: bool = False, bounded: bool = False):
-        self.fn, self.potential_fn = fn, potential
-        if not callable(fn):
-            _checks.fail("fn", "a function of an array", repr(fn), TypeError)
-        if potential is not None and not callable(potential):
-            _checks.fail("potential", "a function of an array or None", repr(potential), TypeError)
-        self.odd, self.bounded = bool(odd), bool(bounded)
+        expected = "a function of an array"
+        self.fn = _checks.function("fn", fn, expected)
+        if potential is not None:
+            _checks.function("potential", potential, f"{expected} or None")
+        self.potential_fn = potential
+        self.odd, self.bounded = _checks.flag("odd", odd), _checks.flag("bounded", bounded)
 
     def __call__(self, z: Values) -> Values:
         return self.fn(z)

@@ -71,7 +71,11 @@ def energy(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch"]:
         >>> rnn = ct.CTRNN(ct.BlockSkew(jnp.array([1.0])))
         >>> ct.energy(rnn, jnp.array([0.3, 0.4]))  # log cosh 0.4 + log cosh 0.3
     """
-    columns, batch = _columns(rnn, "x", x)
+    return _energy(rnn, "x", x)
+
+
+def _energy(rnn: CTRNN, name: str, x: ArrayLike) -> Float[Array, "*batch"]:
+    columns, batch = _columns(rnn, name, x)
     value = jnp.sum(rnn.activation.potential(rnn.preactivation(columns)), axis=0)
     c = _offset(rnn)
     return (value if c is None else value + c @ columns).reshape(batch)
@@ -121,7 +125,7 @@ def energy_drift(rnn: CTRNN, xs: ArrayLike) -> Float[Array, "*batch S"]:
     Raises:
         TypeError, ValueError: for a wrong shape or dtype.
     """
-    E = energy(rnn, xs)
+    E = _energy(rnn, "xs", xs)
     if E.ndim == 0 or E.shape[-1] == 0:
         _checks.fail("xs", f"trajectories of shape (..., S, {rnn.size})", np.shape(xs))
     first = jnp.abs(E[..., :1])
@@ -145,6 +149,8 @@ def drift_loss(rnn: CTRNN, xs: ArrayLike, kind: str = "rms") -> Float[Array, ""]
     """
     _checks.one_of("kind", kind, DRIFT_KINDS)
     drift = energy_drift(rnn, xs)
+    if drift.size == 0:
+        _checks.fail("xs", "at least one trajectory", f"shape {np.shape(xs)}")
     if kind == "max":
         return jnp.max(jnp.abs(drift))
     if kind == "mean":

@@ -84,8 +84,8 @@ class CTRNN(eqx.Module):
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = jnp.asarray(value, self.weights.dtype)
         shape = f"({self.size},)" if 0 not in ndims else f"() or ({self.size},)"
-        array = _checks.float_array(name, value, shape, ndim=np.ndim(value))
-        if array.ndim not in ndims or (array.ndim and array.shape != (self.size,)):
+        array = _checks.float_array(name, value, shape, ndim=ndims)
+        if array.ndim and array.shape != (self.size,):
             _checks.fail(name, f"shape {shape}", array.shape)
         _checks.same_dtype(name, array, self.weights.dtype, "weights")
         _checks.finite(name, array)

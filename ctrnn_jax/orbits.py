@@ -86,7 +86,7 @@ def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, ...]:
     _checks.instance("rnn", rnn, CTRNN, "a CTRNN")
     n = rnn.size
     if not rnn.weights.is_skew or not (n == 2 or isinstance(rnn.weights, BlockSkew)):
-        got = f"{type(rnn.weights).__name__} with {n} neurons"
+        got = f"{type(rnn.weights).__name__} of size {n}"
         _checks.fail("rnn", "two neurons with skew-symmetric weights, or BlockSkew", got)
     if not isinstance(rnn.activation, Tanh | Linear):
         _checks.fail("rnn", "activation Tanh() or Linear()", type(rnn.activation).__name__)

@@ -93,7 +93,7 @@ def simulate(
     if x0.size == 0:
         _checks.fail("x0", "at least one initial state", f"shape {x0.shape}")
     _checks.same_dtype("x0", x0, rnn.dtype, "the network")
-    dt = jnp.asarray(_checks.positive("dt", dt), x0.dtype)
+    dt = _checks.positive("dt", dt, x0.dtype)
     save_every = _checks.integer("save_every", save_every, 1)
     num_steps = _checks.integer("num_steps", num_steps, 1)
     if num_steps % save_every:
@@ -103,26 +103,25 @@ def simulate(
     _check_solver(solver)
     _checks.one_of("adjoint", adjoint, ADJOINTS)
     tolerances = _tolerances(solver, rtol, atol, x0.dtype)
-    for name, function in (("observe", observe), ("fold", fold and _update_of(fold))):
-        if function is not None and not callable(function):
-            _checks.fail(name, "a function", repr(function), TypeError)
-    if not isinstance(keep_states, bool):
-        _checks.fail("keep_states", "True or False", repr(keep_states), TypeError)
+    if observe is not None:
+        _checks.function("observe", observe)
+    initial, update = (None, None) if fold is None else _fold_pair(fold)
+    _checks.flag("keep_states", keep_states)
     if max_norm is not None:
-        max_norm = jnp.asarray(_checks.positive("max_norm", max_norm), x0.dtype)
+        max_norm = _checks.positive("max_norm", max_norm, x0.dtype)
     return _simulate(
         rnn,
         x0,
         dt,
         solver,
         tolerances,
-        _initial_fold(fold, x0),
+        initial,
         max_norm,
         num_steps=num_steps,
         save_every=save_every,
         observe=observe,
         keep_states=keep_states,
-        update=None if fold is None else fold[1],
+        update=update,
         adjoint=adjoint,
         meter=_progress_meter(progress, num_steps),
     )
@@ -143,30 +142,46 @@ def _tolerances(solver: Any, rtol: Any, atol: Any, dtype: Any) -> tuple[Scalar, 
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         expected = "an adaptive solver where rtol or atol is given"
         _checks.fail("solver", expected, type(solver).__name__)
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if value is not None:
-            _checks.positive(name, value)
-    rtol, atol = (atol if rtol is None else rtol), (rtol if atol is None else atol)
-    return jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
+    # One left out equals the other, but each is checked under its own name.
+    second: Any = None if atol is None else _checks.positive("atol", atol, dtype)
+    first = second if rtol is None else _checks.positive("rtol", rtol, dtype)
+    return first, first if second is None else second
 
 
-def _update_of(fold: Any) -> Any:
+def _fold_pair(fold: Any) -> tuple[Any, Callable]:
     if not isinstance(fold, tuple) or len(fold) != 2:
         _checks.fail("fold", "a pair (init, update)", type(fold).__name__, TypeError)
-    return fold[1]
+    init, update = fold
+    _checks.function("fold", update, "a function update(carry, t, x) as its second part")
+    # Python numbers as weakly typed arrays: another value is not another compilation.
+    return init if callable(init) else jax.tree.map(jnp.asarray, init), update
 
 
-def _initial_fold(fold: Any, x0: Float[Array, "*batch n"]) -> PyTree:
-    """The initial carry, one row per trajectory."""
-    if fold is None:
-        return None
-    states = x0.reshape(-1, x0.shape[-1])
-    if callable(fold[0]):
-        return jax.vmap(lambda x: jax.tree.map(jnp.asarray, fold[0](x)))(states)
-    return jax.tree.map(
-        lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (states.shape[0], *jnp.shape(leaf))),
-        fold[0],
-    )
+def _initial_fold(init: Any, update: Callable, dt: Scalar, x: Float[Array, "n batch"]) -> PyTree:
+    """The initial carry, one row per trajectory, in the dtypes that `update` keeps."""
+
+    def first(x):
+        return jax.tree.map(jnp.asarray, init(x) if callable(init) else init)
+
+    def after_one(carry):
+        return jax.eval_shape(update, carry, dt, x[:, 0])
+
+    carry = jax.eval_shape(first, x[:, 0])
+    leaves, structure = jax.tree.flatten(carry)
+    new_leaves, new_structure = jax.tree.flatten(after_one(carry))
+    if structure != new_structure:
+        got = f"{new_structure} for {structure}"
+        _checks.fail("fold", "an update that returns a carry of the structure of init", got)
+    # A Python number has no dtype of its own: 0 may become a float.
+    dtypes = [b.dtype if a.weak_type else a.dtype for a, b in zip(leaves, new_leaves, strict=True)]
+    kept = [jax.ShapeDtypeStruct(a.shape, d) for a, d in zip(leaves, dtypes, strict=True)]
+    again = jax.tree.leaves(after_one(jax.tree.unflatten(structure, kept)))
+    for a, b in zip(kept, again, strict=True):
+        if (a.shape, a.dtype) != (b.shape, b.dtype):
+            expected = f"an update that keeps {a.dtype} of shape {a.shape}"
+            _checks.fail("fold", expected, f"{b.dtype} of shape {b.shape}")
+    rows = jax.tree.leaves(jax.vmap(first, in_axes=1, axis_size=x.shape[1])(x))
+    return structure.unflatten([jnp.asarray(r, d) for r, d in zip(rows, dtypes, strict=True)])
 
 
 def _progress_meter(progress: Any, num_steps: int) -> diffrax.AbstractProgressMeter:
@@ -188,7 +203,7 @@ def _simulate(
     dt: Scalar,
     solver: diffrax.AbstractSolver,
     tolerances: tuple[Scalar, Scalar] | None,
-    fold: PyTree,
+    initial: PyTree,
     max_norm: Scalar | None,
     *,
     num_steps: int,
@@ -230,7 +245,7 @@ def _simulate(
     carry = Carry(
         x=columns,
         solver=solver_state,
-        fold=fold,
+        fold=None if update is None else _initial_fold(initial, update, dt, columns),
         step=start,
         stopped_at=jnp.where(within(columns, max_norm), never, 0),
         unconverged_at=never,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _checks
-from ._types import Array, Float, PRNGKeyArray, State, matmul_precision
+from ._types import Array, ArrayLike, Float, PRNGKeyArray, State, matmul_precision
 
 
 def _product(a: Float[Array, "m n"], x: Float[Array, " n *batch"]) -> Float[Array, " m *batch"]:
@@ -24,14 +24,17 @@ def _product(a: Float[Array, "m n"], x: Float[Array, " n *batch"]) -> Float[Arra
 
 
 def _default_dtype(dtype):
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    try:
+        dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    except TypeError:
+        _checks.fail("dtype", "a floating-point dtype", repr(dtype), TypeError)
     if not jnp.issubdtype(dtype, jnp.floating):
         _checks.fail("dtype", "a floating-point dtype", dtype, TypeError)
     return dtype
 
 
 def _square(name: str, value, minimum: int) -> Array:
-    array = _checks.float_array(name, value, "(n, n)", ndim=2)
+    array = _checks.float_array(name, value, "(n, n)", ndim=(2,))
     if array.shape[0] != array.shape[1]:
         _checks.fail(name, "a square matrix of shape (n, n)", f"shape {array.shape}")
     if array.shape[0] < minimum:
@@ -94,10 +97,11 @@ class DenseSkew(AbstractWeights):
         self.W = _square("W", W, 2)
 
     @classmethod
-    def init(cls, key: PRNGKeyArray, n: int, *, scale: float = 1.0, dtype=None) -> DenseSkew:
+    def init(cls, key: PRNGKeyArray, n: int, *, scale: ArrayLike = 1.0, dtype=None) -> DenseSkew:
         """A_ij normal with standard deviation scale/√n; the largest omega is near 2 scale rad/s."""
+        _checks.prng_key("key", key)
         n, dtype = _checks.integer("n", n, 2), _default_dtype(dtype)
-        _checks.positive("scale", scale)
+        scale = _checks.positive("scale", scale, dtype)
         return cls(jax.random.normal(key, (n, n), dtype) * (scale / math.sqrt(2 * n)))
 
     @property
@@ -163,7 +167,7 @@ class BlockSkew(AbstractWeights):
     is_skew: ClassVar[bool] = True
 
     def __init__(self, omega):
-        self.omega = _checks.float_array("omega", omega, "(n/2,)", ndim=1)
+        self.omega = _checks.float_array("omega", omega, "(n/2,)", ndim=(1,))
         if self.omega.size == 0:
             _checks.fail("omega", "at least one angular frequency", f"shape {self.omega.shape}")
         _checks.finite("omega", self.omega)
@@ -171,17 +175,23 @@ class BlockSkew(AbstractWeights):
     @classmethod
     def from_hz(cls, f) -> BlockSkew:
         """Blocks of frequencies f (n/2,) in Hz: omega = 2π f."""
-        return cls(2 * np.pi * _checks.float_array("f", f, "(n/2,)", ndim=1))
+        f = _checks.float_array("f", f, "(n/2,)", ndim=(1,))
+        _checks.finite("f", f)
+        if f.size == 0:
+            _checks.fail("f", "at least one frequency", f"shape {f.shape}")
+        return cls(2 * np.pi * f)
 
     @classmethod
     def init(
-        cls, key: PRNGKeyArray, n: int, *, low: float = 0.5, high: float = 2.0, dtype=None
+        cls, key: PRNGKeyArray, n: int, *, low: ArrayLike = 0.5, high: ArrayLike = 2.0, dtype=None
     ) -> BlockSkew:
         """Omega uniform in [low, high) rad/s; n even."""
+        _checks.prng_key("key", key)
         n, dtype = _checks.integer("n", n, 2), _default_dtype(dtype)
         if n % 2:
             _checks.fail("n", "an even number of neurons", n)
-        if not low < high:
+        low, high = _checks.real("low", low, dtype), _checks.real("high", high, dtype)
+        if not (_checks.is_traced(low) or _checks.is_traced(high)) and low >= high:
             _checks.fail("high", f"a number above low = {low}", high)
         return cls(jax.random.uniform(key, (n // 2,), dtype, low, high))
 
@@ -224,18 +234,19 @@ class BipartiteSkew(AbstractWeights):
     is_skew: ClassVar[bool] = True
 
     def __init__(self, B):
-        self.B = _checks.float_array("B", B, "(p, q)", ndim=2)
+        self.B = _checks.float_array("B", B, "(p, q)", ndim=(2,))
         if self.B.size == 0:
             _checks.fail("B", "at least one neuron in each group", f"shape {self.B.shape}")
         _checks.finite("B", self.B)
 
     @classmethod
     def init(
-        cls, key: PRNGKeyArray, n: int, *, p: int | None = None, scale: float = 1.0, dtype=None
+        cls, key: PRNGKeyArray, n: int, *, p: int | None = None, scale: ArrayLike = 1.0, dtype=None
     ) -> BipartiteSkew:
         """B_ij normal with standard deviation scale √(2/n); p = n // 2 unless given."""
+        _checks.prng_key("key", key)
         n, dtype = _checks.integer("n", n, 2), _default_dtype(dtype)
-        _checks.positive("scale", scale)
+        scale = _checks.positive("scale", scale, dtype)
         p = n // 2 if p is None else _checks.integer("p", p, 1)
         if p >= n:
             _checks.fail("p", f"a group smaller than n = {n}", p)
@@ -278,8 +289,8 @@ class LowRankSkew(AbstractWeights):
     is_skew: ClassVar[bool] = True
 
     def __init__(self, U, V):
-        self.U = _checks.float_array("U", U, "(n, r)", ndim=2)
-        self.V = _checks.float_array("V", V, "(n, r)", ndim=2)
+        self.U = _checks.float_array("U", U, "(n, r)", ndim=(2,))
+        self.V = _checks.float_array("V", V, "(n, r)", ndim=(2,))
         if self.U.shape != self.V.shape:
             _checks.fail("V", f"the shape of U, {self.U.shape}", self.V.shape)
         if self.U.shape[0] < 2 or self.U.shape[1] < 1:
@@ -290,11 +301,18 @@ class LowRankSkew(AbstractWeights):
 
     @classmethod
     def init(
-        cls, key: PRNGKeyArray, n: int, *, rank: int | None = None, scale: float = 1.0, dtype=None
+        cls,
+        key: PRNGKeyArray,
+        n: int,
+        *,
+        rank: int | None = None,
+        scale: ArrayLike = 1.0,
+        dtype=None,
     ) -> LowRankSkew:
         """A_ij of standard deviation scale/√n; rank r = max(1, n // 8) unless given."""
+        _checks.prng_key("key", key)
         n, dtype = _checks.integer("n", n, 2), _default_dtype(dtype)
-        _checks.positive("scale", scale)
+        scale = _checks.positive("scale", scale, dtype)
         rank = max(1, n // 8) if rank is None else _checks.integer("rank", rank, 1)
         factor = (scale**2 / (2 * rank * n)) ** 0.25
         U, V = jax.random.normal(key, (2, n, rank), dtype) * factor
@@ -337,10 +355,11 @@ class DenseWeights(AbstractWeights):
         self.W = _square("W", W, 1)
 
     @classmethod
-    def init(cls, key: PRNGKeyArray, n: int, *, scale: float = 1.0, dtype=None) -> DenseWeights:
+    def init(cls, key: PRNGKeyArray, n: int, *, scale: ArrayLike = 1.0, dtype=None) -> DenseWeights:
         """W_ij normal with standard deviation scale/√n: spectral radius near scale, in 1/s."""
+        _checks.prng_key("key", key)
         n, dtype = _checks.integer("n", n, 1), _default_dtype(dtype)
-        _checks.positive("scale", scale)
+        scale = _checks.positive("scale", scale, dtype)
         return cls(jax.random.normal(key, (n, n), dtype) * (scale / math.sqrt(n)))
 
     @property

@@ -303,7 +303,57 @@ CALLS = {
         (lambda: sim(dt=ones(2)), V, f"dt: {number('shape (2,)')}"),
         (lambda: sim(dt=None), T, f"dt: {number(None)}"),
         (lambda: sim(dt=True), T, f"dt: {number(True)}"),
-        (lambda: sim(dt=1j), T, f"dt: {number(1j)}"),
+        (lambda: sim(dt=1j), T, f"dt: {number('dtype <any>')}"),
+    ],
+    "what only looks like a number": [
+        (lambda: sim(dt=np.array(True)), T, f"dt: {number('dtype bool')}"),
+        (lambda: sim(max_norm=jnp.array(True)), T, f"max_norm: {number('dtype bool')}"),
+        (lambda: sim(dt=1e-320), V, f"dt: {number('<any>')}"),
+        (lambda: sim(rtol=1e-3, atol=10**400), V, f"atol: {number('<any>')}"),
+        (lambda: jax.jit(lambda v: sim(dt=v))(jnp.array(True)), T, f"dt: {number('dtype bool')}"),
+        (lambda: net(bias=[[1.0], [2.0, 3.0]]), T, "bias: expected <any>, got list"),
+        (lambda: net(form=np.array(["rate"])), V, "form: expected one of <any>, got array(<any>"),
+        (
+            lambda: ct.power_spectrum(jnp.ones(9, jnp.float16), 0.1),
+            T,
+            "y: expected dtype float32 or float64, got float16",
+        ),
+        (
+            lambda: ct.DenseSkew.init(0, 4),
+            T,
+            "key: expected a PRNG key such as jax.random.key(0), got int",
+        ),
+        (
+            lambda: ct.DenseSkew.init(KEY, 4, dtype="foo"),
+            T,
+            "dtype: expected a floating-point dtype, got 'foo'",
+        ),
+        (
+            lambda: ct.BlockSkew.init(KEY, 4, low=None),
+            T,
+            "low: expected a finite number, got None",
+        ),
+        (
+            lambda: ct.BlockSkew.init(KEY, 4, low=NAN),
+            V,
+            "low: expected a finite number, got nan",
+        ),
+        (lambda: ct.BlockSkew.from_hz(ones(2) * NAN), V, "f: expected finite values, got <any>"),
+        (
+            lambda: ct.CustomActivation(ct.Tanh),
+            T,
+            "fn: expected a function of an array, got the class Tanh",
+        ),
+        (
+            lambda: ct.CustomActivation(jnp.tanh, odd="no"),
+            T,
+            "odd: expected True or False, got 'no'",
+        ),
+        (
+            lambda: ct.drift_loss(net(), ones(0, 3, 4), "max"),
+            V,
+            "xs: expected at least one trajectory, got shape (0, 3, 4)",
+        ),
     ],
     "simulate num_steps, save_every": [
         (lambda: sim(num_steps=0), V, f"num_steps: {whole(1, 0)}"),
@@ -362,7 +412,32 @@ CALLS = {
         (lambda: sim(fold=jnp.add), T, "fold: expected a pair (init, update), got <any>"),
         (lambda: sim(fold=(0.0,)), T, "fold: expected a pair (init, update), got tuple"),
         (lambda: sim(fold=[0.0, keep]), T, "fold: expected a pair (init, update), got list"),
-        (lambda: sim(fold=(0.0, 1)), T, "fold: expected a function, got 1"),
+        (
+            lambda: sim(fold=(0.0, 1)),
+            T,
+            "fold: expected a function update(carry, t, x) as its second part, got 1",
+        ),
+        (
+            lambda: sim(fold=(0.0, None)),
+            T,
+            "fold: expected a function update(carry, t, x) as its second part, got None",
+        ),
+        (lambda: sim(fold=ones(2)), T, "fold: expected a pair (init, update), got <any>"),
+        (
+            lambda: sim(fold=(ones(2), lambda c, t, x: c[:1])),
+            V,
+            "fold: expected an update that keeps <any> of shape (2,), got <any> of shape (1,)",
+        ),
+        (
+            lambda: sim(fold=(ones(2), lambda c, t, x: (c, t))),
+            V,
+            "fold: expected an update that returns a carry of the structure of init, got <any>",
+        ),
+        (
+            lambda: sim(fold=(jnp.zeros((), jnp.int32), lambda c, t, x: t)),
+            V,
+            "fold: expected an update that keeps int32 of shape (), got <any> of shape ()",
+        ),
         (lambda: sim(keep_states=1), T, "keep_states: expected True or False, got 1"),
         (lambda: sim(keep_states=None), T, "keep_states: expected True or False, got None"),
         (lambda: sim(max_norm=0.0), V, f"max_norm: {number(0.0)}"),
@@ -430,17 +505,17 @@ CALLS = {
             "rnn: expected skew-symmetric weights, got DenseWeights",
         ),
         (lambda: ct.natural_frequencies(ones(2, 2)), T, "rnn: expected a CTRNN, got ArrayImpl"),
-        (lambda: ct.orbit_frequency(net(), ones(4)), V, f"rnn: {SKEW} DenseSkew with 4 neurons"),
-        (lambda: ct.orbit_frequency(net(3), ones(3)), V, f"rnn: {SKEW} DenseSkew with 3 neurons"),
+        (lambda: ct.orbit_frequency(net(), ones(4)), V, f"rnn: {SKEW} DenseSkew of size 4"),
+        (lambda: ct.orbit_frequency(net(3), ones(3)), V, f"rnn: {SKEW} DenseSkew of size 3"),
         (
             lambda: ct.orbit_frequency(dense(2), ones(2)),
             V,
-            f"rnn: {SKEW} DenseWeights with 2 neurons",
+            f"rnn: {SKEW} DenseWeights of size 2",
         ),
         (
             lambda: ct.orbit_frequency(dense(1), ones(1)),
             V,
-            f"rnn: {SKEW} DenseWeights with 1 <any>",
+            f"rnn: {SKEW} DenseWeights of size 1",
         ),
         (
             lambda: ct.orbit_frequency(net(2, ct.ReLU()), ones(2)),
@@ -599,7 +674,11 @@ def test_jit_over_dt_x0_and_weights(capfd):
 @pytest.mark.parametrize(
     "call,error,line",
     [
-        (lambda: jax.jit(lambda v: xs(dt=v))(ones(2)), V, "dt: expected a scalar, got shape (2,)"),
+        (
+            lambda: jax.jit(lambda v: xs(dt=v))(ones(2)),
+            V,
+            "dt: expected a finite number > 0, got shape (2,)",
+        ),
         (
             lambda: jax.jit(xs)(ones(5)),
             V,
