@@ -401,3 +401,11 @@ def test_progress_bar_reaches_the_end(capfd):
     ct.simulate(SYSTEMS["current tanh n=3"], normal(0, 3), dt=0.1, num_steps=1000, progress=True)
     jax.effects_barrier()
     assert "100.00%" in capfd.readouterr().err
+
+
+def test_a_number_as_initial_fold_takes_the_dtype_of_the_update():
+    rnn = SYSTEMS["current tanh n=3"]
+    x0 = normal(4, 2, 3)
+    run = ct.simulate(rnn, x0, dt=0.1, num_steps=20, fold=(0, lambda c, t, x: c + x[0]))
+    assert run.folded.dtype == DTYPE
+    assert np.allclose(run.folded, np.asarray(run.xs)[:, 1:, 0].sum(-1), rtol=1e-5)
