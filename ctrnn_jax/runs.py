@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -9,10 +10,11 @@ import math
 import os
 import platform
 import shutil
+import signal
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,20 +100,21 @@ def _simulate_to_folder(settings: Settings) -> None:
     compiling = _Stopwatch()
     jax.monitoring.register_event_duration_secs_listener(compiling)
     start = time.perf_counter()
-    trajectory = jax.block_until_ready(
-        simulate(
-            rnn,
-            x0,
-            dt=settings.dt,
-            num_steps=steps,
-            solver=solver,
-            save_every=save_every,
-            rtol=settings.rtol,
-            atol=settings.atol,
-            max_norm=settings.max_norm,
-            progress=settings.progress,
+    with _interruptible():
+        trajectory = jax.block_until_ready(
+            simulate(
+                rnn,
+                x0,
+                dt=settings.dt,
+                num_steps=steps,
+                solver=solver,
+                save_every=save_every,
+                rtol=settings.rtol,
+                atol=settings.atol,
+                max_norm=settings.max_norm,
+                progress=settings.progress,
+            )
         )
-    )
     seconds = max(time.perf_counter() - start - compiling.total, 1e-9)
     results = {
         "states": x0.shape[0],
@@ -129,6 +132,19 @@ def _simulate_to_folder(settings: Settings) -> None:
     _write(settings.out, rnn, trajectory, summary)
     print(_table(results))
     print(f"results in {settings.out}")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lets Ctrl-C end the process at once: Python would wait for the end of the computation.
+
+    Nothing has been written by then.
+    """
+    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 class _Stopwatch:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -131,3 +132,14 @@ def test_general_matrices_on_demand(tmp_path, option):
     assert done.returncode == 0, done.stderr
     kept = np.asarray(ct.load(tmp_path / "o" / "network.ctrnn").weights.as_matrix())
     assert np.allclose(kept, (A - A.T) / 2 if option == "--skew-part" else A, atol=1e-6)
+
+
+def test_interrupt_ends_a_run_at_once_and_leaves_nothing(tmp_path):
+    command = [sys.executable, "-m", "ctrnn_jax", "simulate", "--steps", "1000000", "--out", "o"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while b"%" not in process.stderr.read(8):  # the progress bar: it is computing
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) != 0
+    assert list(tmp_path.iterdir()) == []
