@@ -19,7 +19,7 @@ import numpy as np
 from . import _checks
 from ._types import Array, Float
 
-Values = Float[Array, "..."]
+Values = Float[Array, "*shape"]
 
 
 class AbstractActivation(eqx.Module):

@@ -58,7 +58,7 @@ def _agm_frequency_factor(log_ratio: Array) -> Array:
     return jnp.where(far, 0.5 * np.pi / (jnp.where(far, log_ratio, 1) + np.log(4).item()), a)
 
 
-def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, ...]:
+def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, "*shape"]:
     """Exact frequency of the closed orbits of two-neuron oscillators.
 
     With z = A x0 + b in the rate form or z = x0 in the current form, and l = Φ(z_1) + Φ(z_2):
