@@ -61,6 +61,7 @@ from .orbits import (
 from .simulate import simulate as simulate
 from .solvers import RK4 as RK4
 from .solvers import ExactLinear as ExactLinear
+from .solvers import PoissonSplitting as PoissonSplitting
 from .spectra import (
     dominant_frequency as dominant_frequency,
 )

@@ -20,6 +20,16 @@ def network_of(terms: Any, solver: Any) -> CTRNN:
     return _checks.instance("terms", rnn, CTRNN, f"ODETerm(rnn) with a CTRNN for {name}")
 
 
+def conservative_network_of(terms: Any, solver: Any) -> CTRNN:
+    """The CTRNN that a term integrates, refused where there is no energy to conserve."""
+    rnn = network_of(terms, solver)
+    if not rnn.is_conservative:
+        got = "a leak" if rnn.leak is not None else type(rnn.weights).__name__
+        needs = f"skew-symmetric weights and no leak for {type(solver).__name__}"
+        _checks.fail("rnn", needs, got)
+    return rnn
+
+
 class AbstractNetworkSolver(diffrax.AbstractSolver):
     """A one-step method for x' = f(x) with cubic Hermite interpolation between the steps."""
 
