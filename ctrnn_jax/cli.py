@@ -74,7 +74,10 @@ def simulate(
         float | None, typer.Option(help="Leak rate in 1/s; breaks every invariant.")
     ] = None,
     solver: Annotated[
-        str, typer.Option(help="rk4, exact_linear, or a diffrax solver: euler, tsit5, dopri8, ...")
+        str,
+        typer.Option(
+            help="poisson_splitting, rk4, exact_linear, or a diffrax solver: euler, tsit5, dopri8, ..."
+        ),
     ] = "tsit5",
     dt: Annotated[float, typer.Option(help="Time step in seconds.")] = 0.05,
     steps: Annotated[int | None, typer.Option(help="Number of steps.", show_default="1000")] = None,
