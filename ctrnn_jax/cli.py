@@ -75,9 +75,7 @@ def simulate(
     ] = None,
     solver: Annotated[
         str,
-        typer.Option(
-            help="poisson_splitting, rk4, exact_linear, or a diffrax solver: euler, tsit5, dopri8, ..."
-        ),
+        typer.Option(help="poisson_splitting, rk4, exact_linear, or one of diffrax: tsit5, ..."),
     ] = "tsit5",
     dt: Annotated[float, typer.Option(help="Time step in seconds.")] = 0.05,
     steps: Annotated[int | None, typer.Option(help="Number of steps.", show_default="1000")] = None,

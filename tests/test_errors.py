@@ -305,6 +305,10 @@ CALLS = {
         (lambda: sim(dt=True), T, f"dt: {number(True)}"),
         (lambda: sim(dt=1j), T, f"dt: {number('dtype <any>')}"),
     ],
+    "PoissonSplitting": [
+        (lambda: ct.PoissonSplitting(3), V, "order: expected 1, 2, 4 or 6, got 3"),
+        (lambda: ct.PoissonSplitting(2, 1), T, "compensated: expected True or False, got 1"),
+    ],
     "what only looks like a number": [
         (lambda: sim(dt=np.array(True)), T, f"dt: {number('dtype bool')}"),
         (lambda: sim(max_norm=jnp.array(True)), T, f"max_norm: {number('dtype bool')}"),
