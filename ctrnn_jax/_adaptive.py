@@ -78,7 +78,7 @@ def adaptive_segments(
             if update is not None:
                 new = new._replace(fold=update_fold(update, carry.fold, k.astype(x.dtype) * dt, x))
             running = carry.stopped_at < 0
-            arrived = finite(x) & (t <= reached)
+            arrived = finite(x)  # diffrax pads with inf what it did not reach
             # The solver gave up at `reached`: the first step on the grid after it is lost.
             lost = carry.step + jnp.ceil((reached - (t - stride * dt)) / dt).astype(k.dtype)
             lost = jnp.clip(lost, carry.step + 1, k)

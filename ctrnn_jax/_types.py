@@ -6,19 +6,17 @@ from typing import Any, TypeAlias
 
 import jax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Inexact, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 __all__ = [
     "Array",
     "ArrayLike",
     "Bool",
     "Float",
-    "Inexact",
     "Int",
     "PRNGKeyArray",
     "PyTree",
     "Scalar",
-    "Shaped",
     "State",
     "Vector",
     "matmul_precision",

@@ -23,11 +23,6 @@ _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "
 _FILE = "a .npy, .npz or .csv file"
 
 
-@app.callback()
-def _commands() -> None:
-    """Continuous-time recurrent networks with skew-symmetric weights: simulate and analyse."""
-
-
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")] = Path(

@@ -196,7 +196,10 @@ def test_gradient_against_finite_differences(name):
 def test_lowers_for_cuda_and_compile_does_not_grow():
     def program(n):
         rnn = ct.CTRNN(ct.DenseSkew(jnp.ones((n, n), DTYPE)))
-        run = lambda x: ct.simulate(rnn, x, dt=0.1, num_steps=2, solver=ct.PoissonSplitting(6)).xs  # noqa: E731
+
+        def run(x):
+            return ct.simulate(rnn, x, dt=0.1, num_steps=2, solver=ct.PoissonSplitting(6)).xs
+
         lowered = jax.jit(run).trace(jnp.ones((3, n), DTYPE)).lower(lowering_platforms=("cuda",))
         return lowered.as_text().count("\n")
 

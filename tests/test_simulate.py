@@ -341,11 +341,14 @@ def test_adaptive_steps_reach_the_tolerance_and_bring_stops_and_folds():
     assert int(stopped.stopped_at[1]) == (stop or -1)
 
 
-def test_adaptive_blow_up_stops_alone():
+@pytest.mark.parametrize("save_every", [1, 64])
+def test_adaptive_blow_up_stops_alone(save_every):
     # x' = exp x from x0 reaches infinity at t = exp(-x0).
     rnn = ct.CTRNN(ct.DenseWeights(jnp.ones((1, 1), DTYPE)), ct.Exp())
     x0 = jnp.array([[0.0], [-3.0]], DTYPE)
-    run = ct.simulate(rnn, x0, dt=0.03125, num_steps=64, rtol=1e-6, atol=1e-6)
+    run = ct.simulate(
+        rnn, x0, dt=0.03125, num_steps=64, save_every=save_every, rtol=1e-6, atol=1e-6
+    )
     assert np.asarray(run.stopped_at).tolist() == [32, -1] or int(run.stopped_at[0]) == 33
     assert np.all(np.isfinite(run.xs))
     exact = -np.log(np.exp(3.0) - 2.0)
