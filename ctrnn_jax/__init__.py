@@ -60,8 +60,11 @@ from .orbits import (
 )
 from .simulate import simulate as simulate
 from .solvers import RK4 as RK4
+from .solvers import DiscreteGradient as DiscreteGradient
 from .solvers import ExactLinear as ExactLinear
+from .solvers import ImplicitMidpoint as ImplicitMidpoint
 from .solvers import PoissonSplitting as PoissonSplitting
+from .solvers import Projected as Projected
 from .spectra import (
     dominant_frequency as dominant_frequency,
 )

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._segments import Carry, RunSegment, Segment, any_at_all, choose
+from ._segments import Carry, RunSegment, Segment, choose
 from ._stepping import Step
-from ._types import Array, Bool, Scalar, State
+from ._types import Array, Bool, Scalar, State, any_at_all
 
 
 def finite(x: State) -> Bool[Array, " batch"]:

@@ -90,13 +90,14 @@ def run_segments(
     else:
         length = near_divisor(save_every, segment_steps)
         whole, rest = divmod(save_every, length)
-        # The last segment of a save is the one that emits.
-        times, last = (whole, rest) if rest else (whole - 1, length)
 
         def one_save(state, _):
-            if times:
-                state, _ = repeat(with_progress(Segment(1, length, keep=False)), state, times)
-            return with_progress(Segment(1, last, keep=True))(state, None)
+            for times, steps in ((whole, length), (1, rest)):
+                if times and steps:
+                    body = with_progress(Segment(1, steps, keep=False))
+                    state, _ = repeat(body, state, times)
+            carry, _ = state
+            return state, emit(carry.step[None], carry.x[None])
 
         state, out = repeat(one_save, state, num_saves)
         outputs.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out))
@@ -137,15 +138,3 @@ def choose(lanes: Bool[Array, " batch"], new: Carry, old: Carry) -> Carry:
         stopped_at=columns(new.stopped_at, old.stopped_at),
         unconverged_at=columns(new.unconverged_at, old.unconverged_at),
     )
-
-
-@jax.custom_batching.custom_vmap
-def any_at_all(flags: Bool[Array, " batch"]) -> Bool[Array, ""]:
-    """Whether any flag is set, over vmapped axes too: a branch on it stays a branch under vmap."""
-    return jnp.any(flags)
-
-
-@any_at_all.def_vmap
-def _any_at_all_vmap(axis_size, in_batched, flags):
-    del axis_size, in_batched
-    return any_at_all(flags.reshape(-1)), False

@@ -13,6 +13,8 @@ import optimistix as optx
 
 from ._types import Array, Bool, Float, Int, Scalar, State
 from .model import CTRNN
+from .solvers import ExactLinear, Projected
+from .solvers._common import conservative_network_of, level_of
 
 # step(x, solver_state, k) -> x, solver_state, converged; k counts the steps already made.
 Step = Callable[[State, Any, Int[Array, ""]], tuple[State, Any, Bool[Array, " batch"] | None]]
@@ -47,6 +49,8 @@ def make_step(
     """The initial solver state and the step function of `solver` for columns of states."""
     if _is_plain_explicit(solver):
         return _explicit_runge_kutta(type(solver).tableau, rnn, dt, x0)  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(solver, Projected):
+        return _projected(solver, rnn, dt, x0)
     term = _StepTerm(rnn, dt)
     one, zero = jnp.ones((), x0.dtype), jnp.zeros((), x0.dtype)
 
@@ -63,7 +67,33 @@ def make_step(
         # diffrax would solve one system for the whole batch, with a Jacobian (n·batch)².
         step_each = jax.vmap(step, in_axes=(1, 0, None), out_axes=(1, 0, 0))
         return jax.vmap(initial, in_axes=1)(x0), step_each
-    return initial(x0), lambda x, state, k: (*step(x, state, k)[:2], None)
+
+    # Ours step all columns at once and know by themselves which of them failed.
+    def step_all(x, state, k):
+        x, state, _ = step(x, state, k)
+        return x, state, solver.converged(state) if hasattr(solver, "converged") else None  # pyright: ignore[reportAttributeAccessIssue]
+
+    return initial(x0), step_all
+
+
+def _projected(
+    solver: Projected, rnn: CTRNN, dt: Scalar, x0: Float[Array, "n batch"]
+) -> tuple[Any, Step]:
+    """The inner solver's own fast step, then the projection."""
+    conservative_network_of(_StepTerm(rnn, dt), solver)
+    level = level_of(rnn, x0)
+    inner, inner_step = make_step(solver.solver, rnn, dt, x0)
+
+    def step(x, state, k):
+        inner, level = state
+        # What the solver remembers of its last result is not true of the projected one.
+        if not isinstance(solver.solver, ExactLinear):
+            inner, _ = make_step(solver.solver, rnn, dt, x)
+        x, inner, converged = inner_step(x, inner, k)
+        x, reached = solver.project(rnn, x, level)
+        return x, (inner, level), reached if converged is None else reached & converged
+
+    return (inner, level), step
 
 
 def _with_tolerances(

@@ -1,10 +1,11 @@
-"""Aliases for the arrays that cross module borders, and the precision of products."""
+"""Aliases for the arrays that cross module borders, and how products and branches are made."""
 
 from __future__ import annotations
 
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
@@ -19,6 +20,7 @@ __all__ = [
     "Scalar",
     "State",
     "Vector",
+    "any_at_all",
     "matmul_precision",
 ]
 
@@ -36,3 +38,15 @@ def matmul_precision() -> Any:
     if jax.config.jax_default_matmul_precision is None:  # pyright: ignore[reportAttributeAccessIssue]
         return jax.lax.Precision.HIGHEST
     return None
+
+
+@jax.custom_batching.custom_vmap
+def any_at_all(flags: Bool[Array, " batch"]) -> Bool[Array, ""]:
+    """Whether any flag is set, over vmapped axes too: a branch on it stays a branch under vmap."""
+    return jnp.any(flags)
+
+
+@any_at_all.def_vmap
+def _any_at_all_vmap(axis_size, in_batched, flags):
+    del axis_size, in_batched
+    return any_at_all(flags.reshape(-1)), False

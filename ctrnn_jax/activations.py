@@ -40,6 +40,14 @@ class AbstractActivation(eqx.Module):
     def potential(self, z: Values) -> Values:
         """Φ(z) = ∫₀ᶻ σ(s) ds, elementwise; its gradient is σ."""
 
+    def mean(self, z0: Values, z1: Values) -> Values:
+        """∫₀¹ σ(z0 + s (z1 - z0)) ds, elementwise, by two-point Gauss-Legendre quadrature.
+
+        Piecewise linear activations have it exactly, across their kinks.
+        """
+        middle, half = (z0 + z1) / 2, (z1 - z0) * (0.5 / np.sqrt(3).item())
+        return (self(middle - half) + self(middle + half)) / 2
+
 
 class _ClosedForm(AbstractActivation):
     """An activation whose potential is a formula, `_phi`."""
@@ -67,11 +75,11 @@ def _potential_jvp(primals, tangents):
 
 
 def _log_cosh(z: Values) -> Values:
-    # Two branches: the first loses all digits for large |z|, the second for small |z|.
-    small = jnp.abs(z) < 1
-    inner = -0.5 * jnp.log1p(-(jnp.tanh(jnp.where(small, z, 0)) ** 2))
-    outer = jnp.abs(z) + jnp.log1p(jnp.exp(-2 * jnp.abs(z))) - np.log(2).item()
-    return jnp.where(small, inner, outer)
+    # With m = e^|z| - 1 it is log(1 + m²/(2 + 2m)), which has all digits at small |z|, where it is
+    # z²/2. Beyond 20 it is |z| - log 2 to rounding.
+    size = jnp.abs(z)
+    m = jnp.expm1(jnp.minimum(size, 20))
+    return jnp.where(size < 20, jnp.log1p(m * m / (2 + 2 * m)), size - np.log(2).item())
 
 
 class Tanh(_ClosedForm):
@@ -92,6 +100,18 @@ class Tanh(_ClosedForm):
         return _log_cosh(z)
 
 
+def _piecewise_linear_mean(sigma: AbstractActivation, z0: Values, z1: Values) -> Values:
+    """The mean of a σ that is z on an interval and constant outside, without cancellation.
+
+    With a = σ(z0), b = σ(z1): where σ moves, it moves from a to b along the identity, which takes
+    the share r = (b - a)/(z1 - z0) of the way and has the mean (a + b)/2; else it is a or b.
+    """
+    a, b = sigma(z0), sigma(z1)
+    dz = z1 - z0
+    share = jnp.where(dz == 0, 0, (b - a) / jnp.where(dz == 0, 1, dz))
+    return (a + b) / 2 + share * ((z0 + z1) / 2 - (a + b) / 2)
+
+
 class HardTanh(_ClosedForm):
     """σ = clip(z, -1, 1), Φ = z²/2 inside [-1, 1] and |z| - 1/2 outside."""
 
@@ -109,6 +129,9 @@ class HardTanh(_ClosedForm):
         inside = jnp.clip(z, -1, 1)
         return inside * (z - 0.5 * inside)
 
+    def mean(self, z0: Values, z1: Values) -> Values:
+        return _piecewise_linear_mean(self, z0, z1)
+
 
 class Linear(_ClosedForm):
     """σ = z, Φ = z²/2."""
@@ -125,6 +148,9 @@ class Linear(_ClosedForm):
 
     def _phi(self, z: Values) -> Values:
         return 0.5 * z * z
+
+    def mean(self, z0: Values, z1: Values) -> Values:
+        return (z0 + z1) / 2
 
 
 class Arctan(_ClosedForm):
@@ -218,6 +244,9 @@ class ReLU(_ClosedForm):
     def _phi(self, z: Values) -> Values:
         positive = jax.nn.relu(z)
         return 0.5 * positive * positive
+
+    def mean(self, z0: Values, z1: Values) -> Values:
+        return _piecewise_linear_mean(self, z0, z1)
 
 
 class Exp(_ClosedForm):

@@ -70,7 +70,10 @@ def simulate(
     ] = None,
     solver: Annotated[
         str,
-        typer.Option(help="poisson_splitting, rk4, exact_linear, or one of diffrax: tsit5, ..."),
+        typer.Option(
+            help="poisson_splitting[:ORDER], discrete_gradient[:ORDER], implicit_midpoint, rk4,"
+            " exact_linear, one of diffrax (tsit5, ...), or projected:SOLVER."
+        ),
     ] = "tsit5",
     dt: Annotated[float, typer.Option(help="Time step in seconds.")] = 0.05,
     steps: Annotated[int | None, typer.Option(help="Number of steps.", show_default="1000")] = None,

@@ -28,7 +28,7 @@ def _columns(rnn: CTRNN, name: str, x: ArrayLike) -> tuple[Float[Array, "n m"], 
     return x.reshape(-1, n).T, x.shape[:-1]
 
 
-def _offset(rnn: CTRNN) -> Float[Array, " n"] | None:
+def bias_offset(rnn: CTRNN) -> Float[Array, " n"] | None:
     """c with A c = b: in the current form a bias adds the linear term c·x to the energy."""
     if rnn.form == "rate" or rnn.bias is None:
         return None
@@ -77,7 +77,7 @@ def energy(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch"]:
 def _energy(rnn: CTRNN, name: str, x: ArrayLike) -> Float[Array, "*batch"]:
     columns, batch = _columns(rnn, name, x)
     value = jnp.sum(rnn.activation.potential(rnn.preactivation(columns)), axis=0)
-    c = _offset(rnn)
+    c = bias_offset(rnn)
     return (value if c is None else value + c @ columns).reshape(batch)
 
 

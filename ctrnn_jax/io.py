@@ -46,7 +46,7 @@ def register(*classes: type[eqx.Module]) -> None:
 
 register(CTRNN, Trajectory)
 register(weights.DenseSkew, weights.BlockSkew, weights.BipartiteSkew, weights.LowRankSkew)
-register(weights.DenseWeights, weights._SkewMatrix)
+register(weights.DenseWeights, weights._SkewMatrix, weights._BipartitePair)
 register(activations.Tanh, activations.HardTanh, activations.Linear, activations.Arctan)
 register(activations.Erf, activations.Sin, activations.Sigmoid, activations.ReLU, activations.Exp)
 register(activations.CustomActivation)

@@ -93,7 +93,7 @@ def simulate_to_folder(settings: Settings) -> None:
 
 def _simulate_to_folder(settings: Settings) -> None:
     dtype = jnp.dtype(settings.dtype)
-    solver = _named("--solver", settings.solver, _solvers())
+    solver = _solver(settings.solver)
     steps, save_every = _steps(settings)
     rnn, x0 = _network_and_states(settings, dtype)
 
@@ -176,11 +176,28 @@ def _named(option: str, name: str, choices: dict[str, Callable[[], Any]]) -> Any
     return found[key]()
 
 
+def _solver(name: str) -> diffrax.AbstractSolver:
+    """A solver by name; after a colon the order, or what is projected: projected:rk4."""
+    name, colon, argument = name.partition(":")
+    if name.lower() == "projected":
+        return solvers.Projected(_solver(argument or "tsit5"))
+    solver = _named("--solver", name, _solvers())
+    if not colon:
+        return solver
+    if not isinstance(solver, solvers.PoissonSplitting | solvers.DiscreteGradient):
+        _checks.fail("--solver", f"no order for {type(solver).__name__}", repr(argument))
+    try:
+        order = int(argument)
+    except ValueError:
+        _checks.fail("--solver", "a number after the colon", repr(argument))
+    return type(solver)(order=order)
+
+
 def _solvers() -> dict[str, Callable[[], diffrax.AbstractSolver]]:
     """Ours, and every solver of ordinary differential equations that diffrax exports."""
     names = "Bosh3 Dopri5 Dopri8 Euler Heun ImplicitEuler Kvaerno3 Kvaerno4 Kvaerno5"
     names += " LeapfrogMidpoint Midpoint Ralston ReversibleHeun Tsit5"
-    ours = {name: getattr(solvers, name) for name in solvers.__all__}
+    ours = {name: getattr(solvers, name) for name in solvers.__all__ if name != "Projected"}
     return {name: getattr(diffrax, name) for name in names.split()} | ours
 
 

@@ -13,13 +13,16 @@ import jax.numpy as jnp
 from . import _checks
 from ._adaptive import adaptive_segments
 from ._fixed import fixed_step_segments, within
+from ._reversible import reversible_segment_steps, reversible_segments
 from ._segments import Carry, run_segments, square_root_segment
 from ._stepping import make_step
 from ._types import Array, ArrayLike, Float, PyTree, Scalar
+from .invariants import energy
 from .model import CTRNN
+from .solvers import DiscreteGradient, Projected
 from .trajectory import Trajectory
 
-ADJOINTS = ("checkpointed", "direct")
+ADJOINTS = ("checkpointed", "direct", "reversible")
 _MAX_STEPS = 2**31 - 2
 
 
@@ -67,8 +70,11 @@ def simulate(
             alone, and keeps that state; it is checked at every step. One that stops being
             finite is stopped in any case and keeps its last finite state. Gradients through a
             run in which a trajectory overflows are finite only with `max_norm`.
-        adjoint: "checkpointed" recomputes segments of √num_steps steps in reverse mode, memory
-            ~ √num_steps; "direct" stores every step.
+        adjoint: how gradients are made in reverse mode. "checkpointed" recomputes segments of
+            √num_steps steps, memory ~ √num_steps; "direct" stores every step; "reversible" undoes
+            the steps and stores two states per thousand of them: for solvers that can undo a
+            step (`PoissonSplitting`, `DiscreteGradient`, `ImplicitMidpoint`), first derivatives
+            only. With `fold` or `max_norm`, which cannot be undone, it works as "checkpointed".
         progress: True for a progress bar on stderr, or a diffrax progress meter.
 
     Returns:
@@ -101,7 +107,12 @@ def simulate(
     if num_steps > _MAX_STEPS:
         _checks.fail("num_steps", f"at most {_MAX_STEPS}", num_steps)
     _check_solver(solver)
+    if isinstance(solver, DiscreteGradient | Projected) and rnn.is_conservative:
+        energy(rnn, x0)  # refuses a bias for which there is no energy to keep
     _checks.one_of("adjoint", adjoint, ADJOINTS)
+    if adjoint == "reversible" and not hasattr(solver, "retrace"):
+        expected = "one that can undo steps, such as PoissonSplitting, for adjoint='reversible'"
+        _checks.fail("solver", expected, type(solver).__name__)
     tolerances = _tolerances(solver, rtol, atol, x0.dtype)
     if observe is not None:
         _checks.function("observe", observe)
@@ -217,14 +228,17 @@ def _simulate(
     *batch, n = x0.shape
     columns = x0.reshape(-1, n).T
     rnn = rnn.prepared()
-    checkpoint = adjoint == "checkpointed"
     if tolerances is None:
         solver_state, step = make_step(solver, rnn, dt, columns)
-        run = fixed_step_segments(step, dt, update, max_norm, checkpoint)
-        segment_steps = square_root_segment(num_steps)
+        if adjoint == "reversible" and update is None and max_norm is None:
+            run = reversible_segments(solver, rnn, dt)
+            segment_steps = reversible_segment_steps(num_steps)
+        else:
+            run = fixed_step_segments(step, dt, update, max_norm, adjoint != "direct")
+            segment_steps = square_root_segment(num_steps)
     else:
         solver_state = None
-        run = adaptive_segments(solver, rnn, dt, *tolerances, update, max_norm, checkpoint)
+        run = adaptive_segments(solver, rnn, dt, *tolerances, update, max_norm, adjoint != "direct")
         # Restarting costs a choice of the step size; what limits a segment is that fold and
         # max_norm need the states of all its steps.
         every_step = update is not None or max_norm is not None

@@ -77,6 +77,35 @@ class AbstractWeights(eqx.Module):
         return self
 
 
+class AbstractTwoGroups(AbstractWeights):
+    """Skew-symmetric weights of two groups of neurons without coupling inside a group.
+
+    Each group acts on the other alone: a step may move all neurons of a group at once.
+    """
+
+    is_skew: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def split(self, x: Array) -> tuple[Array, Array]:
+        """The rows of x that belong to the first and to the second group."""
+
+    @abc.abstractmethod
+    def join(self, first: Array, second: Array) -> Array:
+        """The inverse of `split`."""
+
+    @abc.abstractmethod
+    def to_first(self, second: Array) -> Array:
+        """The rows of A x in the first group, which depend on the second group alone."""
+
+    @abc.abstractmethod
+    def to_second(self, first: Array) -> Array:
+        """The rows of A x in the second group, which depend on the first group alone."""
+
+    def matvec(self, x: State) -> State:
+        first, second = self.split(x)
+        return self.join(self.to_first(second), self.to_second(first))
+
+
 class DenseSkew(AbstractWeights):
     """A = W - Wᵀ from an unconstrained W.
 
@@ -151,7 +180,7 @@ class _SkewMatrix(AbstractWeights):
         return _product(self.A, x)
 
 
-class BlockSkew(AbstractWeights):
+class BlockSkew(AbstractTwoGroups):
     """Independent two-neuron oscillators: 2 x 2 blocks [[0, w], [-w, 0]] on the diagonal.
 
     Neurons 2k and 2k + 1 form block k. A product costs O(n).
@@ -164,7 +193,6 @@ class BlockSkew(AbstractWeights):
     """
 
     omega: Float[Array, " half"]
-    is_skew: ClassVar[bool] = True
 
     def __init__(self, omega):
         self.omega = _checks.float_array("omega", omega, "(n/2,)", ndim=(1,))
@@ -212,13 +240,23 @@ class BlockSkew(AbstractWeights):
         upper = jnp.zeros((self.size, self.size), self.dtype).at[even, even + 1].set(self.omega)
         return upper - upper.T
 
-    def matvec(self, x: State) -> State:
-        omega = self.omega.reshape(self.omega.shape + (1,) * (x.ndim - 1))
-        pairs = x.reshape(x.shape[0] // 2, 2, *x.shape[1:])
-        return jnp.stack([omega * pairs[:, 1], -omega * pairs[:, 0]], axis=1).reshape(x.shape)
+    def split(self, x: Array) -> tuple[Array, Array]:
+        return x[::2], x[1::2]
+
+    def join(self, first: Array, second: Array) -> Array:
+        return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
+
+    def to_first(self, second: Array) -> Array:
+        return self._omega(second) * second
+
+    def to_second(self, first: Array) -> Array:
+        return -self._omega(first) * first
+
+    def _omega(self, group: Array) -> Array:
+        return self.omega.reshape(self.omega.shape + (1,) * (group.ndim - 1))
 
 
-class BipartiteSkew(AbstractWeights):
+class BipartiteSkew(AbstractTwoGroups):
     """Two groups without coupling inside a group: A = [[0, B], [-Bᵀ, 0]].
 
     A product costs two half-size products; splitting steps become leapfrog.
@@ -231,7 +269,6 @@ class BipartiteSkew(AbstractWeights):
     """
 
     B: Float[Array, "p q"]
-    is_skew: ClassVar[bool] = True
 
     def __init__(self, B):
         self.B = _checks.float_array("B", B, "(p, q)", ndim=(2,))
@@ -269,9 +306,58 @@ class BipartiteSkew(AbstractWeights):
         zero_p, zero_q = jnp.zeros((p, p), self.dtype), jnp.zeros((q, q), self.dtype)
         return jnp.block([[zero_p, self.B], [-self.B.T, zero_q]])
 
-    def matvec(self, x: State) -> State:
-        p = self.B.shape[0]
-        return jnp.concatenate([_product(self.B, x[p:]), -_product(self.B.T, x[:p])])
+    def split(self, x: Array) -> tuple[Array, Array]:
+        return x[: self.B.shape[0]], x[self.B.shape[0] :]
+
+    def join(self, first: Array, second: Array) -> Array:
+        return jnp.concatenate([first, second])
+
+    def to_first(self, second: Array) -> Array:
+        return _product(self.B, second)
+
+    def to_second(self, first: Array) -> Array:
+        return -_product(self.B.T, first)
+
+    def prepared(self) -> AbstractWeights:
+        return _BipartitePair(self, self.B.T)
+
+
+class _BipartitePair(AbstractTwoGroups):
+    """B beside its transpose: what `BipartiteSkew` prepares for a loop.
+
+    A product with `B.T` may be compiled in one of two ways, which round differently, by what else
+    the program does with B: in a chaotic network another rounding is another trajectory.
+    """
+
+    weights: BipartiteSkew
+    transpose: Float[Array, "q p"]
+
+    @property
+    def size(self) -> int:
+        return self.weights.size
+
+    @property
+    def dtype(self):
+        return self.weights.dtype
+
+    @property
+    def nullity(self) -> int:
+        return self.weights.nullity
+
+    def as_matrix(self) -> Float[Array, "n n"]:
+        return self.weights.as_matrix()
+
+    def split(self, x: Array) -> tuple[Array, Array]:
+        return self.weights.split(x)
+
+    def join(self, first: Array, second: Array) -> Array:
+        return self.weights.join(first, second)
+
+    def to_first(self, second: Array) -> Array:
+        return self.weights.to_first(second)
+
+    def to_second(self, first: Array) -> Array:
+        return -_product(self.transpose, first)
 
 
 class LowRankSkew(AbstractWeights):

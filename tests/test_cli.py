@@ -11,6 +11,7 @@ import pytest
 from conftest import X64
 
 import ctrnn_jax as ct
+from ctrnn_jax import runs
 
 QUICK = ["--states", "8", "--steps", "40", "--neurons", "4", "--no-progress"]
 
@@ -85,6 +86,8 @@ BAD = [
     (["--save-every", "7"], "num_steps: expected a multiple of save_every = 7, got 40"),
     (["--duration", "1"], "--duration: expected either --steps or --duration, got both"),
     (["--solver", "rk5"], "--solver: expected one of"),
+    (["--solver", "projected:rk4:2"], "--solver: expected no order for RK4, got '2'"),
+    (["--solver", "discrete_gradient:x"], "--solver: expected a number after the colon, got 'x'"),
     (["--solver", "exact_linear"], "activation Linear()"),
     (["--activation", "swish"], "--activation: expected one of"),
     (["--form", "spiking"], "form: expected one of 'rate', 'current', got 'spiking'"),
@@ -143,3 +146,18 @@ def test_interrupt_ends_a_run_at_once_and_leaves_nothing(tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) != 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name,kind,order",
+    [
+        ("poisson-splitting:6", ct.PoissonSplitting, 6),
+        ("discrete_gradient", ct.DiscreteGradient, 2),
+        ("discrete_gradient:4", ct.DiscreteGradient, 4),
+        ("projected:poisson_splitting:4", ct.Projected, 4),
+        ("ImplicitMidpoint", ct.ImplicitMidpoint, 2),
+    ],
+)
+def test_solver_names(name, kind, order):
+    solver = runs._solver(name)
+    assert isinstance(solver, kind) and solver.order(None) == order

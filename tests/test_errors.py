@@ -305,6 +305,28 @@ CALLS = {
         (lambda: sim(dt=True), T, f"dt: {number(True)}"),
         (lambda: sim(dt=1j), T, f"dt: {number('dtype <any>')}"),
     ],
+    "implicit solvers, Projected": [
+        (lambda: ct.DiscreteGradient(order=3), V, "order: expected 2 or 4, got 3"),
+        (lambda: ct.DiscreteGradient(tol=0.0), V, "tol: expected a finite number > 0, got 0.0"),
+        (
+            lambda: ct.ImplicitMidpoint(max_iterations=0),
+            V,
+            "max_iterations: expected an integer >= 1, got 0",
+        ),
+        (lambda: ct.Projected("rk4"), T, f"solver: {SOLVER} str"),
+        (
+            lambda: ct.Projected(diffrax.LeapfrogMidpoint()),
+            V,
+            "solver: expected a one-step method, not projected yet, got LeapfrogMidpoint",
+        ),
+        (lambda: sim(solver=ct.Projected(ct.RK4()), rtol=1e-3), V, f"{ADAPTIVE} Projected"),
+        (
+            lambda: sim(adjoint="reversible"),
+            V,
+            "solver: expected one that can undo steps, such as PoissonSplitting, for"
+            " adjoint='reversible', got Tsit5",
+        ),
+    ],
     "PoissonSplitting": [
         (lambda: ct.PoissonSplitting(3), V, "order: expected 1, 2, 4 or 6, got 3"),
         (lambda: ct.PoissonSplitting(2, 1), T, "compensated: expected True or False, got 1"),
@@ -410,7 +432,7 @@ CALLS = {
         (
             lambda: sim(adjoint="none"),
             V,
-            "adjoint: expected one of 'checkpointed', 'direct', got 'none'",
+            "adjoint: expected one of 'checkpointed', 'direct', 'reversible', got 'none'",
         ),
         (lambda: sim(observe=3), T, "observe: expected a function, got 3"),
         (lambda: sim(fold=jnp.add), T, "fold: expected a pair (init, update), got <any>"),

@@ -64,6 +64,8 @@ ACTIVATIONS = {c.__name__: c for c in concrete(activations.AbstractActivation)}
 def make_weights(name, dtype):
     if name == "_SkewMatrix":
         return make_weights("DenseSkew", dtype).prepared()
+    if name == "_BipartitePair":
+        return make_weights("BipartiteSkew", dtype).prepared()
     return jax.tree.map(lambda leaf: leaf.astype(dtype), WEIGHTS[name].init(KEY, 6))
 
 

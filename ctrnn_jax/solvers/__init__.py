@@ -1,7 +1,17 @@
 """Time steps beyond those of diffrax, each a `diffrax.AbstractSolver`."""
 
+from .discrete_gradient import DiscreteGradient
 from .exact_linear import ExactLinear
+from .implicit_midpoint import ImplicitMidpoint
 from .poisson_splitting import PoissonSplitting
+from .projected import Projected
 from .rk4 import RK4
 
-__all__ = ["RK4", "ExactLinear", "PoissonSplitting"]
+__all__ = [
+    "RK4",
+    "DiscreteGradient",
+    "ExactLinear",
+    "ImplicitMidpoint",
+    "PoissonSplitting",
+    "Projected",
+]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import abc
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
+import jax.numpy as jnp
 
 from .. import _checks
+from .._types import Array, Bool, Float, State
+from ..invariants import bias_offset
 from ..model import CTRNN
 
 
@@ -30,6 +34,33 @@ def conservative_network_of(terms: Any, solver: Any) -> CTRNN:
     return rnn
 
 
+class Level(NamedTuple):
+    """Energies to keep, and the linear term c·x that a bias of the current form adds to them."""
+
+    energy: Float[Array, "*batch"]
+    offset: Float[Array, " n"] | None
+
+
+def level_of(rnn: CTRNN, y: State) -> Level:
+    """The energies of states (n,) or (n, batch)."""
+    offset = bias_offset(rnn)
+    value = jnp.sum(rnn.activation.potential(rnn.preactivation(y)), axis=0)
+    return Level(value if offset is None else value + offset @ y, offset)
+
+
+def merged(result: Any, converged: Bool[Array, ""]) -> Any:
+    """A result of diffrax, turned to a failure where an equation was not solved."""
+    failed: Any = diffrax.RESULTS.nonlinear_divergence
+    return diffrax.RESULTS.where(converged, result, failed)
+
+
+def dense_info(terms, t0, t1, y0, y1, args, control) -> dict:
+    """What cubic Hermite interpolation between two states needs."""
+    k0 = terms.vf_prod(t0, y0, args, control)
+    k1 = terms.vf_prod(t1, y1, args, control)
+    return {"y0": y0, "y1": y1, "k0": k0, "k1": k1}
+
+
 class AbstractNetworkSolver(diffrax.AbstractSolver):
     """A one-step method for x' = f(x) with cubic Hermite interpolation between the steps."""
 
@@ -44,8 +75,38 @@ class AbstractNetworkSolver(diffrax.AbstractSolver):
         """The vector field."""
         return terms.vf(t0, y0, args)
 
-    @staticmethod
-    def _dense_info(terms, t0, t1, y0, y1, args, control) -> dict:
-        k0 = terms.vf_prod(t0, y0, args, control)
-        k1 = terms.vf_prod(t1, y1, args, control)
-        return {"y0": y0, "y1": y1, "k0": k0, "k1": k1}
+
+class Retraced(NamedTuple):
+    """A state that was reached backwards, and the cotangents of what the steps depend on."""
+
+    x: State
+    x_bar: State
+    rnn_bar: Any  # of the floating-point arrays of the network, as eqx.partition makes them
+    dt_bar: Array
+
+
+class AbstractRetrace(abc.ABC):
+    """Steps undone one by one, pulling a cotangent back through each: reverse mode without memory.
+
+    `solver.retrace(rnn)` gives one for a solver that can undo its steps.
+    """
+
+    @abc.abstractmethod
+    def turn(self, x: State, x_bar: State) -> Any:
+        """Ready to go back from x, with the cotangent of x."""
+
+    @abc.abstractmethod
+    def back(self, back: Any, dt: Array) -> Any:
+        """One step undone."""
+
+    @abc.abstractmethod
+    def anchor(self, back: Any, x: State) -> Any:
+        """The state that has been reached, corrected to x."""
+
+    @abc.abstractmethod
+    def meet(self, back: Any, x_bar: State) -> Any:
+        """More cotangent for the state that has been reached: that of a save."""
+
+    @abc.abstractmethod
+    def arrive(self, back: Any, dt: Array) -> Retraced:
+        """What has been reached and gathered."""

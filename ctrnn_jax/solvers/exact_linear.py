@@ -10,7 +10,7 @@ from .. import _checks
 from .._types import Array, Float, matmul_precision
 from ..activations import Linear
 from ..model import CTRNN
-from ._common import AbstractNetworkSolver, network_of
+from ._common import AbstractNetworkSolver, dense_info, network_of
 
 
 class ExactLinear(AbstractNetworkSolver):
@@ -48,8 +48,8 @@ class ExactLinear(AbstractNetworkSolver):
         y1 = jnp.matmul(propagator[:, :n], y0, precision=matmul_precision())
         if rnn.bias is not None:
             y1 = y1 + propagator[:, n].reshape((n,) + (1,) * (y0.ndim - 1))
-        dense_info = self._dense_info(terms, t0, t1, y0, y1, args, h)
-        return y1, None, dense_info, (h, propagator), diffrax.RESULTS.successful
+        info = dense_info(terms, t0, t1, y0, y1, args, h)
+        return y1, None, info, (h, propagator), diffrax.RESULTS.successful
 
     def _linear_network(self, terms) -> CTRNN:
         rnn = network_of(terms, self)

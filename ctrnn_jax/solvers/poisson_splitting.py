@@ -5,13 +5,14 @@ from __future__ import annotations
 import diffrax
 import equinox as eqx
 import jax.numpy as jnp
-from jax import lax
 
 from .. import _checks
 from .._types import Array, Float
 from ..model import CTRNN
-from ._common import AbstractNetworkSolver, conservative_network_of
-from ._sweeps import Sweeps, sweeps_of
+from ..weights import AbstractTwoGroups
+from ._common import AbstractNetworkSolver, AbstractRetrace, conservative_network_of, dense_info
+from ._leapfrog import Leapfrog
+from ._sweep import Sweep
 from .compositions import COMPOSITIONS
 
 ORDERS = (1, *COMPOSITIONS)
@@ -62,74 +63,38 @@ class PoissonSplitting(AbstractNetworkSolver):
         return self.order_
 
     def init(self, terms, t0, t1, y0, args):
-        """What rounding has cut off so far, and what the next step need not compute again."""
-        rnn = conservative_network_of(terms, self)
-        if self.compensated:
-            return jnp.zeros_like(y0)
-        if rnn.form == "current":
-            return None
-        sweeps = sweeps_of(rnn, _bias(rnn))
-        return sweeps.known(sweeps.pack(_columns(y0), None))
+        """The velocity that the next step begins with (leapfrog), and what rounding has cut off."""
+        steps = self._steps(conservative_network_of(terms, self))
+        velocity = steps.velocity_at(_columns(y0)) if isinstance(steps, Leapfrog) else None
+        return velocity, jnp.zeros_like(_columns(y0)) if self.compensated else None
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """One step from t0 to t1."""
-        rnn = conservative_network_of(terms, self)
         h = terms.contr(t0, t1)
-        x = _columns(y0)
-        if rnn.form == "rate" and not self.compensated:
-            x, solver_state = self._substeps(sweeps_of(rnn, _bias(rnn)), x, h, solver_state)
-            y1 = x.reshape(y0.shape)
+        steps = self._steps(conservative_network_of(terms, self))
+        x, (velocity, lost) = _columns(y0), solver_state
+        if isinstance(steps, Leapfrog):
+            if made_jump is True:  # the state is not the one that the last step ended with
+                velocity = steps.velocity_at(x)
+            x, velocity, lost = steps.step(x, velocity, lost, h)
         else:
-            increment = self._increment(rnn, x, h).reshape(y0.shape)
-            if self.compensated:
-                increment = increment - solver_state
-            y1 = y0 + increment
-            if self.compensated:
-                solver_state = (y1 - y0) - increment
-        dense_info = self._dense_info(terms, t0, t1, y0, y1, args, h)
-        return y1, None, dense_info, solver_state, diffrax.RESULTS.successful
+            x, lost = steps.step(x, lost, h)
+        y1 = x.reshape(y0.shape)
+        info = dense_info(terms, t0, t1, y0, y1, args, h)
+        return y1, None, info, (velocity, lost), diffrax.RESULTS.successful
 
-    def _increment(self, rnn: CTRNN, x: Float[Array, "n batch"], h: Array) -> Array:
-        """x1 - x: both forms as sweeps of s from 0, with z = offset + A s."""
-        zero = jnp.zeros_like(x)
-        if rnn.form == "rate":
-            return self._substeps(sweeps_of(rnn, rnn.preactivation(x)), zero, h)[0]
-        bias = _bias(rnn)
-        if bias is None:
-            return rnn.weights.matvec(self._substeps(sweeps_of(rnn, x), zero, h)[0])
+    def retrace(self, rnn: CTRNN) -> AbstractRetrace:
+        """The way back for `adjoint="reversible"`: shears undone one by one."""
+        return self._steps(rnn)
 
-        # A bias adds a constant velocity, a flow of its own: half before and half after a sweep.
-        def substep(total, h):
-            before = h * bias if self.order_ == 1 else h / 2 * bias
-            sweeps = sweeps_of(rnn, x + total + before)
-            parts = self._substep(sweeps, sweeps.pack(zero, None), h)
-            return total + h * bias + rnn.weights.matvec(sweeps.unpack(parts)), None
-
-        return lax.scan(substep, zero, h * self._fractions(x.dtype))[0]
-
-    def _fractions(self, dtype) -> Float[Array, " substeps"]:
-        return jnp.asarray((1.0,) if self.order_ == 1 else COMPOSITIONS[self.order_], dtype)
-
-    def _substep(self, sweeps: Sweeps, parts, h: Array):
-        return sweeps.once(parts, h) if self.order_ == 1 else sweeps.there_and_back(parts, h)
-
-    def _substeps(self, sweeps: Sweeps, s: Array, h: Array, known=None):
-        """s after all substeps of a step, and what the next step need not compute again."""
-        parts = sweeps.pack(s, known)
-        if self.order_ <= 2:
-            parts = self._substep(sweeps, parts, h)
-        else:  # a loop: compile time does not grow with the order
-            parts, _ = lax.scan(
-                lambda parts, h: (self._substep(sweeps, parts, h), None),
-                parts,
-                h * self._fractions(s.dtype),
-            )
-        return sweeps.unpack(parts), sweeps.known(parts)
+    def _steps(self, rnn: CTRNN) -> Leapfrog | Sweep:
+        fractions = jnp.asarray(COMPOSITIONS.get(self.order_, (1.0,)), rnn.dtype)
+        symmetric = self.order_ > 1
+        if isinstance(rnn.weights, AbstractTwoGroups):
+            first, last = (0.5, 0.5) if symmetric else (1.0, 0.0)
+            return Leapfrog(rnn, fractions, first, last)
+        return Sweep(rnn, fractions, there_and_back=symmetric)
 
 
 def _columns(y: Array) -> Float[Array, "n batch"]:
     return y if y.ndim == 2 else y[:, None]
-
-
-def _bias(rnn: CTRNN) -> Float[Array, "n 1"] | None:
-    return None if rnn.bias is None else rnn.bias[:, None]

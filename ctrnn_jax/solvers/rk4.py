@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import diffrax
 
-from ._common import AbstractNetworkSolver
+from ._common import AbstractNetworkSolver, dense_info
 
 
 class RK4(AbstractNetworkSolver):
@@ -32,5 +32,5 @@ class RK4(AbstractNetworkSolver):
         k3 = terms.vf_prod(middle, y0 + k2 / 2, args, h)
         k4 = terms.vf_prod(t1, y0 + k3, args, h)
         y1 = y0 + (k1 + 2 * k2 + 2 * k3 + k4) / 6
-        dense_info = self._dense_info(terms, t0, t1, y0, y1, args, h)
-        return y1, None, dense_info, None, diffrax.RESULTS.successful
+        info = dense_info(terms, t0, t1, y0, y1, args, h)
+        return y1, None, info, None, diffrax.RESULTS.successful

@@ -1,0 +1,128 @@
+"""Reverse mode that undoes the steps instead of storing them.
+
+Undoing a step in floating point is exact to rounding, and a chaotic network magnifies rounding
+e-fold every 1/λ: left alone, the way back would get lost. So it is anchored: the forward run stores
+its state at the start of every segment, some thousand steps apart, and the way back through a
+segment begins at the stored end of it and is compared with the stored start. Where the two do not
+agree, the segment is run again forwards from its start, with an anchor every few steps, and undone
+along those, so that the gradient holds whatever the network does. A bit-exact reversal on a
+fixed-point grid would need no anchors, but its trajectories would be others than those of the plain
+steps, and it would rest on forward and backward programs being compiled to the same rounding.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ._fixed import fixed_step_segments
+from ._segments import Carry, RunSegment, Segment
+from ._stepping import make_step
+from ._types import Array, Bool, Scalar, State, any_at_all
+from .model import CTRNN
+from .solvers._common import Retraced
+
+# Steps between two anchors: many, for the memory of long runs; few, for chaotic networks to be
+# retraced. At a Lyapunov exponent of 0.1/s and steps of 0.05 s rounding grows by e^5.
+_SEGMENT_STEPS = 1024
+# At most so many steps between the anchors of a segment that was not retraced.
+_SPAN_STEPS = 32
+
+
+def reversible_segment_steps(num_steps: int) -> int:
+    """Steps between two anchors."""
+    return min(num_steps, _SEGMENT_STEPS)
+
+
+def retraced(x: State, anchor: State) -> Bool[Array, " batch"]:
+    """Which trajectories came back to where they had started, to what rounding may become."""
+    tolerance = float(jnp.finfo(x.dtype).eps) ** 0.6
+    distance = jnp.max(jnp.abs(x - anchor), axis=0)
+    # Not for non-finite states: there running again says what is to be said.
+    return distance <= tolerance * jnp.max(jnp.abs(anchor), axis=0)
+
+
+def reversible_segments(solver: Any, rnn: CTRNN, dt: Scalar) -> RunSegment:
+    """How a segment is run with steps of `dt`, and undone in reverse mode."""
+    parameters, static = eqx.partition(rnn, eqx.is_inexact_array)
+
+    def stepper(parameters, dt, x):
+        return make_step(solver, eqx.combine(parameters, static), dt, x)
+
+    def forward(parameters, dt, carry: Carry, segment: Segment):
+        _, step = stepper(parameters, dt, carry.x)
+        return fixed_step_segments(step, dt, None, None, checkpoint=False)(carry, segment)
+
+    def anchors_between(parameters, dt, carry: Carry, segment: Segment, span: int):
+        """The states after every `span` steps of the segment: (blocks, spans, n, batch)."""
+        _, step = stepper(parameters, dt, carry.x)
+
+        def one_step(state, _):
+            x, solver_state, k = state
+            x, solver_state, _ = step(x, solver_state, k)
+            return (x, solver_state, k + 1), None
+
+        def one_span(state, _):
+            state, _ = lax.scan(one_step, state, None, length=span)
+            return state, state[0]
+
+        spans = segment.blocks * (segment.steps // span)
+        state = carry.x, carry.solver, carry.step
+        _, states = lax.scan(one_span, state, None, length=spans)
+        return states.reshape(segment.blocks, -1, *states.shape[1:])
+
+    run = partial(jax.custom_vjp, nondiff_argnums=(3,))(forward)
+
+    def store(parameters, dt, carry, segment):
+        end, saves = forward(parameters, dt, carry, segment)
+        return (end, saves), (parameters, dt, carry, end.x)
+
+    def pull_back(segment: Segment, residuals, bars):
+        parameters, dt, carry, end = residuals
+        end_bar, saves_bar = bars
+        way = solver.retrace(eqx.combine(parameters, static))
+        span = max(d for d in range(1, _SPAN_STEPS + 1) if segment.steps % d == 0)
+
+        def retrace(anchors: Array | None) -> Retraced:
+            def one_span(back, anchor):
+                if anchor is not None:
+                    back = way.anchor(back, anchor)
+                length = segment.steps if anchor is None else span
+                back, _ = lax.scan(lambda b, _: (way.back(b, dt), None), back, None, length=length)
+                return back, None
+
+            def block(back, inputs):
+                anchors, save_bar = inputs
+                if save_bar is not None:
+                    back = way.meet(back, save_bar)
+                if anchors is None:
+                    return one_span(back, None)
+                return lax.scan(one_span, back, anchors, reverse=True)
+
+            back, _ = lax.scan(
+                block,
+                way.turn(end, end_bar.x),
+                (anchors, saves_bar),
+                length=segment.blocks,
+                reverse=True,
+            )
+            return way.arrive(back, dt)
+
+        reached = retrace(None)
+        reached = lax.cond(
+            any_at_all(~retraced(reached.x, carry.x)),
+            lambda _: retrace(anchors_between(parameters, dt, carry, segment, span)),
+            lambda reached: reached,
+            reached,
+        )
+        nothing = dict.fromkeys(Carry._fields)
+        start_bar = carry._replace(**{**nothing, "x": reached.x_bar})
+        return reached.rnn_bar, reached.dt_bar, start_bar
+
+    run.defvjp(store, pull_back)
+    return lambda carry, segment: run(parameters, dt, carry, segment)

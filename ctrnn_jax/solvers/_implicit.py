@@ -1,0 +1,280 @@
+"""What the implicit solvers share: the equation of a step, its solution and its derivative.
+
+Both forms are z' = A ∇E(z), so a step of either is an equation for the z at its end,
+
+    z1 = z0 + A (h S(z0, z1)) + h c,
+
+with the solver's mean slope S of the neurons; c is the bias in the current form and 0 in the rate
+form. Then x1 = x0 + h S in the rate form and x1 = z1 in the current form.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jax import lax
+
+from .. import _checks
+from .._types import Array, Bool, Float, Int, any_at_all
+from ..activations import AbstractActivation
+from ..model import CTRNN
+from ._common import (
+    AbstractNetworkSolver,
+    AbstractRetrace,
+    Level,
+    Retraced,
+    conservative_network_of,
+    dense_info,
+    level_of,
+    merged,
+)
+
+_NEWTON_STEPS = 32
+# Where the fixed-point iteration may stop shrinking because of rounding, in units of eps.
+_ROUNDING = 2**12
+
+
+class _Iteration(NamedTuple):
+    """The fixed-point iteration, for each column by itself."""
+
+    z: Float[Array, "n batch"]
+    change: Float[Array, " batch"]
+    done: Bool[Array, " batch"]
+    count: Int[Array, ""]
+
+
+def solve_columns(
+    residual: Callable[[Array, Any], Array],
+    guess: Float[Array, "n batch"],
+    columns: Any,
+    tol: float | None,
+    max_iterations: int,
+) -> tuple[Float[Array, "n batch"], Bool[Array, " batch"]]:
+    """The root z of residual(z, columns) = 0, column by column, and where it was found.
+
+    z ← z - residual(z), which contracts for small steps; Newton's method for the columns that it
+    does not bring to an end. Derivatives come from the implicit function theorem.
+    """
+    solved = _Solver(tol, max_iterations)
+
+    def solve(f, guess):
+        z, found = solved(lambda z, _: f(z), residual, guess, columns)
+        return z, found.astype(z.dtype)  # custom_root differentiates it, as a constant
+
+    def tangent_solve(g, y):
+        return lax.custom_linear_solve(g, y, _linear_solve, _linear_solve)
+
+    z, found = lax.custom_root(
+        lambda z: residual(z, columns), guess, solve, tangent_solve, has_aux=True
+    )
+    return z, found > 0
+
+
+class _Solver(NamedTuple):
+    tol: float | None
+    max_iterations: int
+
+    def __call__(self, f, residual, guess, columns):
+        z, found = _contract(f, guess, columns, self.tol, self.max_iterations)
+
+        def newton(z):
+            # The iteration may have gone astray, so from the guess.
+            root, ok = _newton(residual, guess, columns, self.tol)
+            return jnp.where(found, z, root), found | ok
+
+        return lax.cond(any_at_all(~found), newton, lambda z: (z, found), z)
+
+
+def _contract(f, guess, columns, tol, max_iterations):
+    eps = float(jnp.finfo(guess.dtype).eps)
+
+    def body(now: _Iteration) -> _Iteration:
+        step = f(now.z, columns)
+        z = jnp.where(now.done, now.z, now.z - step)
+        change = jnp.max(jnp.abs(step), axis=0)
+        size = jnp.maximum(jnp.max(jnp.abs(guess), axis=0), jnp.max(jnp.abs(z), axis=0))
+        if tol is None:
+            # A fixed tolerance would leave an error of one sign in every step, which adds up.
+            stalled = (change >= now.change) & (change <= _ROUNDING * eps * size)
+            done = stalled | (change == 0)
+        else:
+            done = change <= tol * size
+        done = done & jnp.isfinite(size)  # infinity is within a share of infinity
+        change = jnp.where(now.done, now.change, change)
+        return _Iteration(z, change, now.done | done, now.count + 1)
+
+    batch = guess.shape[1:]
+    never = jnp.full(batch, jnp.inf, guess.dtype)
+    start = _Iteration(guess, never, jnp.zeros(batch, bool), jnp.zeros((), jnp.int32))
+    end = lax.while_loop(lambda now: jnp.any(~now.done) & (now.count < max_iterations), body, start)
+    return end.z, end.done
+
+
+def _newton(residual, guess, columns, tol):
+    eps = float(jnp.finfo(guess.dtype).eps)
+    tolerance = 64 * eps if tol is None else tol
+
+    def one(guess, column):
+        size = jnp.maximum(jnp.max(jnp.abs(guess)), jnp.finfo(guess.dtype).tiny)
+
+        def scaled(y, column):
+            return residual(size * y, column) / size
+
+        finder = optx.Newton(rtol=tolerance, atol=tolerance)
+        solution = optx.root_find(
+            scaled, finder, guess / size, column, max_steps=_NEWTON_STEPS, throw=False
+        )
+        ok = (solution.result == optx.RESULTS.successful) & jnp.all(jnp.isfinite(solution.value))
+        return size * solution.value, ok
+
+    return jax.vmap(one, in_axes=-1, out_axes=-1)(guess, columns)
+
+
+def _linear_solve(g: Callable[[Array], Array], y: Float[Array, "n batch"]) -> Array:
+    """g(x) = y for a linear g that maps each column to itself: by contraction, else by LU."""
+    x, found = _contract(lambda x, y: g(x) - y, y, y, None, 64)
+
+    def dense(x):
+        n = y.shape[0]
+        units = jnp.broadcast_to(jnp.eye(n, dtype=y.dtype)[:, :, None], (n, *y.shape))
+        matrices = jnp.transpose(jax.vmap(g)(units), (2, 1, 0))
+        return jnp.where(found, x, jnp.linalg.solve(matrices, y.T[..., None])[..., 0].T)
+
+    return lax.cond(any_at_all(~found), dense, lambda x: x, x)
+
+
+class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
+    """A symmetric one-step method, given by the mean slope of the neurons over a step."""
+
+    tol: eqx.AbstractVar[float | None]
+    max_iterations: eqx.AbstractVar[int]
+
+    @property
+    @abc.abstractmethod
+    def composition(self) -> tuple[float, ...]:
+        """The fractions of a step that the method is composed of."""
+
+    @property
+    def keeps_energy(self) -> bool:
+        """Whether `slope` is given the sum of potentials that it is to arrive at."""
+        return False
+
+    @abc.abstractmethod
+    def slope(self, sigma: AbstractActivation, z0: Array, z1: Array, target: Any) -> Array:
+        """S(z0, z1), symmetric in its arguments; (n,) or (n, batch)."""
+
+    def init(self, terms, t0, t1, y0, args):
+        """Whether the last step was solved, per trajectory, and the energies to keep."""
+        rnn = conservative_network_of(terms, self)
+        x0 = y0 if y0.ndim == 2 else y0[:, None]
+        return jnp.ones(y0.shape[1:], bool), level_of(rnn, x0) if self.keeps_energy else None
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        """One step from t0 to t1."""
+        h = terms.contr(t0, t1)
+        x0 = y0 if y0.ndim == 2 else y0[:, None]
+        _, level = solver_state
+        x1, converged = self.advance(conservative_network_of(terms, self), x0, h, level)
+        y1, converged = x1.reshape(y0.shape), converged.reshape(y0.shape[1:])
+        info = dense_info(terms, t0, t1, y0, y1, args, h)
+        result = merged(diffrax.RESULTS.successful, jnp.all(converged))
+        return y1, None, info, (converged, level), result
+
+    def converged(self, solver_state: Any) -> Bool[Array, "*batch"]:
+        """Whether the last step was solved, per trajectory."""
+        return solver_state[0]
+
+    def advance(
+        self, rnn: CTRNN, x: Float[Array, "n batch"], h: Array, level: Level | None = None
+    ) -> tuple[Float[Array, "n batch"], Bool[Array, " batch"]]:
+        """States after one step, and whether its equation was solved."""
+        if len(self.composition) == 1:
+            return self._substep(rnn, x, h, level)
+
+        def substep(x, h):
+            return self._substep(rnn, x, h, level)
+
+        x, converged = lax.scan(substep, x, h * jnp.asarray(self.composition, x.dtype))
+        return x, jnp.all(converged, axis=0)
+
+    def _substep(self, rnn: CTRNN, x: Float[Array, "n batch"], h: Array, level: Level | None):
+        sigma, z0 = rnn.activation, rnn.preactivation(x)
+        drift = None if rnn.form == "rate" or rnn.bias is None else h * rnn.bias
+
+        def arrive(z0, slope):
+            z1 = z0 + rnn.weights.matvec(h * slope)
+            return z1 if drift is None else z1 + drift.reshape(-1, *[1] * (z1.ndim - 1))
+
+        def residual(z1, start):
+            z0, target = start
+            return z1 - arrive(z0, self.slope(sigma, z0, z1, target))
+
+        middle = (z0 + arrive(z0, sigma(z0))) / 2  # the explicit midpoint method to begin with
+        guess = lax.stop_gradient(arrive(z0, sigma(middle)))
+        target = None
+        if self.keeps_energy:
+            # What rounding did to the energy so far is undone in the next step: it adds up else.
+            now = jnp.sum(sigma.potential(z0), axis=0)
+            target = now
+            if level is not None:
+                linear = 0.0 if level.offset is None else level.offset @ x
+                target = now - lax.stop_gradient(now + linear - level.energy)
+        start = z0, target
+        z1, converged = solve_columns(residual, guess, start, self.tol, self.max_iterations)
+        slope = self.slope(sigma, z0, z1, target)
+        if rnn.form == "rate":
+            return x + h * slope, converged
+        return arrive(z0, slope), converged
+
+    def retrace(self, rnn: CTRNN) -> AbstractRetrace:
+        """The way back for `adjoint="reversible"`: a step of -h retraces one of h."""
+        return _SymmetricRetrace(self, rnn)
+
+
+class _Back(NamedTuple):
+    x: Array
+    x_bar: Array
+    rnn_bar: Any
+    dt_bar: Array
+
+
+class _SymmetricRetrace(AbstractRetrace):
+    def __init__(self, solver: AbstractImplicitNetworkSolver, rnn: CTRNN):
+        self.solver = solver
+        self.arrays, self.static = eqx.partition(rnn, eqx.is_inexact_array)
+
+    def turn(self, x, x_bar):
+        return _Back(x, x_bar, jax.tree.map(jnp.zeros_like, self.arrays), jnp.zeros((), x.dtype))
+
+    def back(self, back, dt):
+        def forward(arrays, x, dt):
+            return self.solver.advance(eqx.combine(arrays, self.static), x, dt)[0]
+
+        x = forward(self.arrays, back.x, -dt)
+        _, pull = jax.vjp(forward, self.arrays, x, dt)
+        rnn_bar, x_bar, dt_bar = pull(back.x_bar)
+        rnn_bar = jax.tree.map(jnp.add, back.rnn_bar, rnn_bar)
+        return _Back(x, x_bar, rnn_bar, back.dt_bar + dt_bar)
+
+    def anchor(self, back, x):
+        return back._replace(x=x)
+
+    def meet(self, back, x_bar):
+        return back._replace(x_bar=back.x_bar + x_bar)
+
+    def arrive(self, back, dt):
+        return Retraced(*back)
+
+
+def check_iteration(tol: Any, max_iterations: Any) -> tuple[float | None, int]:
+    """The options of the iteration, checked."""
+    if tol is not None:
+        tol = float(_checks.positive("tol", tol))
+    return tol, _checks.integer("max_iterations", max_iterations, 1)
