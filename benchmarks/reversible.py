@@ -11,13 +11,12 @@ the compiler has its share in the first, which does not depend on the number of 
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
-from simulate_speed import interleaved, ratio
+from simulate_speed import interleaved, peak_memory, ratio
 
 import ctrnn_jax as ct
 
@@ -61,7 +60,7 @@ def main() -> None:
         kind, what, num_steps = arguments.child
         call, values = calls(kind, int(num_steps))[what]
         jax.block_until_ready(call(*values))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_memory())
         return
     num_steps = 10**4 if arguments.quick else 10**6
     for kind in WEIGHTS:
