@@ -41,7 +41,7 @@ def reversible_segment_steps(num_steps: int) -> int:
 
 def retraced(x: State, anchor: State) -> Bool[Array, " batch"]:
     """Which trajectories came back to where they had started, to what rounding may become."""
-    tolerance = float(jnp.finfo(x.dtype).eps) ** 0.6
+    tolerance = float(jnp.finfo(x.dtype).eps) ** (2 / 3)
     distance = jnp.max(jnp.abs(x - anchor), axis=0)
     # Not for non-finite states: there running again says what is to be said.
     return distance <= tolerance * jnp.max(jnp.abs(anchor), axis=0)

@@ -40,8 +40,8 @@ def gradients(rnn, x0, solver, dt=0.1, **kwargs):
     point = (rnn, x0, jnp.asarray(dt, DTYPE))
     (value, a), (other, b) = gradient(point, "direct"), gradient(point, "reversible")
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    gap = max(float(jnp.max(jnp.abs(x - y)) / jnp.max(jnp.abs(x))) for x, y in pairs)
-    return gap, float(value), float(other)
+    gaps = [float(jnp.max(jnp.abs(x - y)) / jnp.max(jnp.abs(x))) for x, y in pairs]
+    return gaps, float(value), float(other)
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["retraced", "lost"])
@@ -56,8 +56,8 @@ def test_every_structure_agrees_with_direct(name, form, lost, monkeypatch):
     monkeypatch.setattr(_reversible, "_SEGMENT_STEPS", 13)
     rnn = network(WEIGHTS[name], form)
     solver = ct.PoissonSplitting(2, compensated=lost)
-    gap, *_ = gradients(rnn, normal(6, 3, rnn.size), solver, num_steps=42, save_every=6)
-    assert gap < 4000 * EPS
+    gaps, *_ = gradients(rnn, normal(6, 3, rnn.size), solver, num_steps=42, save_every=6)
+    assert max(gaps) < 4000 * EPS
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_every_solver_and_the_activation_agree_with_direct(name, solver):
     if isinstance(solver, ct.DiscreteGradient):
         activation = ct.Arctan()  # the integral of a function takes long to compile
     rnn = network(WEIGHTS[name], activation=activation)
-    gap, *_ = gradients(rnn, normal(6, 3, rnn.size), solver, num_steps=20, save_every=20)
-    assert gap < 4000 * EPS
+    gaps, *_ = gradients(rnn, normal(6, 3, rnn.size), solver, num_steps=20, save_every=20)
+    assert max(gaps) < 4000 * EPS
 
 
 @pytest.mark.skipif(not X64, reason="float32 forgets within the run")
@@ -81,10 +81,11 @@ def test_chaos_over_ten_thousand_steps(kind):
     # Perturbations grow by more than e^50: a plain reversal would end somewhere else.
     rnn = ct.CTRNN(kind.init(jax.random.key(0), 20, scale=2.0))
     x0 = normal(6, 2, 20, scale=1.5)
-    gap, value, other = gradients(
+    (*gaps, of_dt), value, other = gradients(
         rnn, x0, ct.PoissonSplitting(), dt=0.05, num_steps=10_000, save_every=10_000
     )
-    assert value == other and gap < 1e-8
+    # By dt it is a sum over all steps that cancels to a thousandth of its terms or less.
+    assert value == other and max(gaps) < 1e-8 and of_dt < 1e-6
 
 
 def test_memory_does_not_grow_like_that_of_checkpoints():

@@ -23,12 +23,11 @@ from ._leapfrog import add
 _BLOCK = 4
 
 
-class _Blocks(NamedTuple):
-    """What a sweep reads of each block of neurons, padded to whole blocks."""
+class _Visits(NamedTuple):
+    """The blocks of neurons that a substep moves, one after another."""
 
-    start: Array  # (blocks,)
-    rows: Array  # (blocks, _BLOCK, n): rows of A
-    within: Array  # (blocks, _BLOCK, _BLOCK): their part inside the block
+    start: Array  # (visits,): the first neuron of the block
+    order: Array  # (visits, _BLOCK): which of its neurons is the next
 
 
 class _Gradient(NamedTuple):
@@ -51,15 +50,14 @@ class Sweep(AbstractRetrace):
 
     def __init__(self, rnn: CTRNN, fractions: Array, there_and_back: bool):
         self.rnn, self.fractions, self.there_and_back = rnn, fractions, there_and_back
-        n = rnn.size
-        self.n, count = n, -(-n // _BLOCK)
-        self.padding = count * _BLOCK - n
-        A = rnn.weights.as_matrix()
-        padded = jnp.pad(A, ((0, self.padding), (0, self.padding)))
-        rows = padded.reshape(count, _BLOCK, -1)
-        blocks = jnp.arange(count)
-        within = rows.reshape(count, _BLOCK, count, _BLOCK)[blocks, :, blocks]
-        self.A, self.blocks = A, _Blocks(_BLOCK * blocks, rows, within)
+        self.n, count = rnn.size, -(-rnn.size // _BLOCK)
+        self.padding = count * _BLOCK - self.n
+        self.A = rnn.weights.as_matrix()
+        self.padded_A = jnp.pad(self.A, ((0, self.padding), (0, self.padding)))
+        start, order = jnp.arange(count) * _BLOCK, jnp.tile(jnp.arange(_BLOCK), (count, 1))
+        if there_and_back:  # one loop over both sweeps, not two: half the code to compile
+            start, order = jnp.append(start, start[::-1]), jnp.append(order, order[:, ::-1], 0)
+        self.visits = _Visits(start, order)
         self.bias: Any = None if rnn.bias is None else rnn.bias[:, None]
         # A bias of the current form is a flow of its own, around the sweep or before it.
         self.drift = rnn.bias is not None and rnn.form == "current"
@@ -97,31 +95,34 @@ class Sweep(AbstractRetrace):
         return s[: self.n]
 
     def _substep(self, s: Array, offset: Array | None, h: Array) -> Array:
-        if not self.there_and_back:
-            return self._sweep(s, offset, h, reverse=False)
-        return self._sweep(
-            self._sweep(s, offset, h / 2, reverse=False), offset, h / 2, reverse=True
-        )
+        h = self._share(h)
 
-    def _sweep(self, s: Array, offset: Array | None, h: Array, reverse: bool) -> Array:
-        def block(s, block: _Blocks):
-            def neuron(z, member):
-                i, column = member
-                move = h * self.rnn.activation(lax.dynamic_slice_in_dim(z, i, 1))
-                return z + column[:, None] * move, move[0]
+        def visit(s, visit: _Visits):
+            def neuron(state, i):
+                z, moved = state
+                move = h * self.rnn.activation(_row(z, i))
+                column = lax.dynamic_slice_in_dim(within, i, 1, axis=1)
+                return (z + column * move, _set_row(moved, _row(moved, i) + move, i)), None
 
-            z = self._preactivation(s, offset, block)
-            _, moves = lax.scan(neuron, z, (jnp.arange(_BLOCK), block.within.T), reverse=reverse)
-            moved = lax.dynamic_slice_in_dim(s, block.start, _BLOCK) + moves
-            return lax.dynamic_update_slice_in_dim(s, moved, block.start, 0), None
+            rows, within = self._rows(visit)
+            state = self._preactivation(s, offset, rows, visit), _block(s, visit)
+            (_, moved), _ = lax.scan(neuron, state, visit.order)
+            return _set_block(s, moved, visit), None
 
-        return lax.scan(block, s, self.blocks, reverse=reverse)[0]
+        return lax.scan(visit, s, self.visits)[0]
 
-    def _preactivation(self, s: Array, offset: Array | None, block: _Blocks) -> Array:
-        z = self._product(block.rows, s)
-        if offset is None:
-            return z
-        return z + lax.dynamic_slice_in_dim(offset, block.start, _BLOCK)
+    def _share(self, h: Array) -> Array:
+        """Of a step, what one sweep of a substep makes."""
+        return h / 2 if self.there_and_back else h
+
+    def _rows(self, visit: _Visits) -> tuple[Array, Array]:
+        """The block's rows of A, and their part inside the block."""
+        rows = _block(self.padded_A, visit)
+        return rows, lax.dynamic_slice_in_dim(rows, visit.start, _BLOCK, axis=1)
+
+    def _preactivation(self, s: Array, offset: Array | None, rows: Array, visit: _Visits) -> Array:
+        z = self._product(rows, s)
+        return z if offset is None else z + _block(offset, visit)
 
     def _pad(self, x: Any) -> Any:
         return x if x is None else jnp.pad(x, ((0, self.padding), (0, 0)))
@@ -134,7 +135,7 @@ class Sweep(AbstractRetrace):
         """See `AbstractRetrace`."""
         parameters = eqx.filter(self.rnn.activation, eqx.is_inexact_array)
         gradient = _Gradient(
-            A=jnp.zeros_like(self.A),
+            A=jnp.zeros_like(self.padded_A),
             bias=None if self.bias is None else jnp.zeros_like(self.bias),
             activation=jax.tree.map(jnp.zeros_like, parameters),
             dt=jnp.zeros((), x.dtype),
@@ -163,7 +164,8 @@ class Sweep(AbstractRetrace):
         s, _, gradient, z_bar = self._undo(jnp.zeros_like(x), s_bar, x, h, dt, gradient)
         x = x + self._product(self.A, s)
         x_bar = x_bar + z_bar
-        gradient = gradient._replace(A=gradient.A - self._product(x_bar, s.T))
+        A_bar = gradient.A.at[: self.n, : self.n].add(-self._product(x_bar, s.T))
+        gradient = gradient._replace(A=A_bar)
         return _Back(*self._undo_drift(x, x_bar, gradient, self.before * h, dt))
 
     def _undo_drift(self, x: Array, x_bar: Array, gradient: _Gradient, h: Array, dt: Array):
@@ -179,69 +181,54 @@ class Sweep(AbstractRetrace):
         self, s: Array, s_bar: Array, offset: Array | None, h: Array, dt: Array, gradient: _Gradient
     ) -> tuple[Array, Array, _Gradient, Float[Array, "n batch"]]:
         """s and its cotangent before a substep, and the cotangent of z, summed over its sweeps."""
-        state, offset = (self._pad(s), self._pad(s_bar), gradient), self._pad(offset)
-        if self.there_and_back:
-            state, second = self._unsweep(*state, offset, h / 2, dt, reverse=True)
-            state, first = self._unsweep(*state, offset, h / 2, dt, reverse=False)
-            z_bar = first + second
-        else:
-            state, z_bar = self._unsweep(*state, offset, h, dt, reverse=False)
-        s, s_bar, gradient = state
-        return s[: self.n], s_bar[: self.n], gradient, z_bar[: self.n]
-
-    def _unsweep(self, s, s_bar, gradient: _Gradient, offset, h, dt, reverse: bool):
-        """Undoes the sweep that `_sweep(..., reverse)` made."""
         parameters, static = eqx.partition(self.rnn.activation, eqx.is_inexact_array)
-        order = jnp.arange(_BLOCK)
-        # [i, j]: whether the sweep moves neuron j before neuron i.
-        earlier = (
-            (order[None, :] > order[:, None]) if reverse else (order[None, :] < order[:, None])
-        )
+        s, s_bar, offset = self._pad(s), self._pad(s_bar), self._pad(offset)
+        h = self._share(h)
 
-        def block(state, block: _Blocks):
-            s, s_bar, parameters_bar, dt_bar = state
+        def visit(state, visit: _Visits):
+            s, s_bar, gradient, z_bars = state
 
-            def neuron(state, member):
-                z, s_bar, parameters_bar = state
-                i, row = member
+            def neuron(state, i):
+                # Together: z and the cotangent of s; moves and the cotangent of z.
+                inside, changes, parameters_bar = state
+                z, bar = lax.dynamic_slice_in_dim(inside, i, 1, axis=1)
                 velocity, pull = jax.vjp(
-                    lambda parameters, z: eqx.combine(parameters, static)(z),
-                    parameters,
-                    lax.dynamic_slice_in_dim(z, i, 1),
+                    lambda parameters, z: eqx.combine(parameters, static)(z), parameters, z
                 )
-                own = h * lax.dynamic_slice_in_dim(s_bar, i, 1)
-                more, z_bar = pull(own)
-                row = row[:, None]
-                z = z + row * (h * velocity)  # a column of A is minus a row
-                state = z, s_bar + row * z_bar, jax.tree.map(jnp.add, parameters_bar, more)
-                return state, (velocity[0], own[0], z_bar[0])
+                more, z_bar = pull(h * bar)
+                change = jnp.stack((h * velocity, z_bar))
+                # A column of A is minus a row.
+                inside = inside + _row(within, i).T[None] * change
+                changes = lax.dynamic_update_slice_in_dim(changes, change, i, axis=1)
+                return (inside, changes, jax.tree.map(jnp.add, parameters_bar, more)), None
 
-            z = self._preactivation(s, offset, block)
-            inside = lax.dynamic_slice_in_dim(s_bar, block.start, _BLOCK)
-            (_, inside, parameters_bar), (velocity, own, z_bar) = lax.scan(
-                neuron, (z, inside, parameters_bar), (order, block.within), reverse=not reverse
-            )
-            moves = h * velocity
-            dt_bar = dt_bar + jnp.sum(own * velocity) / dt
-            moved = lax.dynamic_slice_in_dim(s, block.start, _BLOCK) - moves
-            s = lax.dynamic_update_slice_in_dim(s, moved, block.start, 0)
+            rows, within = self._rows(visit)
+            bar = _block(s_bar, visit)
+            inside = jnp.stack((self._preactivation(s, offset, rows, visit), bar))
+            state = inside, jnp.zeros_like(inside), gradient.activation
+            state, _ = lax.scan(neuron, state, visit.order, reverse=True)
+            (_, new_bar), (moves, z_bar), parameters_bar = state
+            s = _set_block(s, _block(s, visit) - moves, visit)
             # A column block of A is minus a row block, transposed; inside, it was done above.
-            s_bar = s_bar + self._product(block.rows.T, z_bar)
-            s_bar = lax.dynamic_update_slice_in_dim(s_bar, inside, block.start, 0)
+            s_bar = _set_block(s_bar + self._product(rows.T, z_bar), new_bar, visit)
             rows_bar = self._product(z_bar, s.T)
             # s is the state before the moves; neurons moved earlier were seen after theirs.
-            seen = self._product(z_bar, moves.T)
-            within_bar = lax.dynamic_slice_in_dim(rows_bar, block.start, _BLOCK, axis=1)
-            within_bar = within_bar + jnp.where(earlier, seen, 0)
-            rows_bar = lax.dynamic_update_slice_in_dim(rows_bar, within_bar, block.start, 1)
-            return (s, s_bar, parameters_bar, dt_bar), (rows_bar, z_bar)
+            earlier = visit.order[None, :] < visit.order[:, None]
+            seen = jnp.where(earlier, self._product(z_bar, moves.T), 0)
+            inside = lax.dynamic_slice_in_dim(rows_bar, visit.start, _BLOCK, axis=1) + seen
+            rows_bar = lax.dynamic_update_slice_in_dim(rows_bar, inside, visit.start, axis=1)
+            gradient = gradient._replace(
+                A=_set_block(gradient.A, _block(gradient.A, visit) + rows_bar, visit),
+                activation=parameters_bar,
+                # Each move times the cotangent of its neuron, as it was then.
+                dt=gradient.dt + (jnp.sum(bar * moves) + jnp.sum(within * seen)) / dt,
+            )
+            z_bars = _set_block(z_bars, _block(z_bars, visit) + z_bar, visit)
+            return (s, s_bar, gradient, z_bars), None
 
-        state = s, s_bar, gradient.activation, gradient.dt
-        state, (rows_bar, z_bar) = lax.scan(block, state, self.blocks, reverse=not reverse)
-        s, s_bar, parameters_bar, dt_bar = state
-        A_bar = rows_bar.reshape(-1, self.n + self.padding)[: self.n, : self.n]
-        gradient = gradient._replace(A=gradient.A + A_bar, activation=parameters_bar, dt=dt_bar)
-        return (s, s_bar, gradient), z_bar.reshape(-1, s.shape[1])
+        state = s, s_bar, gradient, jnp.zeros_like(s)
+        (s, s_bar, gradient, z_bars), _ = lax.scan(visit, state, self.visits, reverse=True)
+        return s[: self.n], s_bar[: self.n], gradient, z_bars[: self.n]
 
     def anchor(self, back: _Back, x: Array) -> _Back:
         """See `AbstractRetrace`."""
@@ -255,7 +242,7 @@ class Sweep(AbstractRetrace):
         """See `AbstractRetrace`."""
         parameters, static = eqx.partition(self.rnn, eqx.is_inexact_array)
         _, pull = jax.vjp(lambda p: eqx.combine(p, static).weights.as_matrix(), parameters)
-        (rnn_bar,) = pull(back.gradient.A)
+        (rnn_bar,) = pull(back.gradient.A[: self.n, : self.n])
         bars = [back.gradient.activation]
         where = [lambda rnn: rnn.activation]
         if self.bias is not None:
@@ -263,3 +250,19 @@ class Sweep(AbstractRetrace):
             where.append(lambda rnn: rnn.bias)
         rnn_bar = eqx.tree_at(lambda rnn: [w(rnn) for w in where], rnn_bar, bars)
         return Retraced(back.x, back.x_bar, rnn_bar, back.gradient.dt)
+
+
+def _row(x: Array, i: Array) -> Array:
+    return lax.dynamic_slice_in_dim(x, i, 1)
+
+
+def _set_row(x: Array, row: Array, i: Array) -> Array:
+    return lax.dynamic_update_slice_in_dim(x, row, i, 0)
+
+
+def _block(x: Array, visit: _Visits) -> Array:
+    return lax.dynamic_slice_in_dim(x, visit.start, _BLOCK)
+
+
+def _set_block(x: Array, block: Array, visit: _Visits) -> Array:
+    return lax.dynamic_update_slice_in_dim(x, block, visit.start, 0)
