@@ -58,6 +58,9 @@ from .orbits import (
 from .orbits import (
     orbit_frequency as orbit_frequency,
 )
+from .orbits import (
+    period as period,
+)
 from .simulate import simulate as simulate
 from .solvers import RK4 as RK4
 from .solvers import DiscreteGradient as DiscreteGradient

@@ -1,14 +1,20 @@
-"""Frequencies that follow from the equations without integrating them."""
+"""Frequencies that follow from the equations, and periods of closed orbits."""
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from . import _checks
-from ._types import Array, ArrayLike, Float
-from .activations import Linear, Tanh
+from ._types import Array, ArrayLike, Float, Int
+from .activations import HardTanh, Linear, Tanh
 from .model import CTRNN
 from .weights import BlockSkew
 
@@ -58,19 +64,36 @@ def _agm_frequency_factor(log_ratio: Array) -> Array:
     return jnp.where(far, 0.5 * np.pi / (jnp.where(far, log_ratio, 1) + np.log(4).item()), a)
 
 
+def _hard_tanh_frequency_factor(level: Array) -> Array:
+    """π/2 over the angle-like time ω T / 4 of a quarter of the orbit of level l.
+
+    The quarter from (U, 0) to (0, -U) runs through |z_2| < 1 < z_1 in the time s, along a circle
+    for π/2 - 2 arctan s, through the saturated corner for l - 1 and again for s, where
+    s = √(2l - 1) as long as it lies between 0 (the orbit is a circle) and 1 (no circle is left).
+    """
+    inside = (level > 0.5) & (level < 1)
+    s = jnp.sqrt(jnp.where(inside, 2 * level - 1, 1))
+    partly = 2 * s + np.pi / 2 - 2 * jnp.arctan(s)
+    quarter = jnp.where(inside, partly, jnp.where(level >= 1, 1 + level, np.pi / 2))
+    return 0.5 * np.pi / quarter
+
+
 def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, "*shape"]:
     """Exact frequency of the closed orbits of two-neuron oscillators.
 
     With z = A x0 + b in the rate form or z = x0 in the current form, and l = Φ(z_1) + Φ(z_2):
 
     - linear: f = omega / 2π;
-    - tanh: f = omega / 2π · agm(1, exp(-l)), that is 1/T with T = (4/omega) K(1 - exp(-2l)).
+    - tanh: f = omega / 2π · agm(1, exp(-l)), that is 1/T with T = (4/omega) K(1 - exp(-2l));
+    - hard tanh: 1/T with T = 2π/omega for l <= 1/2, T = (4/omega) (1 + l) for l >= 1, and between
+      them T = (4/omega) (2s + π/2 - 2 arctan s), s = √(2l - 1).
 
     Differentiable in omega, b and x0.
 
     Args:
         rnn: two neurons with skew-symmetric weights, or any number of `BlockSkew` blocks;
-            activation `Tanh()` or `Linear()`; no leak; a bias in the rate form only.
+            activation `Tanh()`, `HardTanh()` or `Linear()`; no leak; a bias in the rate form only.
+            For others `period` locates the return.
         x0: (..., n) states on the orbits.
 
     Returns:
@@ -88,8 +111,9 @@ def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, "*shape"]:
     if not rnn.weights.is_skew or not (n == 2 or isinstance(rnn.weights, BlockSkew)):
         got = f"{type(rnn.weights).__name__} of size {n}"
         _checks.fail("rnn", "two neurons with skew-symmetric weights, or BlockSkew", got)
-    if not isinstance(rnn.activation, Tanh | Linear):
-        _checks.fail("rnn", "activation Tanh() or Linear()", type(rnn.activation).__name__)
+    if not isinstance(rnn.activation, Tanh | HardTanh | Linear):
+        expected = "activation Tanh(), HardTanh() or Linear()"
+        _checks.fail("rnn", expected, type(rnn.activation).__name__)
     if rnn.leak is not None:
         _checks.fail("rnn", "no leak: damped orbits do not close", "a leak")
     if rnn.form == "current" and rnn.bias is not None:
@@ -108,4 +132,246 @@ def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, "*shape"]:
     f = jnp.broadcast_to(f, level.shape)
     if isinstance(rnn.activation, Tanh):
         f = f * _agm_frequency_factor(level)
+    elif isinstance(rnn.activation, HardTanh):
+        f = f * _hard_tanh_frequency_factor(level)
     return f[..., 0] if n == 2 else f
+
+
+def period(
+    rnn: CTRNN,
+    x0: ArrayLike,
+    *,
+    max_time: ArrayLike | None = None,
+    tolerance: float | None = None,
+    rtol: float | None = None,
+) -> Float[Array, "*shape"]:
+    """Time after which an orbit first returns to where it started.
+
+    The orbit is followed with `diffrax.Dopri8` and adaptive steps. Each time it crosses the plane
+    through x0 that is normal to the velocity there, in the direction of that velocity, the crossing
+    is located to rounding (Newton's method on the length of the step, guarded by bisection). The
+    first crossing within the tolerance of x0 is the return; others, as of orbits that do not close,
+    are passed by.
+
+    In reverse mode the gradient by the network and x0 is that of the implicit function theorem,
+    dT = -f(x0)·(dφ_T - dx0) / |f(x0)|² with the flow φ_T.
+
+    Args:
+        rnn: any network, n neurons.
+        x0: (..., n) states on the orbits.
+        max_time: how far an orbit is followed, in seconds; unless given, 100 times the sum of the
+            period of the fastest linear mode, 2π/‖A‖, and the time to pass |x0| at the initial
+            speed.
+        tolerance: largest return distance |φ_T(x0) - x0| that counts as a return, as a fraction of
+            the largest distance from x0 that the orbit has reached; unless given, eps^0.4
+            (5e-7 in float64, 2e-3 in float32).
+        rtol: relative tolerance of the steps; unless given, eps^0.8 (3e-13 and 3e-6). Tolerances
+            are relative to the size of the state and of the orbit.
+
+    Returns:
+        (...,) in seconds; nan where there is no return within `max_time`: in quasi-periodic and
+        chaotic motion, at rest, or where something is not finite.
+
+    Raises:
+        TypeError, ValueError: for a wrong shape, dtype or value of an argument.
+
+    Source:
+        Section and return after M. Hénon, "On the numerical computation of Poincaré maps",
+        Physica D 5, 1982; here each crossing is a step of fitting length.
+
+    Example:
+        >>> rnn = ct.CTRNN(ct.BlockSkew.from_hz(jnp.array([1.0])), ct.Arctan())
+        >>> ct.period(rnn, jnp.array([0.1, 0.0]))  # a little more than 1 s
+    """
+    _checks.instance("rnn", rnn, CTRNN, "a CTRNN")
+    n = rnn.size
+    x0 = _checks.float_array("x0", x0, f"(..., {n})")
+    if x0.shape[-1] != n:
+        _checks.fail("x0", f"shape (..., {n}), one value per neuron", x0.shape)
+    _checks.same_dtype("x0", x0, rnn.dtype, "the network")
+    eps = float(jnp.finfo(x0.dtype).eps)
+    tolerance = eps**0.4 if tolerance is None else float(_checks.positive("tolerance", tolerance))
+    rtol = eps**0.8 if rtol is None else float(_checks.positive("rtol", rtol))
+    if max_time is not None:
+        max_time = _checks.positive("max_time", max_time, x0.dtype)
+    if x0.size == 0:
+        return jnp.zeros(x0.shape[:-1], x0.dtype)
+    return _period(rnn, x0.reshape(-1, n), max_time, tolerance, rtol).reshape(x0.shape[:-1])
+
+
+@eqx.filter_jit
+def _period(rnn: CTRNN, x0: Array, max_time: Any, tolerance: float, rtol: float) -> Array:
+    arrays, static = eqx.partition(rnn, eqx.is_inexact_array)
+    return _returns(static, tolerance, rtol, arrays, x0, max_time)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _returns(static, tolerance, rtol, arrays, x0, max_time):
+    rnn = eqx.combine(arrays, static).prepared()
+    return jax.vmap(lambda x: _first_return(rnn, x, max_time, tolerance, rtol))(x0)
+
+
+def _returns_forward(static, tolerance, rtol, arrays, x0, max_time):
+    found = _returns(static, tolerance, rtol, arrays, x0, max_time)
+    return found, (arrays, x0, max_time, found)
+
+
+def _returns_backward(static, tolerance, rtol, residuals, found_bar):
+    # The adjoint equation once around the orbit, backwards from x(T) = x0, beside the orbit itself:
+    # its errors are controlled at the kinks of σ too, where differentiated steps would be wrong.
+    arrays, x0, max_time, found = residuals
+    closed = jnp.isfinite(found)
+    x0 = jnp.where(closed[:, None], x0, 0)  # what is not finite would never end
+    sizes = jnp.where(closed, _size(eqx.combine(arrays, static), x0), 1)
+    controller = diffrax.PIDController(rtol=rtol, atol=rtol)
+
+    def velocity(arrays, x):
+        return eqx.combine(arrays, static)(None, x)
+
+    def around(x0, T, size):
+        def backwards(t, state, args):
+            x, x_bar, _ = state
+            now, pull = jax.vjp(velocity, arrays, size * x)
+            arrays_bar, x_bar = pull(x_bar)
+            return -now / size, x_bar, jax.tree.map(lambda leaf: leaf / size, arrays_bar)
+
+        initial = velocity(arrays, x0)
+        speed = jnp.sqrt(jnp.sum(initial**2))
+        speed = jnp.where(speed > 0, speed, 1)
+        start = x0 / size, initial / speed, jax.tree.map(jnp.zeros_like, arrays)
+        end = diffrax.diffeqsolve(
+            diffrax.ODETerm(backwards), diffrax.Dopri8(), jnp.zeros_like(T), T, None, start,
+            stepsize_controller=controller, max_steps=None, throw=False,
+        ).ys  # fmt: skip
+        assert end is not None
+        _, x_bar, arrays_bar = jax.tree.map(lambda leaf: leaf[0], end)
+        by_state = (initial / speed - x_bar) / speed
+        return by_state, jax.tree.map(lambda leaf: -leaf * (size / speed), arrays_bar)
+
+    by_state, by_arrays = jax.vmap(around)(x0, jnp.where(closed, found, 1), sizes)
+    weight = jnp.where(closed, found_bar, 0)
+
+    def weighted(leaf):
+        shape = (-1,) + (1,) * (leaf.ndim - 1)
+        return jnp.where(closed.reshape(shape), leaf, 0) * weight.reshape(shape)
+
+    arrays_bar = jax.tree.map(lambda leaf: jnp.sum(weighted(leaf), axis=0), by_arrays)
+    no_bar = None if max_time is None else jnp.zeros_like(max_time)
+    return arrays_bar, weighted(by_state), no_bar
+
+
+_returns.defvjp(_returns_forward, _returns_backward)
+
+
+def _size(rnn: CTRNN, x: Float[Array, "batch n"]) -> Float[Array, " batch"]:
+    """The size of a state plus that of a small orbit through it: never 0 but at rest at 0."""
+    speed = jax.vmap(lambda x: jnp.max(jnp.abs(rnn(None, x))))(x)
+    return jnp.max(jnp.abs(x), axis=-1) + speed / _fastest(rnn)
+
+
+def _fastest(rnn: CTRNN) -> Float[Array, ""]:
+    """A bound of |A| within a factor √n, in rad/s, above 0."""
+    A = rnn.weights.as_matrix()
+    return jnp.maximum(jnp.linalg.norm(A) / 2**0.5, jnp.finfo(A.dtype).tiny)
+
+
+class _Search(NamedTuple):
+    """Where the search for a return stands: at time t in x, or between x and a step further."""
+
+    t: Array
+    x: Array
+    height: Array  # above the plane through x0, along the velocity there
+    step: Array  # the next step
+    trial: Array  # the length of step that is tried as the crossing, between low and high
+    low: Array
+    high: Array  # 0: no crossing is being located
+    farthest: Array  # from x0
+    found: Array  # nan until then
+    trials: Int[Array, ""]
+
+
+def _first_return(rnn: CTRNN, x0: Array, max_time: Any, tolerance: float, rtol: float) -> Array:
+    """The first return of one state (n,)."""
+    term, solver = diffrax.ODETerm(rnn), diffrax.Dopri8()
+    velocity = rnn(None, x0)
+    squared = jnp.sum(velocity**2)
+    size = _size(rnn, x0[None])[0]
+    if max_time is None:
+        across = jnp.max(jnp.abs(x0)) / jnp.maximum(
+            jnp.max(jnp.abs(velocity)), jnp.finfo(x0.dtype).tiny
+        )
+        max_time = 100 * (2 * np.pi / _fastest(rnn) + across)
+    eps = float(jnp.finfo(x0.dtype).eps)
+
+    def advance(x, length):
+        state = solver.init(term, jnp.zeros_like(length), length, x, None)
+        return solver.step(term, jnp.zeros_like(length), length, x, None, state, False)[:2]
+
+    def height_of(x):
+        return jnp.dot(velocity, x - x0)
+
+    def searching(s: _Search):
+        lost = (s.high == 0) & (s.step <= eps * s.t)
+        return jnp.isnan(s.found) & (s.t < max_time) & ~lost
+
+    def body(s: _Search):
+        locating = s.high > 0
+        length = jnp.where(locating, s.trial, s.step)
+        x, error = advance(s.x, length)
+        height = height_of(x)
+
+        # A step: kept if its error allows, unless it crosses the plane.
+        scale = rtol * (size + jnp.maximum(jnp.abs(s.x), jnp.abs(x)))
+        ratio = jnp.max(jnp.abs(error) / scale)
+        ratio = jnp.where(jnp.isfinite(ratio), ratio, jnp.inf)
+        kept = ratio <= 1
+        crosses = kept & (s.height < 0) & (height >= 0)
+        factor = jnp.clip(0.9 * jnp.maximum(ratio, 1e-10) ** (-1 / 8), 0.2, 5)
+        t, size_so_far = s.t + length, jnp.maximum(s.farthest, jnp.max(jnp.abs(x - x0)))
+        stepped = s._replace(step=length * factor)
+        stepped = _where(
+            kept, stepped._replace(t=t, x=x, height=height, farthest=size_so_far), stepped
+        )
+        secant = length * s.height / (s.height - height)
+        between = s._replace(
+            trial=secant, low=jnp.zeros_like(length), high=length, trials=s.trials * 0
+        )
+        stepped = _where(crosses, between, stepped)
+
+        # A trial: a Newton step inside the bracket, until rounding decides.
+        above = height >= 0
+        low, high = jnp.where(above, s.low, length), jnp.where(above, length, s.high)
+        newton = length - height / jnp.dot(velocity, rnn(None, x))
+        inside = (newton > low) & (newton < high)
+        trial = jnp.where(inside, newton, (low + high) / 2)
+        settled = jnp.abs(newton - length) <= 2 * eps * t
+        tried = s._replace(trial=trial, low=low, high=high, trials=s.trials + 1)
+        back = jnp.max(jnp.abs(x - x0)) <= tolerance * s.farthest
+        # Beyond the plane: 0, lest the same crossing be found again.
+        onward = s._replace(
+            t=t, x=x, height=jnp.zeros_like(height), high=jnp.zeros_like(high),
+            found=jnp.where(back, s.t + newton, s.found),
+        )  # fmt: skip
+        tried = _where(settled | (s.trials >= 60), onward, tried)
+        return _where(locating, tried, stepped)
+
+    zero = jnp.zeros_like(squared)
+    start = _Search(
+        t=zero,
+        x=x0,
+        height=zero,
+        step=0.01 * size / jnp.where(squared > 0, jnp.max(jnp.abs(velocity)), 1),
+        trial=zero,
+        low=zero,
+        high=zero,
+        farthest=zero,
+        found=jnp.full_like(zero, jnp.nan),
+        trials=jnp.zeros((), jnp.int32),
+    )
+    moving = jnp.all(jnp.isfinite(x0)) & jnp.isfinite(squared) & (squared > 0)
+    start = start._replace(t=jnp.where(moving, start.t, jnp.inf))
+    return lax.while_loop(searching, body, start).found
+
+
+def _where(condition: Array, a: _Search, b: _Search) -> _Search:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), a, b)

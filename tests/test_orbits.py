@@ -1,10 +1,13 @@
 """Frequencies against NumPy's eigenvalues, SciPy's elliptic integral and located periods."""
 
+from itertools import pairwise
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import X64
 from scipy import integrate, special
 
 import ctrnn_jax as ct
@@ -41,6 +44,26 @@ def located(velocity, x, longest):
     return 1 / returns[returns > 1e-9][0]
 
 
+def hard_tanh_frequency(omega, x):
+    """1/T, T = 4 ∫ du / (omega σ(v)) over a quarter of the level set, by quadrature."""
+    z = omega * np.asarray(x, float)[::-1] * [1, -1]
+    inside = np.clip(z, -1, 1)
+    level = np.sum(inside * (z - inside / 2))
+    top = np.sqrt(2 * level) if level <= 0.5 else level + 0.5
+    # u = top - w² takes the root out of the integrand where the orbit turns.
+    edges = sorted({0.0, top, *(e for e in (1.0, level) if 0 < e < top)})
+
+    def rate(w):
+        u = top - w * w
+        rest = w * w if u > 1 else w * w * (top + u) / 2 if top <= 1 else level - u * u / 2
+        v = np.sqrt(2 * rest) if rest <= 0.5 else rest + 0.5
+        return 2 * w / min(v, 1) if w > 0 else 0.0
+
+    pieces = np.sqrt(top - np.array(edges))[::-1]
+    total = sum(integrate.quad(rate, a, b, epsabs=0, epsrel=1e-12)[0] for a, b in pairwise(pieces))
+    return omega / (4 * total)
+
+
 def oscillator(omega, **options):
     return ct.CTRNN(ct.BlockSkew(jnp.asarray([omega])), **options)
 
@@ -61,6 +84,30 @@ def test_tanh_orbits_and_the_elliptic_integral(omega, start):
     z = jnp.asarray([omega * start[1], -omega * start[0]], FLOAT)
     found = ct.orbit_frequency(oscillator(omega, form="current"), z)
     np.testing.assert_allclose(found, expected, rtol=32 * EPS)
+
+
+@pytest.mark.parametrize("omega", [1.0, 10.0])
+@pytest.mark.parametrize("start", [*STARTS, (0.9, 0.0), (1.0, 0.0), (0.9, -0.8), (1.2, 0.3)])
+def test_hard_tanh_orbits_and_quadrature(omega, start):
+    rnn = oscillator(omega, activation=ct.HardTanh())
+    expected = hard_tanh_frequency(omega, np.asarray(jnp.asarray(start, FLOAT), float))
+    found = ct.orbit_frequency(rnn, jnp.asarray(start, FLOAT))
+    np.testing.assert_allclose(found, expected, rtol=1e-10 + 8 * EPS)
+
+
+def test_hard_tanh_gradient_is_smooth_where_its_pieces_meet():
+    def by_size(x):
+        return 1 / ct.orbit_frequency(oscillator(1.0, activation=ct.HardTanh()), x)
+
+    # An orbit from (u, 0): a circle up to u = 1, where it touches the kinks; saturated from 1.5 on.
+    for u, expected in ((0.7, 0.0), (1.0, 0.0), (2.0, 4.0)):
+        gradient = jax.grad(by_size)(jnp.asarray([u, 0.0]))
+        np.testing.assert_allclose(gradient, [expected, 0], atol=8 * EPS)
+    u = 1.3  # l = u - 1/2 = 0.8
+    h = 1e-3
+    slope = (by_size(jnp.asarray([u + h, 0.0])) - by_size(jnp.asarray([u - h, 0.0]))) / (2 * h)
+    gradient = jax.grad(by_size)(jnp.asarray([u, 0.0]))[0]
+    np.testing.assert_allclose(gradient, slope, rtol=1e-5 + 1e4 * EPS)
 
 
 @pytest.mark.parametrize("omega", [1.0, 10.0, 25.0])
@@ -219,5 +266,118 @@ def test_lowers_for_cuda(activation, key):
     def natural(rnn):
         return eqx.filter_value_and_grad(lambda r: jnp.sum(ct.natural_frequencies(r) ** 2))(rnn)
 
+    def returns(rnn, x):
+        return eqx.filter_value_and_grad(lambda rnn: jnp.sum(ct.period(rnn, x)))(rnn)
+
+    jax.jit(returns).trace(rnn, jnp.ones((2, 2))).lower(lowering_platforms=("cuda",))
+
     rnn = ct.CTRNN(ct.DenseSkew.init(key, 5), activation)
     jax.jit(natural).trace(rnn).lower(lowering_platforms=("cuda",))
+
+
+PERIODIC = [ct.Tanh(), ct.HardTanh(), ct.Linear()]
+
+
+@pytest.mark.parametrize("activation", PERIODIC, ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize("form", ["rate", "current"])
+def test_period_is_the_exact_one(activation, form):
+    for omega in (1.0, 10.0, -25.0):
+        rnn = oscillator(omega, activation=activation, form=form)
+        x = jnp.asarray([*STARTS, (1e-12, 0.0), (1e4, 1e3)], FLOAT)
+        found = ct.period(rnn, x)
+        # At kinks the error of the steps is what the tolerances allow.
+        tolerance = 1e-9 if X64 else 2e-4
+        np.testing.assert_allclose(found * ct.orbit_frequency(rnn, x), np.ones(8), rtol=tolerance)
+
+
+@pytest.mark.skipif(not X64, reason="as exact as float64 can be")
+@pytest.mark.parametrize("start", [(1e-3, 0.0), (0.3, 0.2), (-1.0, 2.0), (5.0, 3.0)])
+def test_period_of_arctan_by_scipy(start):
+    omega = 10.0
+    rnn = oscillator(omega, activation=ct.Arctan())
+
+    def velocity(t, x):
+        return [np.arctan(omega * x[1]), np.arctan(-omega * x[0])]
+
+    longest = 2 * (TWO_PI / omega + 4 * np.abs(start).sum())
+    expected = 1 / located(velocity, np.array(start), longest)
+    np.testing.assert_allclose(ct.period(rnn, jnp.asarray(start)), expected, rtol=1e-10)
+
+
+@pytest.mark.skipif(not X64, reason="as exact as float64 can be")
+@pytest.mark.parametrize("amplitude", [0.1, 1.0, 4.0])
+def test_period_of_three_neurons_by_scipy(amplitude, key):
+    rnn = ct.CTRNN(ct.DenseSkew.init(key, 3, scale=2.0), form="current")
+    A = np.asarray(rnn.weights.as_matrix())
+    states = amplitude * np.random.default_rng(3).normal(size=(4, 3))
+    found = ct.period(rnn, jnp.asarray(states))
+    for x, T in zip(states, found, strict=True):
+        # Here the return is where the distance from the start is least after a way out.
+        run = integrate.solve_ivp(
+            lambda t, x: A @ np.tanh(x), (0, 1.1 * T), x, "DOP853", rtol=1e-13, atol=1e-14,
+            events=lambda t, y, x=x: (y - x) @ (A @ np.tanh(y)),
+        )  # fmt: skip
+        distance = np.linalg.norm(run.y_events[0] - x, axis=1)
+        later = run.t_events[0] > 1e-6
+        closest = np.argmin(distance[later])
+        assert distance[later][closest] < 1e-9
+        np.testing.assert_allclose(T, run.t_events[0][later][closest], rtol=1e-9)
+
+
+@pytest.mark.skipif(not X64, reason="finite differences")
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("activation", [ct.Arctan(), ct.HardTanh()], ids=["arctan", "hard_tanh"])
+def test_gradient_of_period(n, activation, key):
+    weights = ct.DenseSkew.init(key, n, scale=2.0)
+    x = jnp.asarray([[0.8, -0.3, 0.4][:n], [2.0, 1.3, -1.5][:n]])
+
+    def total(W, x):
+        return jnp.sum(ct.period(ct.CTRNN(ct.DenseSkew(W), activation, "current"), x))
+
+    by_W, by_x = jax.grad(total, (0, 1))(weights.W, x)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        dW, dx, h = rng.normal(size=(n, n)), rng.normal(size=(2, n)), 1e-4
+        ends = [total(weights.W + s * h * dW, x + s * h * dx) for s in (-2, -1, 1, 2)]
+        expected = (8 * (ends[2] - ends[1]) - (ends[3] - ends[0])) / (12 * h)
+        found = np.sum(by_W * dW) + np.sum(by_x * dx)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_what_has_no_period(key):
+    rnn = oscillator(3.0)
+    x = jnp.asarray([[0.0, 0.0], [jnp.nan, 1.0], [jnp.inf, 0.0], [0.1, 0.0]])
+    np.testing.assert_array_equal(jnp.isfinite(ct.period(rnn, x)), [False, False, False, True])
+    assert jnp.isnan(ct.period(rnn, x[3], max_time=2.0))  # it takes 2.1 s
+    gradient = jax.grad(lambda x: ct.period(rnn, x).sum())(x)
+    assert jnp.isfinite(gradient[3]).all() and not jnp.any(gradient[:2])
+    # Not odd: no return. More than three neurons: quasi-periodic or chaotic, nearly returning.
+    for activation in (ct.Sigmoid(), ct.ReLU()):
+        assert jnp.isnan(ct.period(oscillator(3.0, activation=activation), x[3]))
+    dense = ct.CTRNN(ct.DenseSkew.init(key, 4), form="current")
+    y = jax.random.normal(key, (3, 4))
+    assert jnp.all(jnp.isnan(ct.period(dense, y)))
+    assert jnp.all(jnp.isfinite(ct.period(dense, y, tolerance=0.5)))
+    # Blocks return together, if ever: frequencies 2 : 1.
+    blocks = ct.CTRNN(ct.BlockSkew(jnp.asarray([3.0, 1.5])), ct.Linear())
+    np.testing.assert_allclose(ct.period(blocks, y), np.full(3, TWO_PI / 1.5), rtol=1e-5)
+
+
+def test_period_keeps_shapes_and_compiles_once(key):
+    rnn = oscillator(2.0)
+    x = jax.random.normal(key, (3, 2, 2))
+    found = ct.period(rnn, x)
+    assert found.shape == (3, 2) and ct.period(rnn, x[:0]).shape == (0, 2)
+    np.testing.assert_allclose(ct.period(rnn, x[1, 1]), found[1, 1], rtol=100 * EPS)
+    np.testing.assert_allclose(jax.jit(jax.vmap(lambda x: ct.period(rnn, x)))(x), found, rtol=1e-5)
+    traces = []
+
+    def seen(z):
+        traces.append(z)
+        return jnp.tanh(z)
+
+    activation = ct.CustomActivation(seen)
+    ct.period(oscillator(2.0, activation=activation), x)
+    first = len(traces)
+    ct.period(oscillator(3.0, activation=activation), x + 1)
+    assert len(traces) == first > 0
