@@ -190,13 +190,13 @@ def period(
         _checks.fail("x0", f"shape (..., {n}), one value per neuron", x0.shape)
     _checks.same_dtype("x0", x0, rnn.dtype, "the network")
     eps = float(jnp.finfo(x0.dtype).eps)
-    tolerance = eps**0.4 if tolerance is None else float(_checks.positive("tolerance", tolerance))
-    rtol = eps**0.8 if rtol is None else float(_checks.positive("rtol", rtol))
+    near = eps**0.4 if tolerance is None else float(_checks.positive("tolerance", tolerance))
+    accuracy = eps**0.8 if rtol is None else float(_checks.positive("rtol", rtol))
     if max_time is not None:
         max_time = _checks.positive("max_time", max_time, x0.dtype)
     if x0.size == 0:
         return jnp.zeros(x0.shape[:-1], x0.dtype)
-    return _period(rnn, x0.reshape(-1, n), max_time, tolerance, rtol).reshape(x0.shape[:-1])
+    return _period(rnn, x0.reshape(-1, n), max_time, near, accuracy).reshape(x0.shape[:-1])
 
 
 @eqx.filter_jit
@@ -350,7 +350,7 @@ def _first_return(rnn: CTRNN, x0: Array, max_time: Any, tolerance: float, rtol: 
         # Beyond the plane: 0, lest the same crossing be found again.
         onward = s._replace(
             t=t, x=x, height=jnp.zeros_like(height), high=jnp.zeros_like(high),
-            found=jnp.where(back, s.t + newton, s.found),
+            found=jnp.where(back & (s.t + newton <= max_time), s.t + newton, s.found),
         )  # fmt: skip
         tried = _where(settled | (s.trials >= 60), onward, tried)
         return _where(locating, tried, stepped)
