@@ -51,6 +51,7 @@ from .invariants import (
 )
 from .io import load as load
 from .io import save as save
+from .lyapunov import lyapunov_spectrum as lyapunov_spectrum
 from .model import CTRNN as CTRNN
 from .orbits import (
     natural_frequencies as natural_frequencies,

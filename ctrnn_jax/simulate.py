@@ -106,7 +106,7 @@ def simulate(
         _checks.fail("num_steps", f"a multiple of save_every = {save_every}", num_steps)
     if num_steps > _MAX_STEPS:
         _checks.fail("num_steps", f"at most {_MAX_STEPS}", num_steps)
-    _check_solver(solver)
+    check_solver(solver)
     if isinstance(solver, DiscreteGradient | Projected) and rnn.is_conservative:
         energy(rnn, x0)  # refuses a bias for which there is no energy to keep
     _checks.one_of("adjoint", adjoint, ADJOINTS)
@@ -138,7 +138,8 @@ def simulate(
     )
 
 
-def _check_solver(solver: Any) -> None:
+def check_solver(solver: Any) -> None:
+    """Refuse what is no solver of ordinary differential equations."""
     expected = "a diffrax solver such as diffrax.Tsit5()"
     _checks.instance("solver", solver, diffrax.AbstractSolver, expected)
     terms = solver.term_structure

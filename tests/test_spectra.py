@@ -126,6 +126,44 @@ def test_signals_without_a_line():
     assert jnp.any(gradient[2] != 0)
 
 
+@pytest.mark.parametrize("method", ["periodogram", "autocorrelation", "zero_crossings"])
+def test_three_methods_agree_on_what_is_periodic(method):
+    t = np.arange(2000) * 0.01
+    phase = 2 * np.pi * 1.37 * t
+    y = np.stack(
+        [np.sin(phase + 0.4), np.sin(phase) ** 3 + 0.2 * np.cos(phase), np.tanh(4 * np.sin(phase))]
+    )
+
+    def find(y):
+        return ct.dominant_frequency(jnp.asarray(y + 7.0, FLOAT), 0.01, method=method)
+
+    # Lags are compared over a part of the signal only, whole periods or not.
+    rough = method == "autocorrelation"
+    np.testing.assert_allclose(find(y), np.full(3, 1.37), rtol=2e-3 if rough else 2e-4)
+    # The gradient of the location found, along a change of frequency: y(a t) has a times as much.
+    d = 1.37 * 2 * np.pi * t * np.cos(phase + 0.4)
+    gradient = jax.grad(lambda y: find(y))(jnp.asarray(y[0], FLOAT))
+    np.testing.assert_allclose(np.asarray(gradient, float) @ d, 1.37, rtol=0.1 if rough else 0.02)
+    # No line, no peak, no passages.
+    ramp = np.linspace(0.0, 1.0, 2000)
+    found = find(np.stack([np.zeros(2000), np.full(2000, 0.1), np.full(2000, np.nan), y[0]]))
+    np.testing.assert_array_equal(jnp.isnan(found), [True, True, True, False])
+    assert method == "periodogram" or jnp.isnan(find(ramp))
+
+
+def test_three_methods_tell_what_they_see():
+    t = np.arange(4000) * 0.01
+    # The second harmonic is stronger; the waveform repeats with the first; both cross zero.
+    y = np.sin(2 * np.pi * t) + 1.5 * np.sin(4 * np.pi * t)
+
+    def find(method):
+        return ct.dominant_frequency(jnp.asarray(y, FLOAT), 0.01, method=method)
+
+    np.testing.assert_allclose(find("periodogram"), 2.0, rtol=1e-3)
+    np.testing.assert_allclose(find("autocorrelation"), 1.0, rtol=1e-3)
+    np.testing.assert_allclose(find("zero_crossings"), 2.0, rtol=2e-2)
+
+
 @pytest.mark.parametrize("size,bins", [(2**18, 100_000.37), (2**20, 524_200.37)])
 def test_long_float32_signal(size, bins):
     y = np.cos(2 * np.pi * np.fmod(bins * np.arange(size) / size, 1.0)) + 1
@@ -147,10 +185,12 @@ def test_long_float32_signal(size, bins):
         ct.power_spectrum,
         ct.spectrogram,
         ct.dominant_frequency,
+        lambda y, dt: ct.dominant_frequency(y, dt, method="autocorrelation"),
+        lambda y, dt: ct.dominant_frequency(y, dt, method="zero_crossings"),
         lambda y, dt: jax.grad(lambda y: ct.dominant_frequency(y, dt))(y[0]),
         lambda y, dt: jax.grad(lambda y: jnp.sum(ct.spectrogram(y, dt)[2]))(y),
     ],
-    ids=["power_spectrum", "spectrogram", "dominant_frequency", "gradient", "spectrogram_gradient"],
+    ids=["power", "spectrogram", "line", "autocorrelation", "crossings", "gradient", "both"],
 )
 def test_lowers_for_cuda(f):
     y, dt = jnp.ones((2, 64)), jnp.asarray(0.1)

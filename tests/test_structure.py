@@ -15,7 +15,7 @@ LAYERS = [
     {"invariants"},
     {"solvers"},
     {"_stepping", "_segments", "_fixed", "_reversible", "_adaptive", "simulate"},
-    {"orbits", "io", "plot"},
+    {"orbits", "lyapunov", "io", "plot"},
     {"runs", "cli"},
     {"__init__", "__main__"},
 ]
