@@ -10,7 +10,7 @@ import typer
 
 app = typer.Typer(
     name="ctrnn",
-    help="Continuous-time recurrent networks with skew-symmetric weights: simulate and analyse.",
+    help="Continuous-time recurrent networks with skew-symmetric weights: simulate, reproduce.",
     no_args_is_help=False,
     add_completion=False,
     rich_markup_mode=None,
@@ -104,6 +104,36 @@ def simulate(
     from . import runs  # jax and matplotlib are loaded only by those who compute
 
     runs.simulate_to_folder(runs.Settings(**{k: v for k, v in locals().items() if k != "runs"}))
+
+
+@app.command()
+def reproduce(
+    out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")] = Path(
+        "runs/reproduce"
+    ),
+    figure: Annotated[
+        list[str] | None,
+        typer.Option(help="1 to 5 or chaos; may be given several times.", show_default="all"),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a config: figure4.duration=20, or duration=20 where one figure is made."
+            " Lists as in figure4.w_m=[10,25]. May be given several times.",
+        ),
+    ] = None,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Draw the paper's figures and check its claims; leave all of it in --out.
+
+    Five figures and a map of chaos (PNG and PDF), verdicts.json, and report.html, one page that
+    shows everything. Exit status 1 where a verdict is "fail".
+    """
+    from . import runs
+
+    sys.exit(runs.reproduce_to_folder(out, figure, set_ or [], progress))
 
 
 @app.command()

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import math
-import os
 import platform
-import shutil
-import signal
-import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks, activations, solvers
+from . import _checks, activations, experiments, solvers
+from ._output import appearing_together, interruptible
 from ._segments import near_divisor
 from .invariants import energy, energy_drift
 from .io import save
@@ -91,6 +87,28 @@ def simulate_to_folder(settings: Settings) -> None:
         _simulate_to_folder(settings)
 
 
+def reproduce_to_folder(
+    out: Path, figures: list[str] | None, changes: list[str], progress: bool
+) -> int:
+    """Run `ctrnn reproduce`; 1 where a verdict fails, else 0."""
+    for change in changes:
+        if "=" not in change:
+            _checks.fail("--set", "KEY=VALUE", repr(change))
+    jax.config.update("jax_enable_x64", True)
+    pairs = dict(change.split("=", 1) for change in changes)
+    start = time.perf_counter()
+    verdicts = experiments.reproduce(out, figures, pairs, progress)
+    for verdict in verdicts:
+        print(
+            f"{verdict.status:<15}  {verdict.value:.3g} {verdict.relation} {verdict.threshold:g}"
+            f"  {verdict.claim}"
+        )
+    failed = sum(verdict.status == "fail" for verdict in verdicts)
+    print(f"{len(verdicts)} verdicts, {failed} failed, in {time.perf_counter() - start:.0f} s")
+    print(f"report in {out / 'report.html'}")
+    return 1 if failed else 0
+
+
 def _simulate_to_folder(settings: Settings) -> None:
     dtype = jnp.dtype(settings.dtype)
     solver = _solver(settings.solver)
@@ -100,7 +118,7 @@ def _simulate_to_folder(settings: Settings) -> None:
     compiling = _Stopwatch()
     jax.monitoring.register_event_duration_secs_listener(compiling)
     start = time.perf_counter()
-    with _interruptible():
+    with interruptible():
         trajectory = jax.block_until_ready(
             simulate(
                 rnn,
@@ -132,19 +150,6 @@ def _simulate_to_folder(settings: Settings) -> None:
     _write(settings.out, rnn, trajectory, summary)
     print(_table(results))
     print(f"results in {settings.out}")
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Lets Ctrl-C end the process at once: Python would wait for the end of the computation.
-
-    Nothing has been written by then.
-    """
-    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 class _Stopwatch:
@@ -369,20 +374,12 @@ def _plain(settings: Settings) -> dict[str, Any]:
 
 
 def _write(out: Path, rnn: CTRNN, trajectory: Trajectory, summary: dict[str, Any]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the folder, so that each file moves in by one rename.
-    workplace = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with appearing_together(out) as workplace:
         save(workplace / "network.ctrnn", rnn)
         save(workplace / "trajectory.ctrnn", trajectory)
         text = json.dumps(summary, indent=2, allow_nan=False)
         (workplace / "summary.json").write_text(text + "\n", encoding="utf-8")
         _draw(workplace, rnn, trajectory)
-        out.mkdir(exist_ok=True)
-        for path in sorted(workplace.iterdir()):
-            os.replace(path, out / path.name)
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
 
 
 def _draw(folder: Path, rnn: CTRNN, trajectory: Trajectory) -> None:

@@ -9,13 +9,14 @@ import ctrnn_jax
 
 PACKAGE = Path(ctrnn_jax.__file__).parent
 LAYERS = [
-    {"_types", "_checks"},
+    {"_types", "_checks", "_output"},
     {"activations", "weights", "spectra"},
     {"model", "trajectory"},
     {"invariants"},
     {"solvers"},
     {"_stepping", "_segments", "_fixed", "_reversible", "_adaptive", "simulate"},
     {"orbits", "lyapunov", "io", "plot"},
+    {"experiments"},
     {"runs", "cli"},
     {"__init__", "__main__"},
 ]

@@ -1,0 +1,87 @@
+"""What the experiments share: how a claim is judged, and runs in float64."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from .. import _checks
+from .._types import Array, Float
+from ..trajectory import Trajectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """A claim, what was measured, and whether the number keeps the bound.
+
+    Attributes:
+        claim: in one sentence.
+        source: where the claim is made.
+        measured: what the value is.
+        value: the number.
+        relation: "<=" or ">=", between value and threshold.
+        threshold: the bound.
+        counterexample: the claim does not hold as it stands; `claim` says under which condition it
+            does, and the value shows that without it it does not.
+    """
+
+    claim: str
+    source: str
+    measured: str
+    value: float
+    relation: str
+    threshold: float
+    counterexample: bool = False
+
+    @property
+    def status(self) -> str:
+        """ "pass", "fail" or "counter-example"."""
+        if math.isnan(self.value):
+            return "fail"
+        kept = (
+            self.value <= self.threshold if self.relation == "<=" else self.value >= self.threshold
+        )
+        return ("counter-example" if self.counterexample else "pass") if kept else "fail"
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, as JSON takes it: numbers that are not finite become None."""
+        values = dataclasses.asdict(self)
+        if not math.isfinite(self.value):
+            values["value"] = None
+        return {**values, "status": self.status}
+
+
+def at_most(
+    claim: str, source: str, measured: str, value: Any, threshold: float, **options: bool
+) -> Verdict:
+    """The largest of the values must not be above the threshold; nan fails."""
+    return Verdict(claim, source, measured, float(np.max(value)), "<=", threshold, **options)
+
+
+def at_least(
+    claim: str, source: str, measured: str, value: Any, threshold: float, **options: bool
+) -> Verdict:
+    """The smallest of the values must not be below the threshold; nan fails."""
+    return Verdict(claim, source, measured, float(np.min(value)), ">=", threshold, **options)
+
+
+def spread(values: Any) -> str:
+    """Mean and standard deviation, in words."""
+    return f"{np.mean(values):.3g} ± {np.std(values):.2g}"
+
+
+def states(trajectory: Trajectory) -> Float[Array, "*batch S n"]:
+    """The states of a run that kept them."""
+    assert trajectory.xs is not None
+    return trajectory.xs
+
+
+def needs_float64() -> None:
+    """The bounds of the verdicts are those of float64."""
+    if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        switch = 'jax.config.update("jax_enable_x64", True)'
+        _checks.fail("jax_enable_x64", f"float64 for the experiments: call {switch}", "float32")

@@ -1,0 +1,249 @@
+"""Are there limit cycles in higher dimensions? A map of the largest Lyapunov exponent."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..lyapunov import lyapunov_spectrum
+from ..model import CTRNN
+from ..orbits import period
+from ..simulate import simulate
+from ..solvers import PoissonSplitting
+from ..weights import DenseSkew
+from ._common import Verdict, at_least, at_most, needs_float64, spread, states
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Random tanh networks in the current form, W normal / √(2n) times 2, x0 normal times a.
+
+    In the rate form z = A x obeys the same equation.
+
+    Attributes:
+        sizes: numbers of neurons.
+        amplitudes: standard deviations a of the initial states.
+        seeds: networks of each size, one orbit each at every amplitude.
+        dt: time step in seconds.
+        steps: number of steps.
+        chaotic: largest exponent in 1/s above which an orbit counts as chaotic; over t seconds
+            what is 0 comes out near log(t)/t.
+    """
+
+    sizes: tuple[int, ...] = (2, 3, 4, 5, 6, 8, 12, 20)
+    amplitudes: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
+    seeds: int = 32
+    dt: float = 0.1
+    steps: int = 20_000
+    chaotic: float = 0.01
+
+
+class Data(NamedTuple):
+    """Largest exponents (sizes, amplitudes, seeds), and what else is claimed of such networks."""
+
+    config: Config
+    exponents: np.ndarray
+    spectra: np.ndarray  # (orbits, n) of the largest network at the largest amplitude
+    growth: float  # of the largest norm, second half of a long run over its first
+    returned: np.ndarray  # (sizes, amplitudes): share of the orbits that return
+    kernel_drift: np.ndarray  # per period, three neurons in the rate form with a bias
+
+
+def _networks(config: Config, n: int) -> tuple[jax.Array, jax.Array]:
+    """Weights (seeds, n, n) and states (seeds, amplitudes, n)."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(1), n))
+    W = jax.random.normal(keys[0], (config.seeds, n, n)) * (2 / (2 * n) ** 0.5)
+    x = jax.random.normal(keys[1], (config.seeds, 1, n))
+    return W, x * jnp.asarray(config.amplitudes)[None, :, None]
+
+
+def run(config: Config = Config()) -> Data:
+    """Exponents of every network and amplitude; returns; the odd network that drifts."""
+    needs_float64()
+
+    def current(W):
+        return CTRNN(DenseSkew(W), form="current")
+
+    exponents, returned = [], []
+    for n in config.sizes:
+        W, x0 = _networks(config, n)
+        largest = jax.vmap(
+            lambda W, x: lyapunov_spectrum(current(W), x, dt=config.dt, num_steps=config.steps, k=1)
+        )(W, x0)
+        exponents.append(np.asarray(largest[..., 0]).T)
+        T = jax.vmap(lambda W, x: period(current(W), x, rtol=1e-9))(W, x0)
+        returned.append(np.isfinite(np.asarray(T)).mean(axis=0))
+
+    n = max(config.sizes)
+    W, x0 = _networks(config, n)
+    rnn, starts = current(W[0]), x0[:8, -1]
+    spectra = lyapunov_spectrum(
+        rnn, starts, dt=config.dt, num_steps=config.steps, solver=PoissonSplitting()
+    )
+    half = config.steps // 2
+
+    def larger_norm(top, t, x):
+        now = jnp.arange(2) == jnp.where(t > (half + 0.5) * config.dt, 1, 0)
+        return jnp.where(now, jnp.maximum(top, jnp.linalg.norm(x)), top)
+
+    run = simulate(
+        rnn,
+        starts,
+        dt=config.dt,
+        num_steps=2 * half,
+        save_every=half,
+        solver=PoissonSplitting(),
+        fold=(jnp.zeros(2), larger_norm),
+    )
+    largest_norm = run.folded
+    growth = float(jnp.max(largest_norm[:, 1] / largest_norm[:, 0]))
+
+    # Odd n in the rate form: z = A x + b closes, the part of x along the kernel of A goes on.
+    W, x0 = _networks(config, 3)
+    drifts = []
+    for matrix, x in zip(W[:4], x0[:4, -1], strict=True):
+        weights = DenseSkew(matrix)
+        A = weights.as_matrix()
+        kernel = jnp.stack([A[1, 2], -A[0, 2], A[0, 1]])
+        kernel = kernel / jnp.linalg.norm(kernel)
+        rnn = CTRNN(weights, bias=kernel)
+        T = period(current(matrix), rnn.preactivation(x))
+        end = states(simulate(rnn, x, dt=T, num_steps=1, rtol=1e-11, atol=1e-11))[1]
+        drifts.append(float(kernel @ (end - x)))
+    return Data(
+        config,
+        np.stack(exponents),
+        np.asarray(spectra),
+        growth,
+        np.stack(returned),
+        np.asarray(drifts),
+    )
+
+
+def check(data: Data) -> list[Verdict]:
+    """Where orbits close, where they are chaotic, and what holds of them all."""
+    config = data.config
+    share = (data.exponents > config.chaotic).mean(axis=-1)
+    sizes = np.asarray(config.sizes)
+    t = config.steps * config.dt
+    few, many = sizes <= 3, sizes >= 4
+    verdicts = []
+    if few.any():
+        verdicts += [
+            at_most(
+                "Networks of two and three neurons (current form) are never chaotic.",
+                "theory: integrable",
+                f"largest Lyapunov exponent in 1/s over {t:g} s, all amplitudes",
+                data.exponents[few],
+                config.chaotic,
+            ),
+            at_least(
+                "All their orbits are closed.",
+                "paper, Cor. 1; theory for n = 3",
+                "smallest share of the orbits that return",
+                data.returned[few],
+                1.0,
+            ),
+        ]
+    if many.any():
+        top = share[many][:, -1]
+        table = ", ".join(
+            f"n = {n}: {100 * s:.0f} %" for n, s in zip(sizes[many], top, strict=True)
+        )
+        verdicts += [
+            at_least(
+                "Limit cycles persist in higher dimensions only under a condition: at amplitude "
+                f"{config.amplitudes[-1]:g} networks of four and more neurons are chaotic.",
+                "paper: limit cycles in higher dimensions",
+                f"share of chaotic orbits, {table}; the largest",
+                top.max(),
+                0.5,
+                counterexample=True,
+            ),
+            at_most(
+                f"The condition is a small amplitude: at {config.amplitudes[0]:g} the motion is "
+                "quasi-periodic.",
+                "theory",
+                "share of chaotic orbits, n >= 4",
+                share[many][:, 0],
+                0.1,
+            ),
+            at_most(
+                "But quasi-periodic is not periodic: for n >= 4 no orbit returns, at any size.",
+                "paper: limit cycles in higher dimensions",
+                "share of the orbits that return within 100 periods of the fastest mode",
+                data.returned[many],
+                0.05,
+                counterexample=True,
+            ),
+        ]
+    verdicts += [
+        at_most(
+            "The motion stays bounded for ever, chaotic or not.",
+            "paper: perpetual oscillation",
+            "largest norm of the second half of a long run over that of the first",
+            data.growth,
+            1.25,
+        ),
+        at_most(
+            "Volume is conserved: the exponents add up to 0.",
+            "theory",
+            f"largest |sum| in 1/s, n = {max(sizes)}",
+            np.abs(data.spectra.sum(axis=-1)),
+            1e-12,
+        ),
+        at_most(
+            "The exponents come in pairs ±λ.",
+            "theory",
+            f"largest |λ_i + λ_(n+1-i)| in 1/s; λ_1 is {spread(data.spectra[:, 0])}",
+            np.abs(data.spectra + data.spectra[:, ::-1]),
+            0.02,
+        ),
+        at_least(
+            "In the rate form an odd number of neurons need not return where z = A x + b does: "
+            "with a bias the part of x in the kernel of A drifts.",
+            "paper: closed orbits for odd activations",
+            "smallest |drift| of x along the kernel in one period of z, three neurons",
+            np.abs(data.kernel_drift),
+            1e-3,
+            counterexample=True,
+        ),
+    ]
+    return verdicts
+
+
+def plot(data: Data) -> Any:
+    """Median largest exponent as a map, and the share of chaotic orbits against size."""
+    import matplotlib.pyplot as plt
+
+    config = data.config
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    median = np.median(data.exponents, axis=-1).T
+    picture = left.imshow(median, origin="lower", aspect="auto", cmap="viridis", vmin=0)
+    left.set_xticks(range(len(config.sizes)), [str(n) for n in config.sizes])
+    left.set_yticks(range(len(config.amplitudes)), [f"{a:g}" for a in config.amplitudes])
+    left.set(xlabel="neurons", ylabel="amplitude of the initial states [a.u.]")
+    left.set_title(f"Median of {config.seeds} orbits, t = {config.steps * config.dt:g} s")
+    for (i, j), value in np.ndenumerate(median):
+        dark = value < 0.6 * median.max()
+        left.text(
+            j, i, f"{value:.3f}", ha="center", va="center", fontsize=8,
+            color="white" if dark else "black",
+        )  # fmt: skip
+    figure.colorbar(picture, ax=left, label="largest Lyapunov exponent [1/s]")
+    share = 100 * (data.exponents > config.chaotic).mean(axis=-1)
+    colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(config.amplitudes)))
+    for k, amplitude in enumerate(config.amplitudes):
+        right.plot(
+            range(len(config.sizes)), share[:, k], marker="osv^D"[k % 5], color=colors[k],
+            linestyle=("-", "--", "-.", ":")[k % 4], label=f"amplitude {amplitude:g}",
+        )  # fmt: skip
+    right.set_xticks(range(len(config.sizes)), [str(n) for n in config.sizes])
+    right.set(xlabel="neurons", ylabel=f"orbits with an exponent above {config.chaotic:g}/s [%]")
+    right.set_ylim(-4, 104)
+    right.legend(frameon=False)
+    return figure

@@ -1,0 +1,163 @@
+"""Figure 2: state space of two neurons, linear, tanh and hard tanh; the linear theorems."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..activations import HardTanh, Linear, Tanh
+from ..model import CTRNN
+from ..orbits import orbit_frequency, period
+from ..simulate import simulate
+from ..solvers import ExactLinear
+from ..trajectory import Trajectory
+from ..weights import BlockSkew, DenseSkew
+from ._common import Verdict, at_most, needs_float64, states
+from ._portraits import portraits
+
+ACTIVATIONS = {"linear": Linear, "tanh": Tanh, "hard tanh": HardTanh}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Phase portraits: a column for each activation, a row for each angular frequency.
+
+    Attributes:
+        omegas: angular frequencies in rad/s.
+        starts: (x, y) of the initial states.
+        duration: seconds that are drawn.
+        saves: states saved in that time.
+        sizes: numbers of neurons of the random matrices whose spectra are checked.
+        matrices: how many of each size.
+        linear_steps: steps of 0.1 s over which the norm of the exact linear flow is watched.
+        seed: of the matrices.
+    """
+
+    omegas: tuple[float, ...] = (1.0, 2.0)
+    starts: tuple[tuple[float, float], ...] = ((0.4, 0.0), (1.0, 0.2), (1.8, 0.4))
+    duration: float = 8.0
+    saves: int = 400
+    sizes: tuple[int, ...] = (2, 3, 10, 21)
+    matrices: int = 16
+    linear_steps: int = 10_000
+    seed: int = 0
+
+
+class Data(NamedTuple):
+    """Trajectories and returns by (activation, omega); spectra and norms of linear networks."""
+
+    config: Config
+    trajectories: dict[tuple[str, float], Trajectory]
+    return_distances: np.ndarray
+    frequency_errors: np.ndarray
+    real_parts: np.ndarray
+    norm_changes: np.ndarray
+
+
+def run(config: Config = Config()) -> Data:
+    """Simulate what is drawn, follow every orbit once around, and look at linear networks."""
+    needs_float64()
+    x0 = jnp.asarray(config.starts)
+    trajectories, distances, errors = {}, [], []
+    for name, make in ACTIVATIONS.items():
+
+        def orbits(omega, make=make):
+            """What is drawn, the distance after one located period, the error of the period."""
+            rnn = CTRNN(BlockSkew(omega[None]), make())
+            run = simulate(
+                rnn, x0, dt=config.duration / config.saves, num_steps=config.saves, rtol=1e-9
+            )
+            T = period(rnn, x0)
+
+            def once_around(x, T):
+                run = simulate(
+                    rnn, x, dt=T, num_steps=1, solver=diffrax.Dopri8(), rtol=1e-12, atol=1e-12
+                )
+                return states(run)[1]
+
+            around = jax.vmap(once_around)(x0, T)
+            distance = jnp.linalg.norm(around - x0, axis=-1) / jnp.linalg.norm(x0, axis=-1)
+            return run, distance, jnp.abs(T * orbit_frequency(rnn, x0) - 1)
+
+        runs, distance, error = jax.vmap(orbits)(jnp.asarray(config.omegas))
+        for k, omega in enumerate(config.omegas):
+            trajectories[name, omega] = jax.tree.map(lambda leaf, k=k: leaf[k], runs)
+        distances.append(np.asarray(distance))
+        errors.append(np.asarray(error))
+
+    real_parts, changes = [], []
+    for n in config.sizes:
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), n), 2)
+        A = [
+            np.asarray(DenseSkew.init(key, n).as_matrix())
+            for key in jax.random.split(keys[0], config.matrices)
+        ]
+        real_parts.append(
+            max(np.abs(np.linalg.eigvals(a).real).max() / np.linalg.norm(a, 2) for a in A)
+        )
+        rnn = CTRNN(DenseSkew(jnp.asarray(A[0]) / 2), Linear())
+        starts = jax.random.normal(keys[1], (8, n))
+        every = max(1, config.linear_steps // 100)
+        steps = every * (config.linear_steps // every)
+        run = simulate(rnn, starts, dt=0.1, num_steps=steps, save_every=every, solver=ExactLinear())
+        norms = np.linalg.norm(np.asarray(states(run)), axis=-1)
+        changes.append(np.abs(norms / norms[:, :1] - 1).max())
+    return Data(
+        config,
+        trajectories,
+        np.array(distances),
+        np.array(errors),
+        np.array(real_parts),
+        np.array(changes),
+    )
+
+
+def check(data: Data) -> list[Verdict]:
+    """Imaginary spectra, constant norms, closed orbits of the exact period."""
+    config = data.config
+    sizes = ", ".join(map(str, config.sizes))
+    return [
+        at_most(
+            "The spectrum of a skew-symmetric matrix lies on the imaginary axis.",
+            "paper, Theorem 1",
+            f"largest |Re λ| / |A|, {config.matrices} random matrices each of n = {sizes}",
+            data.real_parts,
+            1e-13,
+        ),
+        at_most(
+            "The exact linear flow keeps the norm of the state.",
+            "paper, Remark 2",
+            f"largest relative change of the norm in {config.linear_steps} steps, n = {sizes}",
+            data.norm_changes,
+            1e-11,
+        ),
+        at_most(
+            "Orbits of two neurons with odd activations are closed.",
+            "paper, Cor. 1 and Fig. 2",
+            "largest return distance after one located period, relative to the start",
+            data.return_distances,
+            1e-9,
+        ),
+        at_most(
+            "Their periods are the exact ones: 2π/ω, elliptic integral, piecewise elementary.",
+            "theory",
+            "largest relative error of the located period",
+            data.frequency_errors,
+            1e-9,
+        ),
+    ]
+
+
+def plot(data: Data) -> Any:
+    """Rows of omega, columns of activations."""
+    config = data.config
+    panels = [
+        [(f"{name}, ω = {omega:g} rad/s", data.trajectories[name, omega]) for name in ACTIVATIONS]
+        for omega in config.omegas
+    ]
+    return portraits(panels)

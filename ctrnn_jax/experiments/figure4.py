@@ -1,0 +1,169 @@
+"""Figure 4: spectral response of two neurons over a sweep of angular frequencies."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..activations import HardTanh, Linear, Tanh
+from ..model import CTRNN
+from ..orbits import orbit_frequency
+from ..simulate import simulate
+from ..spectra import dominant_frequency, power_spectrum
+from ..weights import BlockSkew
+from ._common import Verdict, at_least, at_most, needs_float64, states
+
+ACTIVATIONS = {"linear": Linear, "tanh": Tanh, "hard tanh": HardTanh}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sweeps of omega up to w_m, for each activation.
+
+    The paper's caption does not define w_m. Here it is the largest angular frequency of a sweep:
+    our reading. Each activation is shown with each w_m.
+
+    Attributes:
+        w_m: largest angular frequency of each sweep, in rad/s.
+        fractions: the sweep, as fractions of w_m.
+        start: (x, y) of the initial state.
+        duration: seconds whose spectrum is taken.
+        dt: sampling interval in seconds.
+    """
+
+    w_m: tuple[float, ...] = (10.0, 25.0)
+    fractions: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 1.0)
+    start: tuple[float, float] = (0.5, 0.2)
+    duration: float = 80.0
+    dt: float = 0.01
+
+
+class Data(NamedTuple):
+    """Spectra by (activation, w_m): amplitudes (omegas, F); measured and exact frequencies."""
+
+    config: Config
+    frequencies: np.ndarray
+    amplitudes: dict[tuple[str, float], np.ndarray]
+    measured: dict[tuple[str, float], np.ndarray]
+    exact: dict[tuple[str, float], np.ndarray]
+
+
+def _omegas(config: Config, w_m: float) -> np.ndarray:
+    return w_m * np.asarray(config.fractions)
+
+
+def run(config: Config = Config()) -> Data:
+    """The spectrum of x for each omega, and the frequency of its strongest line."""
+    needs_float64()
+    x0 = jnp.asarray(config.start)
+    steps = round(config.duration / config.dt)
+    f = np.zeros(0)
+    amplitudes, measured, exact = {}, {}, {}
+    for name, make in ACTIVATIONS.items():
+
+        def orbit(omega, make=make):
+            rnn = CTRNN(BlockSkew(omega[None]), make())
+            run = simulate(rnn, x0, dt=config.dt, num_steps=steps, rtol=1e-9, atol=1e-9)
+            return states(run)[:, 0], orbit_frequency(rnn, x0)
+
+        for w_m in config.w_m:
+            y, expected = jax.vmap(orbit)(jnp.asarray(_omegas(config, w_m)))
+            f, power = power_spectrum(y, config.dt)
+            # A sine of amplitude a has the density a²/3 in its bin of width Δf, times 1/Δf: the
+            # Hann window spreads its power a²/2 over 1.5 bins.
+            amplitudes[name, w_m] = np.sqrt(3 * np.asarray(power) * float(f[1]))
+            measured[name, w_m] = np.asarray(dominant_frequency(y, config.dt))
+            exact[name, w_m] = np.asarray(expected)
+    return Data(config, np.asarray(f), amplitudes, measured, exact)
+
+
+def check(data: Data) -> list[Verdict]:
+    """Measured against exact frequency for every curve; the saturation at large omega."""
+    config = data.config
+    law = {
+        "linear": "f = ω/2π",
+        "tanh": "f = ω/2π · agm(1, exp(-l))",
+        "hard tanh": "f = 1/T, T piecewise elementary",
+    }
+    verdicts = []
+    for (name, w_m), measured in data.measured.items():
+        exact = data.exact[name, w_m]
+        verdicts.append(
+            at_most(
+                f"{name}, w_m = {w_m:g}: the spectrum peaks at {law[name]}.",
+                "paper, Fig. 4; theory",
+                f"largest relative error over {len(exact)} curves",
+                np.abs(measured / exact - 1),
+                1e-4,
+            )
+        )
+    limit = 1 / (4 * np.abs(config.start).sum())
+    top = max(config.w_m)
+    for name in ("tanh", "hard tanh"):
+        verdicts.append(
+            at_most(
+                f"{name}: for large ω the frequency saturates at 1/(4(|x0| + |y0|)).",
+                "theory; visible in Fig. 4",
+                f"relative distance of the measured frequency from {limit:.4g} Hz at "
+                f"ω = {top * config.fractions[-1]:g} rad/s",
+                abs(data.measured[name, top][-1] / limit - 1),
+                0.01,
+            )
+        )
+    linear = data.measured["linear", top]
+    tanh = data.measured["tanh", top]
+    verdicts.append(
+        at_least(
+            "Without saturation the frequency goes on growing with ω.",
+            "paper, Fig. 4",
+            f"linear over tanh frequency at ω = {top * config.fractions[-1]:g} rad/s",
+            linear[-1] / tanh[-1],
+            2.0,
+        )
+    )
+    return verdicts
+
+
+def plot(data: Data) -> Any:
+    """Rows of w_m, columns of activations, a colour and a line style for each omega."""
+    import matplotlib.pyplot as plt
+
+    config = data.config
+    figure, axes = plt.subplots(
+        len(config.w_m), len(ACTIVATIONS), figsize=(12, 3.4 * len(config.w_m) + 0.6),
+        sharey=True, sharex="row", squeeze=False, layout="constrained",
+    )  # fmt: skip
+    colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(config.fractions)))
+    styles = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+    limit = 1 / (4 * np.abs(config.start).sum())
+    for i, w_m in enumerate(config.w_m):
+        for j, name in enumerate(ACTIVATIONS):
+            ax = axes[i, j]
+            for k, omega in enumerate(_omegas(config, w_m)):
+                ax.semilogy(
+                    data.frequencies[1:], data.amplitudes[name, w_m][k, 1:], color=colors[k],
+                    linestyle=styles[k % len(styles)], linewidth=1.2,
+                    label=f"{omega:g}",
+                )  # fmt: skip
+                peak = data.exact[name, w_m][k]
+                ax.plot(
+                    peak, 1.9, "v", color=colors[k], markersize=6, clip_on=False,
+                    markeredgecolor="black", markeredgewidth=0.5,
+                )  # fmt: skip
+            if name != "linear":
+                ax.axvline(limit, color="0.5", linewidth=0.8, zorder=0)
+            ax.set_title(f"{name}, $w_m$ = {w_m:g} rad/s", fontsize=10)
+            ax.set(xlim=(0, 1.25 * w_m / (2 * np.pi)), ylim=(1e-6, 2))
+            if i == len(config.w_m) - 1:
+                ax.set_xlabel("frequency [Hz]")
+        axes[i, 0].set_ylabel("amplitude of $x$ [a.u.]")
+        axes[i, -1].legend(title="ω [rad/s]", fontsize=8, title_fontsize=8, loc="upper right")
+    figure.supxlabel(
+        "Triangles: exact frequencies. Grey line: the saturated limit 1/(4(|x0| + |y0|)).",
+        fontsize=9,
+    )
+    return figure

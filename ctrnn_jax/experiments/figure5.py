@@ -1,0 +1,274 @@
+"""Figure 5: forward Euler on networks of growing size; how fast it departs, and the spectra."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..activations import Linear, Tanh
+from ..invariants import energy
+from ..model import CTRNN
+from ..simulate import simulate
+from ..spectra import power_spectrum
+from ..trajectory import Trajectory
+from ..weights import DenseSkew
+from ._common import Verdict, at_least, at_most, needs_float64, spread, states
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Random networks of several sizes, integrated by forward Euler.
+
+    Every network is scaled to the same largest angular frequency; for comparison also to the same
+    root mean square of its angular frequencies.
+
+    Attributes:
+        sizes: numbers of neurons.
+        omega: largest angular frequency (or its root mean square), in rad/s.
+        amplitude: standard deviation of the initial states: small, so that they start unsaturated.
+        dt: Euler's time step in seconds.
+        duration: seconds that are integrated.
+        early: seconds after which the growth is looked at for the first time.
+        seeds: networks of each size that the claims are measured over; the first is drawn.
+        small_dt: time step in seconds for Euler's drift rate.
+        window: seconds of a window of the spectrograms.
+    """
+
+    sizes: tuple[int, ...] = (2, 20, 40)
+    omega: float = 4.0
+    amplitude: float = 0.1
+    dt: float = 0.05
+    duration: float = 80.0
+    early: float = 8.0
+    seeds: int = 64
+    small_dt: float = 0.001
+    window: float = 10.0
+
+
+class Data(NamedTuple):
+    """By size: what is drawn and, over the seeds (seeds,), what was measured."""
+
+    config: Config
+    trajectories: dict[int, Trajectory]
+    drift_rate_errors: dict[int, np.ndarray]
+    linear_error: float
+    norms: dict[tuple[str, int], np.ndarray]  # (seeds, 4): at 0, early, half-time and the end
+    entropy: dict[int, np.ndarray]
+    centroid: dict[int, np.ndarray]
+
+
+def _network(key: Any, n: int, config: Config, scaling: str, activation: Any) -> tuple[CTRNN, Any]:
+    key_weights, key_state = jax.random.split(key)
+    W = DenseSkew.init(key_weights, n).W
+    A = W - W.T
+    rms = jnp.linalg.norm(A) / n**0.5
+    size = jnp.linalg.norm(A, 2) if scaling == "largest" else rms
+    return (
+        CTRNN(DenseSkew(W * (config.omega / size)), activation),
+        config.amplitude * jax.random.normal(key_state, (n,)),
+    )
+
+
+def run(config: Config = Config()) -> Data:
+    """Euler and, for the spectra, an accurate solver, over many seeds."""
+    needs_float64()
+    early = round(config.early / config.dt)
+    steps = 2 * early * max(1, round(config.duration / config.dt) // (2 * early))
+    keys = jax.random.split(jax.random.key(0), config.seeds)
+    trajectories, rates, entropy, centroid = {}, {}, {}, {}
+    norms = {}
+
+    for n in config.sizes:
+
+        def euler(key, scaling, activation, n=n):
+            rnn, x0 = _network(key, n, config, scaling, activation)
+            run = simulate(
+                rnn, x0, dt=config.dt, num_steps=steps, save_every=early, solver=diffrax.Euler()
+            )
+            size = jnp.linalg.norm(states(run), axis=-1)
+            return size[jnp.array([0, 1, steps // early // 2, steps // early])]
+
+        for scaling, activation in (
+            ("largest", Tanh()), ("rms", Tanh()), ("linear", Linear()),
+        ):  # fmt: skip
+            how = "largest" if scaling == "linear" else scaling
+            size = jax.vmap(lambda key, how=how, a=activation: euler(key, how, a))(keys)
+            norms[scaling, n] = np.asarray(size)
+
+        def drift_rate(key, n=n):
+            """Energy gained in 1000 small steps, over the sum of (h²/2) Σ σ' (A σ)²."""
+            rnn, x0 = _network(key, n, config, "largest", Tanh())
+
+            def add(total, t, x):
+                z = rnn.preactivation(x)
+                push = rnn.weights.matvec(rnn.activation(z))
+                return total + jnp.sum(rnn.activation.derivative(z) * push**2)
+
+            run = simulate(
+                rnn, x0, dt=config.small_dt, num_steps=1000, save_every=1000,
+                solver=diffrax.Euler(), fold=(jnp.zeros(()), add),
+            )  # fmt: skip
+            E = energy(rnn, states(run))
+            return (E[-1] - E[0]) / (0.5 * config.small_dt**2 * run.folded) - 1
+
+        rates[n] = np.abs(np.asarray(jax.vmap(drift_rate)(keys)))
+
+        def accurate(key, n=n):
+            rnn, x0 = _network(key, n, config, "largest", Tanh())
+            return states(simulate(rnn, x0, dt=config.dt, num_steps=steps))[:, 0]
+
+        f, power = power_spectrum(jax.vmap(accurate)(keys), config.dt)
+        share = np.asarray(power / jnp.sum(power, axis=-1, keepdims=True))
+        entropy[n] = -np.sum(share * np.log2(np.where(share > 0, share, 1)), axis=-1)
+        centroid[n] = share @ np.asarray(f)
+
+        rnn, x0 = _network(keys[0], n, config, "largest", Tanh())
+        trajectories[n] = simulate(rnn, x0, dt=config.dt, num_steps=steps, solver=diffrax.Euler())
+
+    # Two linear neurons: the amplitude grows by √(1 + h²ω²) a step.
+    size = norms["linear", 2] if 2 in config.sizes else np.ones((1, 4))
+    factor = (1 + (config.dt * config.omega) ** 2) ** (steps / 2)
+    error = float(np.abs(size[:, -1] / (size[:, 0] * factor) - 1).max()) if 2 in config.sizes else 0
+    return Data(config, trajectories, rates, error, norms, entropy, centroid)
+
+
+def check(data: Data) -> list[Verdict]:
+    """Euler's drift rate, its growth with and without saturation, and what size changes."""
+    config = data.config
+    small, large = min(config.sizes), max(config.sizes)
+    seeds = f"{config.seeds} networks"
+    verdicts = [
+        at_most(
+            f"n = {n}: Euler's energy grows at the rate (h/2) Σ σ'(z_i) (Aσ(z))_i².",
+            "theory, modified equation",
+            f"largest relative error over one second, h = {config.small_dt:g} s, {seeds}",
+            error,
+            0.02,
+        )
+        for n, error in data.drift_rate_errors.items()
+    ]
+    verdicts.append(
+        at_most(
+            "Linear, n = 2: Euler's amplitude grows by √(1 + h²ω²) a step, exponentially.",
+            "paper and theory",
+            "largest relative error of the final amplitude",
+            data.linear_error,
+            1e-10,
+        )
+    )
+    for n in config.sizes:
+        ratios = {}
+        for kind in ("linear", "largest"):
+            start, _, middle, end = data.norms[kind, n].T
+            ratios[kind] = np.log(end / middle) / np.log(middle / start)
+        verdicts.append(
+            at_most(
+                f"n = {n}: Euler's growth with tanh slows down, where the linear one goes on.",
+                "paper's stability claim",
+                "growth exponent of the second half over that of the first, "
+                f"tanh {spread(ratios['largest'])}, linear {spread(ratios['linear'])} ({seeds}); "
+                "mean of tanh",
+                ratios["largest"].mean(),
+                0.6,
+            )
+        )
+        final = np.log10(data.norms["largest", n][:, -1] / data.norms["linear", n][:, -1])
+        verdicts.append(
+            at_most(
+                f"n = {n}: Euler's final amplitude is smaller with tanh than without it.",
+                "paper's stability claim",
+                f"log10 of tanh over linear amplitude, {seeds}: {spread(final)}; mean",
+                final.mean(),
+                -1.0,
+            )
+        )
+
+    def growth(kind: str, until: int) -> tuple[str, float]:
+        """log10 of the growth of the norm in words, and that of the largest over the smallest."""
+        change = {
+            n: np.log10(data.norms[kind, n][:, until] / data.norms[kind, n][:, 0])
+            for n in config.sizes
+        }
+        words = ", ".join(f"n = {n}: {spread(change[n])}" for n in config.sizes)
+        words = f"log10 of the growth of the norm, {words} ({seeds}); n = {large} over n = {small}"
+        return words, change[large].mean() / change[small].mean()
+
+    words, ratio = growth("largest", 1)
+    same_rms, rms_ratio = growth("rms", 1)
+    long_run, long_ratio = growth("largest", 3)
+    verdicts += [
+        at_most(
+            "Euler's instability is milder in larger networks: while the states are small, with "
+            "the same largest angular frequency.",
+            "paper, Fig. 5",
+            f"in {config.early:g} s, {words}",
+            ratio,
+            0.85,
+        ),
+        at_least(
+            "It is their slower modes, not their number: with the same root mean square angular "
+            "frequency larger networks gain as much.",
+            "paper, Fig. 5, needs this condition",
+            f"in {config.early:g} s, {same_rms}",
+            rms_ratio,
+            0.85,
+            counterexample=True,
+        ),
+        at_least(
+            "And it does not last: once the neurons saturate, larger networks gain as much.",
+            "paper, Fig. 5, needs this condition",
+            f"in {config.duration:g} s, {long_run}",
+            long_ratio,
+            0.85,
+            counterexample=True,
+        ),
+        at_least(
+            "The spectrum grows richer with the number of neurons.",
+            "paper, Fig. 5",
+            "spectral entropy in bits, "
+            + ", ".join(f"n = {n}: {spread(data.entropy[n])}" for n in config.sizes)
+            + f"; n = {large} less n = {small}",
+            data.entropy[large].mean() - data.entropy[small].mean(),
+            1.0,
+        ),
+        at_most(
+            "It concentrates at low frequencies.",
+            "paper, Fig. 5",
+            "spectral centroid in Hz, "
+            + ", ".join(f"n = {n}: {spread(data.centroid[n])}" for n in config.sizes)
+            + f"; n = {large} over n = {small}",
+            data.centroid[large].mean() / data.centroid[small].mean(),
+            0.9,
+        ),
+    ]
+    return verdicts
+
+
+def plot(data: Data) -> Any:
+    """Output against time above, its short-time spectrum below, a column for each size."""
+    import matplotlib.pyplot as plt
+
+    from .. import plot
+
+    config = data.config
+    figure, axes = plt.subplots(
+        2, len(config.sizes), figsize=(4.2 * len(config.sizes), 6.2), sharex="col",
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    window = max(8, round(config.window / config.dt))
+    for j, n in enumerate(config.sizes):
+        above, below = axes[:, j]
+        trajectory = data.trajectories[n]
+        plot.time_series(trajectory, neurons=[0], ax=above)
+        above.lines[0].set_linewidth(0.8)
+        plot.spectrogram(
+            trajectory, window_length=window, max_frequency=config.omega / np.pi, ax=below
+        )
+        above.set_title(f"n = {n}, forward Euler, dt = {config.dt:g} s", fontsize=10)
+        above.set(xlabel="", xlim=(0, float(trajectory.ts[-1])))
+    return figure

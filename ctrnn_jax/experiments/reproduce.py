@@ -1,0 +1,214 @@
+"""All experiments in one go: figures, verdicts and one page that shows them."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import json
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .. import _checks
+from .._output import appearing_together, interruptible
+from . import chaos, figure1, figure2, figure3, figure4, figure5
+from ._common import Verdict
+
+EXPERIMENTS: dict[str, ModuleType] = {
+    "1": figure1,
+    "2": figure2,
+    "3": figure3,
+    "4": figure4,
+    "5": figure5,
+    "chaos": chaos,
+}
+
+
+def reproduce(
+    out: str | Path,
+    figures: Iterable[str] | None = None,
+    changes: Mapping[str, str] | None = None,
+    progress: bool = False,
+) -> list[Verdict]:
+    """Run experiments; leave figures (PNG, PDF), verdicts.json and report.html in a folder.
+
+    All files appear together at the end, or none does. Needs float64.
+
+    Args:
+        out: the folder; made if missing.
+        figures: which of "1" to "5" and "chaos"; all unless given.
+        changes: values of configs as JSON texts by "figure4.duration" or, where only one
+            figure is made, "duration".
+        progress: whether a progress bar is shown on stderr.
+
+    Returns:
+        The verdicts.
+
+    Raises:
+        TypeError, ValueError: for an unknown figure or key, or a value of the wrong kind.
+    """
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        _checks.fail("--out", "a folder", f"the file {out}")
+    chosen = list(EXPERIMENTS) if figures is None else list(dict.fromkeys(map(str, figures)))
+    for name in chosen:
+        _checks.one_of("--figure", name, EXPERIMENTS)
+    configs = _configs(chosen, dict(changes or {}))
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    results: dict[str, tuple[Any, list[Verdict]]] = {}
+    pictures: dict[str, Any] = {}
+    try:
+        with interruptible():
+            for name in _with_progress(chosen, progress):
+                experiment = EXPERIMENTS[name]
+                data = experiment.run(configs[name])
+                results[name] = configs[name], experiment.check(data)
+                pictures[name] = experiment.plot(data)
+        with appearing_together(out) as folder:
+            for name, picture in pictures.items():
+                picture.savefig(folder / f"{_title(name)}.png", dpi=150)
+                # No date inside: a second run gives the same file.
+                picture.savefig(folder / f"{_title(name)}.pdf", metadata={"CreationDate": None})
+            verdicts = {
+                _title(name): [v.as_dict() for v in vs] for name, (_, vs) in results.items()
+            }
+            text = json.dumps(verdicts, indent=1, allow_nan=False, ensure_ascii=False)
+            (folder / "verdicts.json").write_text(text + "\n", encoding="utf-8")
+            (folder / "report.html").write_text(_report(results, folder), encoding="utf-8")
+    finally:
+        for picture in pictures.values():
+            plt.close(picture)
+    return [verdict for _, verdicts in results.values() for verdict in verdicts]
+
+
+def _title(name: str) -> str:
+    return name if name == "chaos" else f"figure{name}"
+
+
+def _with_progress(names: list[str], progress: bool) -> Iterable[str]:
+    if not progress:
+        return names
+    import tqdm
+
+    def described():
+        with tqdm.tqdm(total=len(names), unit="figure") as bar:
+            for name in names:
+                bar.set_description(_title(name))
+                yield name
+                bar.update()
+
+    return described()
+
+
+def _configs(chosen: list[str], changes: dict[str, str]) -> dict[str, Any]:
+    """The default configs with the changes made."""
+    configs = {name: EXPERIMENTS[name].Config() for name in chosen}
+    known = {
+        f"{_title(name)}.{field.name}": (name, field.name)
+        for name, config in configs.items()
+        for field in dataclasses.fields(config)
+    }
+    if len(chosen) == 1:
+        known |= {key.partition(".")[2]: where for key, where in known.items()}
+    for key, text in changes.items():
+        if key not in known:
+            names = [k for k in known if len(chosen) > 1 or "." not in k]
+            _checks.fail("--set", "one of " + ", ".join(names), repr(key))
+        name, field = known[key]
+        value = _value(key, text, typing.get_type_hints(type(configs[name]))[field])
+        configs[name] = dataclasses.replace(configs[name], **{field: value})
+    return configs
+
+
+def _value(key: str, text: str, kind: Any) -> Any:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        _checks.fail(f"--set {key}", _in_words(kind), repr(text))
+    try:
+        return _as_kind(value, kind)
+    except TypeError:
+        _checks.fail(f"--set {key}", _in_words(kind), text)
+
+
+def _as_kind(value: Any, kind: Any) -> Any:
+    if typing.get_origin(kind) is tuple:
+        arguments = typing.get_args(kind)
+        if not isinstance(value, list) or not value:
+            raise TypeError
+        if arguments[-1] is Ellipsis:
+            arguments = (arguments[0],) * len(value)
+        if len(arguments) != len(value):
+            raise TypeError
+        return tuple(_as_kind(v, a) for v, a in zip(value, arguments, strict=True))
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
+        raise TypeError
+    if value <= 0 and kind is int:
+        raise TypeError
+    return kind(value)
+
+
+def _in_words(kind: Any) -> str:
+    if typing.get_origin(kind) is tuple:
+        arguments = typing.get_args(kind)
+        inner = _in_words(arguments[0])
+        return f"a list of {inner}" if arguments[-1] is Ellipsis else f"a pair of {inner}"
+    return "a whole number > 0" if kind is int else "a number"
+
+
+_STYLE = """
+body { font: 16px/1.5 sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+img { max-width: 100%; } table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
+th, td { border-bottom: 1px solid #ccc; padding: 0.3rem 0.6rem; text-align: left;
+vertical-align: top; } td.number { white-space: nowrap; }
+.pass { color: #00663f; } .fail { color: #b3001b; font-weight: bold; } .counter-example {
+color: #7a4a00; } code { font-size: 0.85rem; }
+"""
+
+
+def _report(results: dict[str, tuple[Any, list[Verdict]]], folder: Path) -> str:
+    """One page with everything inside: it needs no network and no other file."""
+    verdicts = [v for _, vs in results.values() for v in vs]
+    counts = {s: sum(v.status == s for v in verdicts) for s in ("pass", "counter-example", "fail")}
+    parts = [
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        f"<title>Generative System Dynamics, reproduced</title><style>{_STYLE}</style></head>",
+        "<body><h1>Generative System Dynamics in Recurrent Neural Networks, reproduced</h1>",
+        "<p>Figures and claims of Casoni, Guidi, Betti, Melacci, Gori (IJCNN 2025), computed by "
+        "<code>ctrnn reproduce</code>. A counter-example is a claim that needs a condition: the "
+        "verdict names it and the number shows what happens without it.</p>",
+        f"<p>{len(verdicts)} verdicts: {counts['pass']} pass, {counts['counter-example']} "
+        f"counter-examples, {counts['fail']} fail.</p>",
+    ]
+    for name, (config, vs) in results.items():
+        module = EXPERIMENTS[name]
+        picture = base64.b64encode((folder / f"{_title(name)}.png").read_bytes()).decode()
+        heading = html.escape((module.__doc__ or "").split("\n")[0].rstrip("."))
+        parts += [
+            f"<h2>{heading}</h2>",
+            f'<img alt="{heading}" src="data:image/png;base64,{picture}">',
+            "<table><tr><th>claim</th><th>measured</th><th>value</th><th>bound</th>"
+            "<th>verdict</th></tr>",
+        ]
+        for v in vs:
+            bound = f"{'≤' if v.relation == '<=' else '≥'} {v.threshold:g}"
+            parts.append(
+                f"<tr><td>{html.escape(v.claim)}<br><small>{html.escape(v.source)}</small></td>"
+                f'<td>{html.escape(v.measured)}</td><td class="number">{v.value:.3g}</td>'
+                f'<td class="number">{bound}</td><td class="{v.status}">{v.status}</td></tr>'
+            )
+        settings = json.dumps(dataclasses.asdict(config), indent=1)
+        meaning = html.escape((type(config).__doc__ or "").strip())
+        parts += [
+            "</table><details><summary>Config</summary>",
+            f"<pre><code>{html.escape(settings)}</code></pre><pre>{meaning}</pre></details>",
+        ]
+    return "\n".join([*parts, "</body></html>"]) + "\n"
