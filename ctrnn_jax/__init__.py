@@ -96,13 +96,14 @@ from .weights import (
 )
 
 if TYPE_CHECKING:
+    from . import experiments as experiments
     from . import plot as plot
 
 __version__ = _version("ctrnn-jax")
 
 
 def __getattr__(name: str) -> Any:
-    # matplotlib is loaded by those who plot only.
-    if name == "plot":
-        return importlib.import_module(".plot", __name__)
+    # Loaded by those who want them only: matplotlib, and the paper's experiments.
+    if name in ("plot", "experiments"):
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
