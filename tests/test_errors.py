@@ -1,6 +1,7 @@
 """Bad calls, the exception and the one line that each must give; traced values pass."""
 
 import re
+from functools import partial
 
 import diffrax
 import jax
@@ -15,6 +16,7 @@ F = jnp.result_type(float)
 OTHER = jnp.dtype(jnp.float32 if jnp.float64 == F else jnp.float16)
 INT = jnp.result_type(int)
 KEY = jax.random.key(0)
+EXPONENTS = {"dt": 0.1, "num_steps": 5}
 NAN, INF = float("nan"), float("inf")
 
 
@@ -546,7 +548,7 @@ CALLS = {
         (
             lambda: ct.orbit_frequency(net(2, ct.ReLU()), ones(2)),
             V,
-            "rnn: expected activation Tanh() or Linear(), got ReLU",
+            "rnn: expected activation Tanh(), HardTanh() or Linear(), got ReLU",
         ),
         (
             lambda: ct.orbit_frequency(net(2, leak=0.1), ones(2)),
@@ -574,7 +576,52 @@ CALLS = {
             f"x0: expected the dtype of the network, {F}, got {OTHER}",
         ),
     ],
+    "period, exponents": [
+        *(
+            row
+            for f in (ct.period, partial(ct.lyapunov_spectrum, dt=0.1, num_steps=5))
+            for row in (
+                (lambda f=f: f(None, ones(2)), T, "rnn: expected a CTRNN, got NoneType"),
+                (
+                    lambda f=f: f(net(2), ones(3)),
+                    V,
+                    "x0: expected shape (..., 2), one value per neuron, got (3,)",
+                ),
+                (
+                    lambda f=f: f(net(2), np.ones(2, INT)),
+                    T,
+                    f"x0: {array_of('(..., 2)', f'dtype {INT}')}",
+                ),
+                (
+                    lambda f=f: f(net(2), jnp.ones(2, OTHER)),
+                    T,
+                    f"x0: expected the dtype of the network, {F}, got {OTHER}",
+                ),
+            )
+        ),
+        (lambda: ct.period(net(2), ones(2), max_time=0.0), V, f"max_time: {number(0.0)}"),
+        (lambda: ct.period(net(2), ones(2), tolerance=-1.0), V, f"tolerance: {number(-1.0)}"),
+        (lambda: ct.period(net(2), ones(2), rtol=NAN), V, f"rtol: {number(NAN)}"),
+        *(
+            (lambda o=o: ct.lyapunov_spectrum(net(2), ones(2), **EXPONENTS | o), error, line)
+            for o, error, line in (
+                ({"dt": 0.0}, V, f"dt: {number(0.0)}"),
+                ({"num_steps": 0}, V, f"num_steps: {whole(1, 0)}"),
+                ({"num_steps": 2.0}, T, f"num_steps: {whole(1, 2.0)}"),
+                ({"transient": -1}, V, f"transient: {whole(0, -1)}"),
+                ({"qr_every": 0}, V, f"qr_every: {whole(1, 0)}"),
+                ({"k": 0}, V, f"k: {whole(1, 0)}"),
+                ({"k": 3}, V, "k: expected at most the 2 neurons, got 3"),
+                ({"solver": "rk4"}, T, f"solver: {SOLVER} str"),
+            )
+        ),
+    ],
     "spectra": [
+        (
+            lambda: ct.dominant_frequency(ones(9), 0.1, method="fft"),
+            V,
+            "method: expected one of 'periodogram', 'autocorrelation', 'zero_crossings', got 'fft'",
+        ),
         *(
             row
             for f in (ct.power_spectrum, ct.spectrogram, ct.dominant_frequency)
@@ -670,6 +717,8 @@ TRACED = {
     "power_spectrum": (lambda v: ct.power_spectrum(ones(9), v), ()),
     "spectrogram": (lambda v: ct.spectrogram(ones(9), v), ()),
     "dominant_frequency": (lambda v: ct.dominant_frequency(ones(9), v), ()),
+    "period": (lambda v: ct.period(net(4), ones(4), max_time=v), ()),
+    "exponents": (lambda v: ct.lyapunov_spectrum(net(4), ones(4), dt=v, num_steps=3), ()),
 }
 
 
