@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks, activations, experiments, solvers
+from . import _checks, activations, solvers
 from ._output import appearing_together, interruptible
 from ._segments import near_divisor
+from .experiments import report
 from .invariants import energy, energy_drift
 from .io import save
 from .model import CTRNN
@@ -94,10 +95,16 @@ def reproduce_to_folder(
     for change in changes:
         if "=" not in change:
             _checks.fail("--set", "KEY=VALUE", repr(change))
+    import matplotlib
+
     jax.config.update("jax_enable_x64", True)
     pairs = dict(change.split("=", 1) for change in changes)
     start = time.perf_counter()
-    verdicts = experiments.reproduce(out, figures, pairs, progress)
+    matplotlib.use("Agg")
+    with interruptible():
+        results = report.compute(out, figures, pairs, progress)
+    report.write(out, results)
+    verdicts = [verdict for result in results.values() for verdict in result.verdicts]
     for verdict in verdicts:
         print(
             f"{verdict.status:<15}  {verdict.value:.3g} {verdict.relation} {verdict.threshold:g}"

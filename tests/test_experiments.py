@@ -12,7 +12,7 @@ from conftest import X64
 from ctrnn_jax import experiments
 from ctrnn_jax.experiments import figure4, figure5
 from ctrnn_jax.experiments._common import Verdict, at_least, at_most
-from ctrnn_jax.experiments.reproduce import EXPERIMENTS, reproduce
+from ctrnn_jax.experiments.report import EXPERIMENTS, reproduce
 
 SMALL = {
     "1": {"sizes": "[2]", "states": "2", "duration": "5", "points": "24"},

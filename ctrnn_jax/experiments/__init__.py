@@ -19,4 +19,4 @@ from . import figure3 as figure3
 from . import figure4 as figure4
 from . import figure5 as figure5
 from ._common import Verdict as Verdict
-from .reproduce import reproduce as reproduce
+from .report import reproduce as reproduce

@@ -10,12 +10,12 @@ import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import _checks
-from .._output import appearing_together, interruptible
+from .._output import appearing_together
 from . import chaos, figure1, figure2, figure3, figure4, figure5
-from ._common import Verdict
+from ._common import Verdict, needs_float64
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "1": figure1,
@@ -50,43 +50,70 @@ def reproduce(
     Raises:
         TypeError, ValueError: for an unknown figure or key, or a value of the wrong kind.
     """
-    out = Path(out)
-    if out.exists() and not out.is_dir():
+    results = compute(out, figures, changes, progress)
+    write(out, results)
+    return [verdict for result in results.values() for verdict in result.verdicts]
+
+
+class Result(NamedTuple):
+    """What one experiment came to."""
+
+    config: Any
+    verdicts: list[Verdict]
+    picture: Any
+
+
+def compute(
+    out: str | Path,
+    figures: Iterable[str] | None,
+    changes: Mapping[str, str] | None,
+    progress: bool,
+) -> dict[str, Result]:
+    """The part of `reproduce` that takes time, and checks everything before; writes nothing."""
+    if Path(out).exists() and not Path(out).is_dir():
         _checks.fail("--out", "a folder", f"the file {out}")
     chosen = list(EXPERIMENTS) if figures is None else list(dict.fromkeys(map(str, figures)))
     for name in chosen:
         _checks.one_of("--figure", name, EXPERIMENTS)
     configs = _configs(chosen, dict(changes or {}))
+    needs_float64()
 
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    results: dict[str, tuple[Any, list[Verdict]]] = {}
-    pictures: dict[str, Any] = {}
+    results = {}
     try:
-        with interruptible():
-            for name in _with_progress(chosen, progress):
-                experiment = EXPERIMENTS[name]
-                data = experiment.run(configs[name])
-                results[name] = configs[name], experiment.check(data)
-                pictures[name] = experiment.plot(data)
-        with appearing_together(out) as folder:
-            for name, picture in pictures.items():
+        for name in _with_progress(chosen, progress):
+            experiment, config = EXPERIMENTS[name], configs[name]
+            data = experiment.run(config)
+            results[name] = Result(config, experiment.check(data), experiment.plot(data))
+    except BaseException:
+        _close(results)
+        raise
+    return results
+
+
+def write(out: str | Path, results: dict[str, Result]) -> None:
+    """The files of `reproduce`; closes the pictures."""
+    try:
+        with appearing_together(Path(out)) as folder:
+            for name, (_, _, picture) in results.items():
                 picture.savefig(folder / f"{_title(name)}.png", dpi=150)
                 # No date inside: a second run gives the same file.
                 picture.savefig(folder / f"{_title(name)}.pdf", metadata={"CreationDate": None})
             verdicts = {
-                _title(name): [v.as_dict() for v in vs] for name, (_, vs) in results.items()
+                _title(name): [v.as_dict() for v in result.verdicts]
+                for name, result in results.items()
             }
             text = json.dumps(verdicts, indent=1, allow_nan=False, ensure_ascii=False)
             (folder / "verdicts.json").write_text(text + "\n", encoding="utf-8")
             (folder / "report.html").write_text(_report(results, folder), encoding="utf-8")
     finally:
-        for picture in pictures.values():
-            plt.close(picture)
-    return [verdict for _, verdicts in results.values() for verdict in verdicts]
+        _close(results)
+
+
+def _close(results: dict[str, Result]) -> None:
+    import matplotlib.pyplot as plt
+
+    for result in results.values():
+        plt.close(result.picture)
 
 
 def _title(name: str) -> str:
@@ -174,9 +201,9 @@ color: #7a4a00; } code { font-size: 0.85rem; }
 """
 
 
-def _report(results: dict[str, tuple[Any, list[Verdict]]], folder: Path) -> str:
+def _report(results: dict[str, Result], folder: Path) -> str:
     """One page with everything inside: it needs no network and no other file."""
-    verdicts = [v for _, vs in results.values() for v in vs]
+    verdicts = [v for result in results.values() for v in result.verdicts]
     counts = {s: sum(v.status == s for v in verdicts) for s in ("pass", "counter-example", "fail")}
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -188,7 +215,7 @@ def _report(results: dict[str, tuple[Any, list[Verdict]]], folder: Path) -> str:
         f"<p>{len(verdicts)} verdicts: {counts['pass']} pass, {counts['counter-example']} "
         f"counter-examples, {counts['fail']} fail.</p>",
     ]
-    for name, (config, vs) in results.items():
+    for name, (config, vs, _) in results.items():
         module = EXPERIMENTS[name]
         picture = base64.b64encode((folder / f"{_title(name)}.png").read_bytes()).decode()
         heading = html.escape((module.__doc__ or "").split("\n")[0].rstrip("."))
