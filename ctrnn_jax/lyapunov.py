@@ -11,7 +11,7 @@ from jax import lax
 from . import _checks
 from ._stepping import make_step
 from ._types import Array, ArrayLike, Float, Scalar
-from .model import CTRNN
+from .model import CTRNN, states_for
 from .simulate import check_solver
 
 
@@ -64,12 +64,7 @@ def lyapunov_spectrum(
         >>> x0 = jax.random.normal(jax.random.key(1), (32, 8))
         >>> ct.lyapunov_spectrum(rnn, x0, dt=0.1, num_steps=20_000, k=1)
     """
-    _checks.instance("rnn", rnn, CTRNN, "a CTRNN")
-    n = rnn.size
-    x0 = _checks.float_array("x0", x0, f"(..., {n})")
-    if x0.shape[-1] != n:
-        _checks.fail("x0", f"shape (..., {n}), one value per neuron", x0.shape)
-    _checks.same_dtype("x0", x0, rnn.dtype, "the network")
+    x0, n = states_for(rnn, x0), rnn.size
     dt = _checks.positive("dt", dt, x0.dtype)
     num_steps = _checks.integer("num_steps", num_steps, 1)
     transient = _checks.integer("transient", transient, 0)

@@ -126,3 +126,13 @@ class CTRNN(eqx.Module):
     def prepared(self) -> CTRNN:
         """The same network with the matrix of its weights computed once, for use in a loop."""
         return eqx.tree_at(lambda rnn: rnn.weights, self, self.weights.prepared())
+
+
+def states_for(rnn: Any, x0: Any) -> Float[Array, "*batch n"]:
+    """x0 as an array, refused unless rnn is a CTRNN and x0 holds states of it."""
+    _checks.instance("rnn", rnn, CTRNN, "a CTRNN")
+    array = _checks.float_array("x0", x0, f"(..., {rnn.size})")
+    if array.shape[-1] != rnn.size:
+        _checks.fail("x0", f"shape (..., {rnn.size}), one value per neuron", array.shape)
+    _checks.same_dtype("x0", array, rnn.dtype, "the network")
+    return array

@@ -15,7 +15,7 @@ from jax import lax
 from . import _checks
 from ._types import Array, ArrayLike, Float, Int
 from .activations import HardTanh, Linear, Tanh
-from .model import CTRNN
+from .model import CTRNN, states_for
 from .weights import BlockSkew
 
 
@@ -118,11 +118,7 @@ def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, "*shape"]:
         _checks.fail("rnn", "no leak: damped orbits do not close", "a leak")
     if rnn.form == "current" and rnn.bias is not None:
         _checks.fail("rnn", "no bias in the current form", "a bias")
-    x0 = _checks.float_array("x0", x0, f"(..., {n})")
-    if x0.shape[-1] != n:
-        _checks.fail("x0", f"shape (..., {n}), one value per neuron", x0.shape)
-    _checks.same_dtype("x0", x0, rnn.dtype, "the network")
-
+    x0 = states_for(rnn, x0)
     omega = (
         rnn.weights.omega if isinstance(rnn.weights, BlockSkew) else rnn.weights.as_matrix()[:1, 1]
     )
@@ -183,12 +179,7 @@ def period(
         >>> rnn = ct.CTRNN(ct.BlockSkew.from_hz(jnp.array([1.0])), ct.Arctan())
         >>> ct.period(rnn, jnp.array([0.1, 0.0]))  # a little more than 1 s
     """
-    _checks.instance("rnn", rnn, CTRNN, "a CTRNN")
-    n = rnn.size
-    x0 = _checks.float_array("x0", x0, f"(..., {n})")
-    if x0.shape[-1] != n:
-        _checks.fail("x0", f"shape (..., {n}), one value per neuron", x0.shape)
-    _checks.same_dtype("x0", x0, rnn.dtype, "the network")
+    x0, n = states_for(rnn, x0), rnn.size
     eps = float(jnp.finfo(x0.dtype).eps)
     near = eps**0.4 if tolerance is None else float(_checks.positive("tolerance", tolerance))
     accuracy = eps**0.8 if rtol is None else float(_checks.positive("rtol", rtol))

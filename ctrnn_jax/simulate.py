@@ -18,7 +18,7 @@ from ._segments import Carry, run_segments, square_root_segment
 from ._stepping import make_step
 from ._types import Array, ArrayLike, Float, PyTree, Scalar
 from .invariants import energy
-from .model import CTRNN
+from .model import CTRNN, states_for
 from .solvers import DiscreteGradient, Projected
 from .trajectory import Trajectory
 
@@ -91,14 +91,9 @@ def simulate(
         >>> trajectory.xs.shape
         (4096, 101, 20)
     """
-    _checks.instance("rnn", rnn, CTRNN, "a CTRNN")
-    n = rnn.size
-    x0 = _checks.float_array("x0", x0, f"(..., {n})")
-    if x0.shape[-1] != n:
-        _checks.fail("x0", f"shape (..., {n}), one value per neuron", x0.shape)
+    x0 = states_for(rnn, x0)
     if x0.size == 0:
         _checks.fail("x0", "at least one initial state", f"shape {x0.shape}")
-    _checks.same_dtype("x0", x0, rnn.dtype, "the network")
     dt = _checks.positive("dt", dt, x0.dtype)
     save_every = _checks.integer("save_every", save_every, 1)
     num_steps = _checks.integer("num_steps", num_steps, 1)
