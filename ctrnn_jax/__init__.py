@@ -7,6 +7,7 @@ import importlib
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
+from . import losses as losses
 from .activations import (
     Arctan as Arctan,
 )
