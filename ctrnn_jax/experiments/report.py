@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import html
 import json
+import math
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -166,29 +167,34 @@ def _value(key: str, text: str, kind: Any) -> Any:
         _checks.fail(f"--set {key}", _in_words(kind), text)
 
 
-def _as_kind(value: Any, kind: Any) -> Any:
+def _as_kind(value: Any, kind: Any, signed: bool = False) -> Any:
+    """The value as a number > 0, a list of them, or a pair, of any sign."""
     if typing.get_origin(kind) is tuple:
         arguments = typing.get_args(kind)
         if not isinstance(value, list) or not value:
             raise TypeError
-        if arguments[-1] is Ellipsis:
+        signed = arguments[-1] is not Ellipsis
+        if not signed:
             arguments = (arguments[0],) * len(value)
         if len(arguments) != len(value):
             raise TypeError
-        return tuple(_as_kind(v, a) for v, a in zip(value, arguments, strict=True))
+        return tuple(_as_kind(v, a, signed) for v, a in zip(value, arguments, strict=True))
     if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
         raise TypeError
-    if value <= 0 and kind is int:
+    if not (math.isfinite(value) and (signed or value > 0)):
         raise TypeError
     return kind(value)
 
 
 def _in_words(kind: Any) -> str:
     if typing.get_origin(kind) is tuple:
-        arguments = typing.get_args(kind)
-        inner = _in_words(arguments[0])
-        return f"a list of {inner}" if arguments[-1] is Ellipsis else f"a pair of {inner}"
-    return "a whole number > 0" if kind is int else "a number"
+        inner, *rest = typing.get_args(kind)
+        if rest[-1] is not Ellipsis:
+            return "a pair of numbers"
+        return (
+            "a list of pairs of numbers" if inner not in (int, float) else "a list of numbers > 0"
+        )
+    return "a whole number > 0" if kind is int else "a number > 0"
 
 
 _STYLE = """
