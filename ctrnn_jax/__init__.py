@@ -63,6 +63,7 @@ from .orbits import (
 from .orbits import (
     period as period,
 )
+from .oscillator import Oscillator as Oscillator
 from .simulate import simulate as simulate
 from .solvers import RK4 as RK4
 from .solvers import DiscreteGradient as DiscreteGradient

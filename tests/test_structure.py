@@ -16,7 +16,7 @@ LAYERS = [
     {"solvers"},
     {"_stepping", "_segments", "_fixed", "_reversible", "_adaptive", "simulate"},
     {"orbits", "lyapunov", "io", "plot"},
-    {"losses"},
+    {"losses", "oscillator"},
     {"experiments"},
     {"runs", "cli"},
     {"__init__", "__main__"},
