@@ -81,11 +81,10 @@ def test_chaos_over_ten_thousand_steps(kind):
     # Perturbations grow by more than e^50: a plain reversal would end somewhere else.
     rnn = ct.CTRNN(kind.init(jax.random.key(0), 20, scale=2.0))
     x0 = normal(6, 2, 20, scale=1.5)
-    (*gaps, of_dt), value, other = gradients(
+    gaps, value, other = gradients(
         rnn, x0, ct.PoissonSplitting(), dt=0.05, num_steps=10_000, save_every=10_000
     )
-    # By dt it is a sum over all steps that cancels to a thousandth of its terms or less.
-    assert value == other and max(gaps) < 1e-8 and of_dt < 1e-6
+    assert value == other and max(gaps) < 1e-8
 
 
 def test_memory_does_not_grow_like_that_of_checkpoints():
