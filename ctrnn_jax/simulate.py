@@ -74,7 +74,8 @@ def simulate(
             √num_steps steps, memory ~ √num_steps; "direct" stores every step; "reversible" undoes
             the steps and stores two states per 1250 of them: for solvers that can undo a step
             (`PoissonSplitting`, `DiscreteGradient`, `ImplicitMidpoint`), first derivatives only.
-            In chaotic networks it takes twice the time, to find the way back. With `fold` or `max_norm`, which cannot be undone, it works as "checkpointed".
+            In chaotic networks it takes twice the time, to find the way back. With `fold` or
+            `max_norm`, which cannot be undone, it works as "checkpointed".
         progress: True for a progress bar on stderr, or a diffrax progress meter.
 
     Returns:
