@@ -105,6 +105,38 @@ def positive(name: str, value: Any, dtype: Any = None) -> jax.Array:
     return real(name, value, dtype, positive=True)
 
 
+def positive_float(name: str, value: Any) -> float:
+    """A finite number above 0 that is known now, as a Python float, under jit too."""
+    if is_traced(value):
+        fail(name, "a number known beforehand", "a traced one", TypeError)
+    positive(name, value)
+    return float(value)
+
+
+def positive_array(
+    name: str, value: Any, dtype: Any, ndim: tuple[int, ...] | None = None, *, zero: bool = False
+) -> jax.Array:
+    """An array of numbers > 0 (or >= 0) in `dtype`; scalars of Python are taken too."""
+    expected = "finite numbers >= 0" if zero else "finite numbers > 0"
+    if value is None or isinstance(value, bool | str | bytes):
+        fail(name, expected, repr(value), TypeError)
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError):
+        fail(name, expected, type(value).__name__, TypeError)
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        fail(name, expected, f"dtype {array.dtype}", TypeError)
+    if ndim is not None and array.ndim not in ndim:
+        dimensions = " or ".join(map(str, ndim))
+        fail(name, f"{expected} in {dimensions} dimension(s)", f"shape {array.shape}")
+    array = array.astype(dtype)
+    if not is_traced(array):
+        bad = ~(jnp.isfinite(array) & ((array > 0) | (zero & (array == 0))))
+        if bool(jnp.any(bad)):
+            fail(name, expected, array[bad].ravel()[0])
+    return array
+
+
 def flag(name: str, value: Any) -> bool:
     """True or False, and not merely something that counts as such."""
     if not isinstance(value, bool):

@@ -32,29 +32,6 @@ __all__ = [
 ]
 
 
-def _positive_array(
-    name: str, value: Any, dtype: Any, ndim: tuple[int, ...] | None = None, *, zero: bool = False
-) -> Array:
-    """An array of numbers > 0 (or >= 0) in `dtype`; scalars of Python are taken too."""
-    expected = "finite numbers >= 0" if zero else "finite numbers > 0"
-    if value is None or isinstance(value, bool | str | bytes):
-        _checks.fail(name, expected, repr(value), TypeError)
-    try:
-        array = jnp.asarray(value)
-    except (TypeError, ValueError):
-        _checks.fail(name, expected, type(value).__name__, TypeError)
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-        _checks.fail(name, expected, f"dtype {array.dtype}", TypeError)
-    if ndim is not None and array.ndim not in ndim:
-        _checks.fail(name, f"{expected} of {ndim[0]} dimension", f"shape {array.shape}")
-    array = array.astype(dtype)
-    if not _checks.is_traced(array):
-        bad = ~(jnp.isfinite(array) & ((array > 0) | (zero & (array == 0))))
-        if bool(jnp.any(bad)):
-            _checks.fail(name, expected, array[bad].ravel()[0])
-    return array
-
-
 def _shares(y: ArrayLike, dt: ArrayLike) -> tuple[Float[Array, " F"], Float[Array, "*batch F"]]:
     """Frequencies and shares of the power; a signal without power has all of it at 0 Hz."""
     f, power = power_spectrum(y, dt)
@@ -86,7 +63,7 @@ def frequency_loss(y: ArrayLike, dt: ArrayLike, target_hz: ArrayLike) -> Float[A
         >>> ct.losses.frequency_loss(trajectory.xs[..., 0], 0.01, 3.2)
     """
     f, share = _shares(y, dt)
-    target = _positive_array("target_hz", target_hz, f.dtype)
+    target = _checks.positive_array("target_hz", target_hz, f.dtype)
     if target.ndim and target.shape != share.shape[:-1]:
         shape = share.shape[:-1]
         _checks.fail("target_hz", f"a scalar or shape {shape} as the signals", target.shape)
@@ -123,7 +100,7 @@ def spectrum_loss(
         >>> ct.losses.spectrum_loss(y, 0.01, f, power)
     """
     f, share = _shares(y, dt)
-    target = _positive_array("target_hz", target_hz, f.dtype, (1,), zero=True)
+    target = _checks.positive_array("target_hz", target_hz, f.dtype, (1,), zero=True)
     if target.size == 0 or (not _checks.is_traced(target) and not bool(jnp.any(target > 0))):
         _checks.fail("target_hz", "at least one frequency > 0", f"shape {target.shape}")
     if not _checks.is_traced(target) and bool(jnp.any(jnp.diff(target) < 0)):
@@ -194,7 +171,7 @@ def period_loss(
 
 
 def _matching(name: str, value: Any, like: Array) -> Array:
-    target = _positive_array(name, value, like.dtype)
+    target = _checks.positive_array(name, value, like.dtype)
     try:
         return jnp.broadcast_to(target, like.shape)
     except ValueError:

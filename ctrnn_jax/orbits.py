@@ -181,8 +181,8 @@ def period(
     """
     x0, n = states_for(rnn, x0), rnn.size
     eps = float(jnp.finfo(x0.dtype).eps)
-    near = eps**0.4 if tolerance is None else float(_checks.positive("tolerance", tolerance))
-    accuracy = eps**0.8 if rtol is None else float(_checks.positive("rtol", rtol))
+    near = eps**0.4 if tolerance is None else _checks.positive_float("tolerance", tolerance)
+    accuracy = eps**0.8 if rtol is None else _checks.positive_float("rtol", rtol)
     if max_time is not None:
         max_time = _checks.positive("max_time", max_time, x0.dtype)
     if x0.size == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,13 +16,13 @@ from ._types import Array, ArrayLike, Float
 from .io import register
 from .model import CTRNN, states_for
 from .simulate import simulate
-from .solvers import PoissonSplitting
+from .solvers import PoissonSplitting, Projected
 
-PARTS = ("weights", "activation", "bias", "leak", "x0", "readout")
+PARTS = ("weights", "activation", "bias", "leak", "x0", "readout", "offset")
 
 
 class Oscillator(eqx.Module):
-    """A generator y(t) = C x(t), x' = rnn(t, x), x(0) = x0.
+    """A generator y(t) = C x(t) + d, x' = rnn(t, x), x(0) = x0.
 
     Weights, bias, initial state and read-out are all trained unless they are frozen. A PyTree:
     an ensemble is one Oscillator whose arrays have a leading axis, as `jax.vmap` makes it, and
@@ -32,7 +33,10 @@ class Oscillator(eqx.Module):
         x0: (n,) initial state.
         readout: C (channels, n).
         frozen: parts that training leaves alone: "weights", "activation", "bias", "leak", "x0",
-            "readout".
+            "readout", "offset".
+        offset: d (channels,), or None for 0.
+        max_step: the longest time step in seconds that `generate` integrates with; a longer dt is
+            divided. None leaves steps as they are.
 
     Raises:
         TypeError, ValueError: where an argument has the wrong kind, shape or dtype.
@@ -47,9 +51,20 @@ class Oscillator(eqx.Module):
     rnn: CTRNN
     x0: Float[Array, "*batch n"]
     readout: Float[Array, "*batch channels n"]
+    offset: Float[Array, "*batch channels"] | None
     frozen: tuple[str, ...] = eqx.field(static=True)
+    max_step: float | None = eqx.field(static=True)
 
-    def __init__(self, rnn: CTRNN, x0: ArrayLike, readout: ArrayLike, frozen: Iterable[str] = ()):
+    def __init__(
+        self,
+        rnn: CTRNN,
+        x0: ArrayLike,
+        readout: ArrayLike,
+        frozen: Iterable[str] = (),
+        *,
+        offset: ArrayLike | None = None,
+        max_step: float | None = None,
+    ):
         self.x0 = states_for(rnn, x0)
         n = rnn.size
         if self.x0.ndim != 1:
@@ -62,6 +77,15 @@ class Oscillator(eqx.Module):
         if isinstance(frozen, str):
             _checks.fail("frozen", "a list of names", repr(frozen), TypeError)
         self.frozen = tuple(_checks.one_of("frozen", name, PARTS) for name in frozen)
+        self.offset = None
+        if offset is not None:
+            self.offset = _checks.float_array("offset", offset, "(channels,)", (1,))
+            if self.offset.shape != self.readout.shape[:1]:
+                _checks.fail("offset", f"shape {self.readout.shape[:1]}", self.offset.shape)
+            _checks.same_dtype("offset", self.offset, rnn.dtype, "the network")
+        self.max_step = None
+        if max_step is not None:
+            self.max_step = _checks.positive_float("max_step", max_step)
 
     @property
     def trainable(self) -> Any:
@@ -79,6 +103,7 @@ class Oscillator(eqx.Module):
             "leak": lambda o: o.rnn.leak,
             "x0": lambda o: o.x0,
             "readout": lambda o: o.readout,
+            "offset": lambda o: o.offset,
         }
         for name, part in where.items():
             if jax.tree.leaves(part(self)):
@@ -97,10 +122,11 @@ class Oscillator(eqx.Module):
         """The signal on the grid k·dt·save_every, from t = 0 on, for as long as one likes.
 
         Args:
-            dt: time step in seconds.
+            dt: time step in seconds; with `max_step` a number known beforehand.
             num_steps: number of steps, a multiple of `save_every`.
-            solver: as `simulate` takes it; unless given `PoissonSplitting(4)`, whose energy does
-                not drift, and `diffrax.Tsit5()` for networks that conserve nothing.
+            solver: as `simulate` takes it; unless given `Projected(diffrax.Dopri8())`, which keeps
+                the energy to rounding, or `PoissonSplitting(4)` where the adjoint is "reversible";
+                for networks that conserve nothing `diffrax.Dopri8()`.
             save_every: steps between two samples.
             adjoint: as `simulate` takes it.
 
@@ -108,21 +134,41 @@ class Oscillator(eqx.Module):
             (S, channels), S = num_steps // save_every + 1.
 
         Raises:
-            TypeError, ValueError: as `simulate`.
+            TypeError, ValueError: as `simulate`, and for a traced dt where `max_step` is set.
         """
-        if solver is None:
-            solver = PoissonSplitting(4) if self.rnn.is_conservative else diffrax.Tsit5()
+        dt, parts = self._divided(dt)
+        if solver is None and adjoint == "reversible":
+            solver = PoissonSplitting(4)
+        elif solver is None:
+            solver = diffrax.Dopri8()
+            solver = Projected(solver) if self.rnn.is_conservative else solver
         run = simulate(
             self.rnn,
             self.x0,
             dt=dt,
-            num_steps=num_steps,
+            num_steps=_checks.integer("num_steps", num_steps, 1) * parts,
             solver=solver,
-            save_every=save_every,
+            save_every=_checks.integer("save_every", save_every, 1) * parts,
             adjoint=adjoint,
         )
         assert run.xs is not None
-        return jnp.matmul(run.xs, self.readout.T)
+        return self.read(run.xs)
+
+    def read(self, xs: ArrayLike) -> Float[Array, "*batch channels"]:
+        """The signal y = C x + d at states xs (..., n)."""
+        y = jnp.matmul(jnp.asarray(xs), self.readout.T)
+        return y if self.offset is None else y + self.offset.reshape((1,) * (y.ndim - 1) + (-1,))
+
+    def _divided(self, dt: Any) -> tuple[Array, int]:
+        """A time step of at most `max_step`, and how many of them make dt."""
+        step = _checks.positive("dt", dt, self.x0.dtype)
+        if self.max_step is None:
+            return step, 1
+        if _checks.is_traced(dt):
+            _checks.fail("dt", "a number known beforehand, as max_step is set", "a traced one")
+        # Not of `step`, which is traced under jit even where its value is known.
+        parts = max(1, math.ceil(float(dt) / self.max_step * (1 - 1e-6)))
+        return step / parts, parts
 
 
 register(Oscillator)

@@ -276,5 +276,5 @@ class _SymmetricRetrace(AbstractRetrace):
 def check_iteration(tol: Any, max_iterations: Any) -> tuple[float | None, int]:
     """The options of the iteration, checked."""
     if tol is not None:
-        tol = float(_checks.positive("tol", tol))
+        tol = _checks.positive_float("tol", tol)
     return tol, _checks.integer("max_iterations", max_iterations, 1)
