@@ -38,6 +38,11 @@ from .activations import (
 from .activations import (
     Tanh as Tanh,
 )
+from .fit_frequency import fit_frequency as fit_frequency
+from .fit_signal import fit_signal as fit_signal
+from .fit_spectrum import fit_spectrum as fit_spectrum
+from .harmonics import autoregression as autoregression
+from .harmonics import harmonic_regression as harmonic_regression
 from .invariants import (
     casimirs as casimirs,
 )
@@ -80,6 +85,7 @@ from .spectra import (
 from .spectra import (
     spectrogram as spectrogram,
 )
+from .train import fit as fit
 from .trajectory import Trajectory as Trajectory
 from .weights import (
     BipartiteSkew as BipartiteSkew,

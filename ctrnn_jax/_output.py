@@ -1,14 +1,19 @@
-"""Files that appear together or not at all, and computations that can be interrupted."""
+"""Files that appear complete or not at all, and computations that can be interrupted."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 
 @contextlib.contextmanager
@@ -23,6 +28,52 @@ def appearing_together(out: Path) -> Iterator[Path]:
             os.replace(path, out / path.name)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A file to write; at the end it moves to `path` by one rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as workplace:
+        temporary = Path(workplace, path.name)
+        yield temporary
+        os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Strict JSON: dataclasses as objects, arrays as lists, non-finite numbers as null."""
+    text = json.dumps(_plain(value), indent=2, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def draw(folder: Path, pictures: Mapping[str, Callable[[Any], Any]]) -> None:
+    """A PNG for each name, by the function that draws into an empty figure."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    for name, picture in pictures.items():
+        figure = plt.figure(figsize=(7, 4.5), layout="constrained")
+        try:
+            picture(figure)
+            figure.savefig(folder / f"{name}.png", dpi=150)
+        finally:
+            plt.close(figure)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # arrays and their scalars
+        value = np.asarray(value).tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 @contextlib.contextmanager

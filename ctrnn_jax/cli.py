@@ -10,7 +10,8 @@ import typer
 
 app = typer.Typer(
     name="ctrnn",
-    help="Continuous-time recurrent networks with skew-symmetric weights: simulate, reproduce.",
+    help="Continuous-time recurrent networks with skew-symmetric weights: simulate them, train\n"
+    "oscillators, generate their signals, reproduce the paper.",
     no_args_is_help=False,
     add_completion=False,
     rich_markup_mode=None,
@@ -21,6 +22,7 @@ app = typer.Typer(
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 _FILE = "a .npy, .npz or .csv file"
+_SIGNAL = "a .npy, .csv or .wav file"
 
 
 @app.command()
@@ -137,11 +139,114 @@ def reproduce(
 
 
 @app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")] = Path(
+        "runs/train"
+    ),
+    frequency: Annotated[
+        list[float] | None,
+        typer.Option(help="Target in Hz; given several times: that many lines in one signal."),
+    ] = None,
+    signal: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"Target signal (samples,) or (samples, channels): {_SIGNAL}. A column t or time"
+            " of a .csv file is its time in seconds."
+        ),
+    ] = None,
+    dt: Annotated[
+        float | None,
+        typer.Option(
+            help="Sampling interval of --signal in seconds, where the file does not say it."
+        ),
+    ] = None,
+    hold_out: Annotated[
+        float | None,
+        typer.Option(help="Part at the end of --signal kept from training.", show_default="0.2"),
+    ] = None,
+    neurons: Annotated[
+        int | None,
+        typer.Option(help="Neurons.", show_default="8; 12 for several lines; 16 for a signal"),
+    ] = None,
+    activation: Annotated[
+        str,
+        typer.Option(
+            help="tanh, hard_tanh, linear, arctan, erf or sin: odd ones, around 0 they oscillate."
+        ),
+    ] = "tanh",
+    form: Annotated[
+        str, typer.Option(help="rate: x' = f(A x + b); current: x' = A f(x) + b.")
+    ] = "rate",
+    amplitude: Annotated[
+        float | None,
+        typer.Option(help="Root mean square of the output, with --frequency.", show_default="1"),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Training steps, with one --frequency or --signal.",
+            show_default="60; 30 a horizon for a signal",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random initial network.")] = 0,
+    dtype: Annotated[
+        str, typer.Option(help="float32 or float64; training gains from the latter.")
+    ] = "float64",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, gpu, gpu:1, ...; JAX's default if left out.")
+    ] = None,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Train an oscillator to one or several frequencies, or to a signal; leave it in --out.
+
+    ctrnn train --frequency 3.2, ctrnn train --signal data.csv --dt 0.01: the model
+    (oscillator.ctrnn, for ctrnn generate), report.json, and plots of its signal and spectrum
+    beside the target's, of its orbit and of the loss.
+    """
+    from . import training_runs
+
+    options = {k: v for k, v in locals().items() if k != "training_runs"}
+    training_runs.train_to_folder(training_runs.TrainSettings(**options))
+
+
+@app.command()
+def generate(
+    model: Annotated[Path, typer.Argument(help="oscillator.ctrnn, as ctrnn train leaves it.")],
+    duration: Annotated[float, typer.Option(help="Length of the signal in seconds.")],
+    dt: Annotated[
+        float | None,
+        typer.Option(
+            help="Time between samples in seconds.",
+            show_default="1/44100 for .wav, else the model's longest step",
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Samples a second, in Hz, instead of --dt.")
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help=f"{_SIGNAL.capitalize()}; .csv has a column t of times, .wav 16 bits a sample,"
+            " scaled so that the highest peak is 0.9 of the range."
+        ),
+    ] = Path("runs/signal.csv"),
+) -> None:
+    """Generate the signal of a trained oscillator, for as long as you like; write it to --out.
+
+    Samples are at 0, dt, 2 dt, ..., before --duration. The integration keeps to steps that the
+    model is accurate with, however far apart the samples are.
+    """
+    from . import training_runs
+
+    training_runs.generate_to_file(model, duration, dt, rate, out)
+
+
+@app.command()
 def info() -> None:
     """Print versions, devices and precision: what a bug report needs."""
-    from . import runs
+    from . import _options
 
-    for name, value in runs.environment().items():
+    for name, value in _options.environment().items():
         typer.echo(f"{name:<12} {value}")
 
 

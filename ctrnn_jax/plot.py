@@ -22,22 +22,23 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from . import _checks, invariants, spectra
+from ._drawing import (
+    _CMAP,
+    _LINE,
+    _POWER_RANGE,
+    _STYLES,
+    _axes,
+    _highest_frequency,
+    _legend,
+    _mark,
+)
 from ._types import ArrayLike
 from .model import CTRNN
+from .plot_training import loss_curve as loss_curve
+from .plot_training import signal_fit as signal_fit
+from .plot_training import signal_residual as signal_residual
+from .plot_training import spectrum_fit as spectrum_fit
 from .trajectory import Trajectory
-
-# Viridis rises in lightness, so it survives grey print and colour blindness; what else is told
-# apart differs in shape or line style too.
-_CMAP = "viridis"
-_LINE = "#31688e"
-_STYLES = ("-", "--", "-.", ":")
-_MARKERS = {
-    "start": ("o", "black", 5.5),
-    "end": ("*", "#1f5fff", 15),
-    "stopped": ("X", "#e0201b", 9),
-    "peak": ("v", "#e0201b", 9),
-}
-_POWER_RANGE = 1e10  # 100 dB: weaker parts of a spectrum are left below its picture
 
 
 class _Orbits:
@@ -85,46 +86,10 @@ def _state(neuron: int) -> str:
     return f"$x_{{{neuron}}}$"
 
 
-def _axes(ax: Any) -> Axes:
-    if ax is None:
-        # Like "constrained", but right for axes of equal aspect too.
-        return plt.subplots(layout="compressed")[1]
-    return _checks.instance("ax", ax, Axes, "one matplotlib Axes, or None")
-
-
 def _portrait_axes(ax: Axes, horizontal: int, vertical: int) -> None:
     ax.set(xlabel=f"{_state(horizontal)} [a.u.]", ylabel=f"{_state(vertical)} [a.u.]")
     ax.set_aspect("equal")
     _legend(ax)
-
-
-def _mark(ax: Axes, kind: str, x: Any, y: Any, label: str | None = None) -> None:
-    if np.size(x):
-        marker, color, size = _MARKERS[kind]
-        size = size if np.size(x) <= 16 else 0.6 * size
-        # A start lies upon the larger star of an orbit that ends where it began.
-        order = 6 if kind == "start" else 5
-        style = {"linestyle": "none", "markeredgecolor": "white", "zorder": order}
-        ax.plot(x, y, marker=marker, color=color, markersize=size, label=label or kind, **style)
-
-
-def _legend(ax: Axes, title: str | None = None) -> None:
-    """A legend in room made for it above the data, so that it covers none of them."""
-    entries = {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    if not entries:
-        return
-    ax.get_ylim()  # scales the axes to their data, which until now was only due
-    ax.apply_aspect()
-    inches = ax.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted())
-    widest = max(len(label.translate(dict.fromkeys(map(ord, "${}_")))) for label in entries)
-    columns = int(np.clip(inches.width / (0.45 + 0.07 * widest), 1, len(entries)))
-    rows = -(-len(entries) // columns) + (title is not None)
-    top = ax.transAxes.transform((0, 1 + (0.1 + 0.21 * rows) / inches.height))
-    # auto=None: a later call on the same axes may scale them anew.
-    ax.set_ylim(top=ax.transData.inverted().transform(top)[1], auto=None)
-    style = {"frameon": False, "columnspacing": 1.2, "handletextpad": 0.5, "borderaxespad": 0.2}
-    handles = list(entries.values())
-    ax.legend(handles, list(entries), loc="upper center", ncols=columns, title=title, **style)
 
 
 def _band(ax: Axes, x: np.ndarray, values: np.ndarray) -> None:
@@ -134,17 +99,6 @@ def _band(ax: Axes, x: np.ndarray, values: np.ndarray) -> None:
     ax.plot(x, median, color=_LINE, label=f"median of {len(values)}" if batch else None)
     if batch:
         ax.fill_between(x, low, high, color=_LINE, alpha=0.3, linewidth=0, label="10 to 90 %")
-
-
-def _highest_frequency(max_frequency: Any, f: np.ndarray, power: np.ndarray) -> float:
-    """The caller's, else twice the frequency below which 99.9 % of the power (rows, F) lies."""
-    if max_frequency is not None:
-        return float(_checks.positive("max_frequency", max_frequency))
-    # Rows (trajectories or windows) count alike, however weak.
-    total = power.sum(axis=-1, keepdims=True)
-    share = np.cumsum((power / np.where(total > 0, total, 1)).mean(axis=0))
-    enough = 2 * np.searchsorted(share, 0.999 * share[-1])
-    return float(f[min(max(enough, 24), len(f) - 1)])
 
 
 def phase_portrait(

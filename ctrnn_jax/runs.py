@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import json
 import math
-import platform
 import time
 import zipfile
 from collections.abc import Callable
@@ -18,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks, activations, solvers
-from ._output import appearing_together, interruptible
+from . import _checks, solvers
+from ._options import activation_named, environment, named, prepared
+from ._output import appearing_together, draw, interruptible, write_json
 from ._segments import near_divisor
 from .experiments import report
 from .invariants import energy, energy_drift
@@ -62,29 +60,9 @@ class Settings:
     progress: bool
 
 
-def environment() -> dict[str, str]:
-    """Versions, devices and precision."""
-    packages = ("ctrnn-jax", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "optax", "numpy")
-    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    return {
-        **{name: importlib.metadata.version(name) for name in packages},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "backend": jax.default_backend(),
-        "devices": ", ".join(str(device) for device in jax.devices()),
-        "float64": "on" if jax.config.jax_enable_x64 else "off (default dtype float32)",  # pyright: ignore[reportAttributeAccessIssue]
-        "matmul": precision or "highest inside a step (JAX's own default elsewhere)",
-    }
-
-
 def simulate_to_folder(settings: Settings) -> None:
     """Run `ctrnn simulate`: all files appear in the folder together, or none does."""
-    if settings.out.exists() and not settings.out.is_dir():
-        _checks.fail("--out", "a folder", f"the file {settings.out}")
-    _checks.one_of("--dtype", settings.dtype, ("float32", "float64"))
-    if settings.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
-    with jax.default_device(_device(settings.device)):
+    with prepared(settings.out, settings.dtype, settings.device):
         _simulate_to_folder(settings)
 
 
@@ -153,7 +131,11 @@ def _simulate_to_folder(settings: Settings) -> None:
         "state_steps_per_s": x0.shape[0] * steps / seconds,
         **_measure(rnn, trajectory, settings.dt * save_every),
     }
-    summary = {"results": results, "settings": _plain(settings), "environment": environment()}
+    summary = {
+        "results": results,
+        "settings": settings,
+        "environment": environment(),
+    }
     _write(settings.out, rnn, trajectory, summary)
     print(_table(results))
     print(f"results in {settings.out}")
@@ -169,31 +151,12 @@ class _Stopwatch:
             self.total += duration_secs
 
 
-def _device(name: str | None) -> Any:
-    if name is None:
-        return None
-    kind, _, number = name.partition(":")
-    try:
-        return jax.devices(kind)[int(number or 0)]
-    except (RuntimeError, ValueError, IndexError):
-        found = ", ".join(f"{d.platform}:{d.id}" for d in jax.devices())
-        _checks.fail("--device", f"one of {found}", repr(name))
-
-
-def _named(option: str, name: str, choices: dict[str, Callable[[], Any]]) -> Any:
-    found = {key.lower().replace("_", ""): make for key, make in choices.items()}
-    key = name.lower().replace("_", "").replace("-", "")
-    if key not in found:
-        _checks.fail(option, "one of " + ", ".join(sorted(choices)), repr(name))
-    return found[key]()
-
-
 def _solver(name: str) -> diffrax.AbstractSolver:
     """A solver by name; after a colon the order, or what is projected: projected:rk4."""
     name, colon, argument = name.partition(":")
     if name.lower() == "projected":
         return solvers.Projected(_solver(argument or "tsit5"))
-    solver = _named("--solver", name, _solvers())
+    solver = named("--solver", name, _solvers())
     if not colon:
         return solver
     if not isinstance(solver, solvers.PoissonSplitting | solvers.DiscreteGradient):
@@ -211,11 +174,6 @@ def _solvers() -> dict[str, Callable[[], diffrax.AbstractSolver]]:
     names += " LeapfrogMidpoint Midpoint Ralston ReversibleHeun Tsit5"
     ours = {name: getattr(solvers, name) for name in solvers.__all__ if name != "Projected"}
     return {name: getattr(diffrax, name) for name in names.split()} | ours
-
-
-def _activations() -> dict[str, Callable[[], Any]]:
-    names = "Tanh HardTanh Linear Arctan Erf Sin Sigmoid ReLU Exp"
-    return {name: getattr(activations, name) for name in names.split()}
 
 
 def _steps(settings: Settings) -> tuple[int, int]:
@@ -258,7 +216,7 @@ def _network_and_states(settings: Settings, dtype: Any) -> tuple[CTRNN, jax.Arra
             bias = _read("--bias", Path(settings.bias))
         bias = jnp.asarray(bias, dtype)
     leak = None if settings.leak is None else jnp.asarray(settings.leak, dtype)
-    activation = _named("--activation", settings.activation, _activations())
+    activation = activation_named(settings.activation)
     rnn = CTRNN(weights, activation, settings.form, bias=bias, leak=leak)
 
     if settings.initial_states is None:
@@ -375,49 +333,34 @@ def _table(results: dict[str, Any]) -> str:
     return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
 
 
-def _plain(settings: Settings) -> dict[str, Any]:
-    values = dataclasses.asdict(settings)
-    return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
-
-
 def _write(out: Path, rnn: CTRNN, trajectory: Trajectory, summary: dict[str, Any]) -> None:
     with appearing_together(out) as workplace:
         save(workplace / "network.ctrnn", rnn)
         save(workplace / "trajectory.ctrnn", trajectory)
-        text = json.dumps(summary, indent=2, allow_nan=False)
-        (workplace / "summary.json").write_text(text + "\n", encoding="utf-8")
-        _draw(workplace, rnn, trajectory)
+        write_json(workplace / "summary.json", summary)
+        draw(workplace, _pictures(rnn, trajectory))
 
 
-def _draw(folder: Path, rnn: CTRNN, trajectory: Trajectory) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+def _pictures(rnn: CTRNN, trajectory: Trajectory) -> dict[str, Callable[[Any], Any]]:
     from . import plot
 
     running = bool((np.asarray(trajectory.stopped_at) < 0).any())
     saves = trajectory.ts.shape[0]
     pictures: dict[str, Callable[[Any], Any]] = {
-        "time_series": lambda ax: plot.time_series(trajectory, ax=ax),
+        "time_series": lambda figure: plot.time_series(trajectory, ax=figure.subplots()),
     }
     if rnn.size > 1:
-        pictures["phase_portrait"] = lambda ax: plot.phase_portrait(
-            trajectory, max_trajectories=16 if rnn.size == 2 else 1, ax=ax
+        pictures["phase_portrait"] = lambda figure: plot.phase_portrait(
+            trajectory, max_trajectories=16 if rnn.size == 2 else 1, ax=figure.subplots()
         )
     if _has_energy(rnn, trajectory):
-        pictures["energy_drift"] = lambda ax: plot.energy_drift(rnn, trajectory, ax=ax)
+        pictures["energy_drift"] = lambda figure: plot.energy_drift(
+            rnn, trajectory, ax=figure.subplots()
+        )
     if saves >= 32 and running:
-        pictures["spectrum"] = lambda ax: plot.spectrum(trajectory, ax=ax)
-        pictures["spectrogram"] = lambda ax: plot.spectrogram(trajectory, ax=ax)
-    for name, draw in pictures.items():
-        figure, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
-        try:
-            draw(ax)
-            figure.savefig(folder / f"{name}.png", dpi=150)
-        finally:
-            plt.close(figure)
+        pictures["spectrum"] = lambda figure: plot.spectrum(trajectory, ax=figure.subplots())
+        pictures["spectrogram"] = lambda figure: plot.spectrogram(trajectory, ax=figure.subplots())
+    return pictures
 
 
 def _has_energy(rnn: CTRNN, trajectory: Trajectory) -> bool:

@@ -42,6 +42,7 @@ def equation(rnn):
 
     sigma = {
         "Tanh": np.tanh,
+        "HardTanh": lambda z: np.clip(z, -1, 1),
         "Arctan": np.arctan,
         "Sin": np.sin,
         "Sigmoid": expit,

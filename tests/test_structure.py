@@ -10,15 +10,16 @@ import ctrnn_jax
 PACKAGE = Path(ctrnn_jax.__file__).parent
 LAYERS = [
     {"_types", "_checks", "_output"},
-    {"activations", "weights", "spectra"},
+    {"activations", "weights", "spectra", "harmonics", "signals"},
     {"model", "trajectory"},
     {"invariants"},
     {"solvers"},
     {"_stepping", "_segments", "_fixed", "_reversible", "_adaptive", "simulate"},
-    {"orbits", "lyapunov", "io", "plot"},
-    {"losses", "oscillator"},
+    {"orbits", "lyapunov", "io", "_drawing", "plot_training", "plot"},
+    {"losses", "oscillator", "_descent", "train", "_levenberg_marquardt"},
+    {"frequency_report", "fit_frequency", "fit_spectrum", "fit_signal"},
     {"experiments"},
-    {"runs", "cli"},
+    {"_options", "runs", "training_runs", "cli"},
     {"__init__", "__main__"},
 ]
 WITHIN = [
@@ -30,7 +31,18 @@ WITHIN = [
     "_reversible",
     "_adaptive",
     "simulate",
+    "_drawing",
+    "plot_training",
+    "plot",
+    "_descent",
+    "train",
+    "frequency_report",
+    "fit_frequency",
+    "fit_spectrum",
+    "fit_signal",
+    "_options",
     "runs",
+    "training_runs",
     "cli",
 ]
 

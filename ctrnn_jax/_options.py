@@ -1,0 +1,68 @@
+"""What several commands share: where, in which precision and on which device they work."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from . import _checks, activations
+
+
+def environment() -> dict[str, str]:
+    """Versions, devices and precision."""
+    packages = ("ctrnn-jax", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "optax", "numpy")
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    return {
+        **{name: importlib.metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "backend": jax.default_backend(),
+        "devices": ", ".join(str(device) for device in jax.devices()),
+        "float64": "on" if jax.config.jax_enable_x64 else "off (default dtype float32)",  # pyright: ignore[reportAttributeAccessIssue]
+        "matmul": precision or "highest inside a step (JAX's own default elsewhere)",
+    }
+
+
+@contextlib.contextmanager
+def prepared(out: Path, dtype: str, device: str | None) -> Iterator[None]:
+    """JAX as the options --dtype and --device want it, after a look at --out."""
+    if out.exists() and not out.is_dir():
+        _checks.fail("--out", "a folder", f"the file {out}")
+    _checks.one_of("--dtype", dtype, ("float32", "float64"))
+    if dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    with jax.default_device(_device(device)):
+        yield
+
+
+def named(option: str, name: str, choices: dict[str, Callable[[], Any]]) -> Any:
+    """One of the choices, whatever the case and however its words are joined."""
+    found = {key.lower().replace("_", ""): make for key, make in choices.items()}
+    key = name.lower().replace("_", "").replace("-", "")
+    if key not in found:
+        _checks.fail(option, "one of " + ", ".join(sorted(choices)), repr(name))
+    return found[key]()
+
+
+def activation_named(name: str) -> activations.AbstractActivation:
+    """An activation by --activation."""
+    names = "Tanh HardTanh Linear Arctan Erf Sin Sigmoid ReLU Exp"
+    choices = {name: getattr(activations, name) for name in names.split()}
+    return named("--activation", name, choices)
+
+
+def _device(name: str | None) -> Any:
+    if name is None:
+        return None
+    kind, _, number = name.partition(":")
+    try:
+        return jax.devices(kind)[int(number or 0)]
+    except (RuntimeError, ValueError, IndexError):
+        found = ", ".join(f"{d.platform}:{d.id}" for d in jax.devices())
+        _checks.fail("--device", f"one of {found}", repr(name))

@@ -1,0 +1,195 @@
+"""Oscillators with several spectral lines at given frequencies: chords."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import _checks
+from ._types import Array, ArrayLike
+from .activations import AbstractActivation, Tanh
+from .fit_frequency import for_form, oscillating
+from .frequency_report import FrequencyReport, measure
+from .model import CTRNN, FORMS
+from .oscillator import Oscillator
+from .simulate import simulate
+from .weights import DenseSkew
+
+_ROUNDS = 6
+_PER_PERIOD = 32  # of the highest line
+_PERIODS = 256
+
+
+def fit_spectrum(
+    target_hz: Any,
+    target_power: Any = None,
+    *,
+    neurons: int = 12,
+    activation: AbstractActivation = Tanh(),  # noqa: B008 - frozen and stateless
+    form: str = "rate",
+    amplitude: Any = 1.0,
+    scale: float = 0.05,
+    key: Any = None,
+    dtype: Any = None,
+) -> tuple[Oscillator, FrequencyReport]:
+    """Random oscillators, tuned until their output has spectral lines at given frequencies.
+
+    1. Random weights; as many of their modes as there are lines get the targets as frequencies, and
+       each of these modes is excited alike.
+    2. The frequency f_k of each mode is measured along the simulated, nonlinear motion, and the
+       mode's eigenvalue multiplied by f*_k/f_k: Newton's method with the derivative that small
+       oscillations have. Repeated six times.
+    3. The read-out is the smallest one that gives each line its power.
+
+    The motion is quasi-periodic: besides the lines there are weak combinations of them, the weaker
+    the smaller `scale`.
+
+    Args:
+        target_hz: (lines,) frequencies in Hz, all different, or (K, lines); at most n // 2 lines.
+        target_power: of the same shape: their powers, in any unit; equal unless given.
+        neurons: n.
+        activation: an odd one with a positive slope at 0.
+        form: "rate" or "current".
+        amplitude: root mean square of the output, one number or (K,).
+        scale: root mean square of the pre-activations.
+        key: of weights, states and phases; `jax.random.key(0)` unless given.
+        dtype: of the oscillators; JAX's default unless given.
+
+    Returns:
+        The oscillator, or for (K, lines) an ensemble with that leading axis, and a
+        `FrequencyReport`, measured anew with another integrator and estimator.
+
+    Raises:
+        TypeError, ValueError: for a wrong kind, shape or value of an argument.
+
+    Example:
+        >>> chord = jnp.array([261.6, 329.6, 392.0])
+        >>> oscillator, report = ct.fit_spectrum(chord, key=jax.random.key(0))
+    """
+    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    target = _checks.positive_array("target_hz", target_hz, dtype, (1, 2))
+    lines = target.shape[-1]
+    if target.size == 0:
+        _checks.fail("target_hz", "at least one frequency", f"shape {target.shape}")
+    neurons = _checks.integer("neurons", neurons, 2)
+    if lines > neurons // 2:
+        _checks.fail("target_hz", f"at most neurons // 2 = {neurons // 2} lines", lines)
+    sorted_lines = np.sort(np.asarray(target, float), axis=-1)
+    if np.any(np.diff(sorted_lines, axis=-1) < 1e-4 * sorted_lines[..., -1:]):
+        _checks.fail("target_hz", "lines 1e-4 of the highest apart, or more", target)
+    powers = jnp.ones_like(target)
+    if target_power is not None:
+        powers = _checks.positive_array("target_power", target_power, dtype)
+        if powers.shape != target.shape:
+            _checks.fail("target_power", f"shape {target.shape}, as target_hz", powers.shape)
+    oscillating(activation)
+    _checks.one_of("form", form, FORMS)
+    size = _checks.positive_array("amplitude", amplitude, dtype, (0, 1))
+    if size.ndim and size.shape != target.shape[:-1]:
+        _checks.fail("amplitude", f"a scalar or shape {target.shape[:-1]}", size.shape)
+    scale = _checks.positive_float("scale", scale)
+    key = _checks.prng_key("key", jax.random.key(0) if key is None else key)
+
+    rows, powers = target.reshape(-1, lines), powers.reshape(-1, lines)
+    sizes = jnp.broadcast_to(size, rows.shape[:1])
+    keys = jax.random.split(key, len(rows))
+    oscillators = _tuned(keys, rows, powers, sizes, activation, form, neurons, scale)
+    report = measure(oscillators, rows, jnp.zeros(len(rows), bool))
+    if target.ndim == 1:
+        oscillators, report = jax.tree.map(lambda leaf: leaf[0], (oscillators, report))
+        step = 1 / (_PER_PERIOD * float(jnp.max(target)))
+        oscillators = dataclasses.replace(oscillators, max_step=step)
+    return oscillators, report
+
+
+def half_spectrum(A: Array) -> tuple[Array, Array]:
+    """ω (n // 2,) >= 0, ascending, and modes v (n, n // 2) with iA v = ω v."""
+    omega, modes = jnp.linalg.eigh(jax.lax.complex(jnp.zeros_like(A), A))
+    start = (A.shape[0] + 1) // 2
+    return omega[start:], modes[:, start:]
+
+
+def with_spectrum(omega: Array, modes: Array) -> DenseSkew:
+    """The weights A = Σ_k 2 Re(-i ω_k v_k v_kᴴ), of which `half_spectrum` is the inverse."""
+    A = 2 * jnp.imag((modes * omega.astype(modes.dtype)[None]) @ modes.conj().T)
+    return DenseSkew((A - A.T) / 4)
+
+
+def mode_frequencies(zs: Array, modes: Array, dt: ArrayLike) -> Array:
+    """Mean frequency (lines,) at which the parts v_kᴴ z of a motion zs (S, n) turn."""
+    u = zs.astype(modes.dtype) @ modes.conj()
+    turns = jnp.angle(u[1:] * u[:-1].conj()) / (2 * np.pi)
+    # Hann weights: what the other lines add averages out fast.
+    weights = jnp.asarray(_hann(len(zs) - 1), zs.dtype)[:, None]
+    return jnp.abs(jnp.sum(weights * turns, axis=0)) / dt
+
+
+def _hann(size: int) -> np.ndarray:
+    window = 1 - np.cos(2 * np.pi * (np.arange(size) + 0.5) / size)
+    return window / window.sum()
+
+
+@eqx.filter_jit
+def _tuned(
+    keys: Array,
+    targets: Array,
+    powers: Array,
+    sizes: Array,
+    activation: AbstractActivation,
+    form: str,
+    n: int,
+    scale: float,
+) -> Oscillator:
+    lines, dtype = targets.shape[1], targets.dtype
+    slope = activation.derivative(jnp.zeros((), dtype))
+    dt, num_steps = 1 / _PER_PERIOD, _PERIODS * _PER_PERIOD
+    half = n // 2
+    root = jnp.sqrt(jnp.asarray(_hann(num_steps), dtype))[:, None]
+
+    def one(key, target, power, size):
+        # Time in periods of the highest line; pre-activations, in which both forms are alike.
+        highest = jnp.max(target)
+        wanted = target / highest
+        key_weights, key_state, key_readout = jax.random.split(key, 3)
+        W = DenseSkew.init(key_weights, n, dtype=dtype).W
+        A = W - W.T
+        omega, modes = half_spectrum(A)
+        # The fastest become the lines, whatever their order; the others stay slower than them.
+        omega = omega * (2 * np.pi / (omega[-1] * slope))
+        omega = omega.at[half - lines :].set(2 * np.pi * wanted / slope)
+        chosen = modes[:, half - lines :]
+        phases = 2 * np.pi * jax.random.uniform(key_state, (lines,), dtype)
+        unit = np.sqrt(2 * n / lines).item()
+        z0 = scale * unit * (chosen.real @ jnp.cos(phases) - chosen.imag @ jnp.sin(phases))
+
+        def network(omega):
+            return CTRNN(with_spectrum(omega, modes), activation, "current")
+
+        def motion(omega):
+            run = simulate(network(omega), z0, dt=dt, num_steps=num_steps, solver=diffrax.Tsit5())
+            assert run.xs is not None
+            return run.xs
+
+        def tune(omega, _):
+            f = mode_frequencies(motion(omega), chosen, dt)
+            return omega.at[half - lines :].multiply(wanted / f), None
+
+        omega, _ = jax.lax.scan(tune, omega, length=_ROUNDS)
+        xs = motion(omega)[:-1]
+        t = dt * jnp.arange(num_steps, dtype=dtype)
+        phase = 2 * np.pi * jnp.outer(t, wanted)
+        waves = jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=1)
+        equations = jnp.linalg.lstsq(root * waves, root * xs)[0]  # (2 lines, n): parts of z
+        phases = 2 * np.pi * jax.random.uniform(key_readout, (lines,), dtype)
+        asked = jnp.sqrt(2 * power / jnp.sum(power)) * size
+        asked = jnp.concatenate([asked * jnp.cos(phases), asked * jnp.sin(phases)])
+        readout = jnp.linalg.lstsq(equations, asked)[0]
+        return for_form(network(omega), z0, readout[None], highest, form)
+
+    return jax.vmap(one)(keys, targets, powers, sizes)

@@ -1,0 +1,160 @@
+"""What trained oscillators do, measured by an integrator and an estimator that no training uses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import _checks
+from ._types import Array, Bool, Float
+from .harmonics import harmonic_regression
+from .invariants import energy
+from .io import register
+from .oscillator import Oscillator
+from .simulate import simulate
+from .spectra import dominant_frequency
+
+_PERIODS = 64
+_PER_PERIOD = 16
+_MAX_SAMPLES = 2**15
+
+
+class FrequencyReport(eqx.Module):
+    """Frequencies reached by an oscillator, or by an ensemble of K.
+
+    Args:
+        target_hz: (...,) or (..., lines) what was asked for, in Hz.
+        frequency: of the same shape: what the output has, in Hz.
+        error: of the same shape: |frequency / target_hz - 1|.
+        share: of the same shape: power of the line over the variance of the output.
+        amplitude: (...,) root mean square of the output, its mean removed.
+        drift: (...,) largest relative change of the energy over the time measured.
+        closed: (...,) whether the orbit is closed: it then has no other lines than harmonics.
+    """
+
+    target_hz: Float[Array, "*shape"]
+    frequency: Float[Array, "*shape"]
+    error: Float[Array, "*shape"]
+    share: Float[Array, "*shape"]
+    amplitude: Float[Array, "*batch"]
+    drift: Float[Array, "*batch"]
+    closed: Bool[Array, "*batch"]
+
+    def reached(self, tolerance: float = 1e-3) -> Bool[Array, "*batch"]:
+        """Whether every line is within a relative `tolerance` of its target."""
+        within = self.error <= _checks.positive_float("tolerance", tolerance)
+        return within if self.error.ndim == self.closed.ndim else jnp.all(within, axis=-1)
+
+    def __str__(self) -> str:
+        reached = np.asarray(self.reached())
+        if reached.size == 1:
+            rows = np.stack([np.ravel(v) for v in (self.target_hz, self.frequency, self.share)], 1)
+            text = [f"{t:.6g} Hz: {f:.8g} Hz, {100 * s:.2f} % of the power" for t, f, s in rows]
+        else:
+            text = [
+                f"{reached.mean():.2%} of {reached.size} within 0.1 % of the target",
+                "relative error: median {:.1e}, 99 % below {:.1e}, largest {:.1e}".format(
+                    *np.nanpercentile(np.asarray(self.error), [50, 99, 100])
+                ),
+                f"share of the power: smallest {np.min(self.share):.3f}",
+            ]
+        amplitudes = " to ".join(
+            f"{a:.4g}" for a in {float(f(self.amplitude)) for f in (np.min, np.max)}
+        )
+        return "\n".join(
+            [
+                *text,
+                f"amplitude (rms): {amplitudes}; largest energy drift {np.max(self.drift):.1e}",
+                f"closed orbits: {np.mean(self.closed):.0%}",
+            ]
+        )
+
+
+register(FrequencyReport)
+
+
+def measure(
+    oscillators: Oscillator, target_hz: Float[Array, "K lines"], closed: Bool[Array, " K"]
+) -> FrequencyReport:
+    """Frequencies of the output (its first channel) over many periods, with adaptive steps.
+
+    One line is found by `dominant_frequency`, several by `harmonic_regression`.
+    """
+    targets = np.asarray(target_hz, float)
+    highest, span = targets.max(axis=1), _PERIODS / targets.min(axis=1)
+    if targets.shape[1] > 1:  # long enough to tell neighbours apart
+        span = np.maximum(span, 16 / np.diff(np.sort(targets, axis=1)).min(axis=1))
+    num_steps = min(math.ceil((_PER_PERIOD * highest * span).max()), _MAX_SAMPLES)
+    dt = jnp.asarray(span / num_steps, target_hz.dtype)
+    y, drift = _signals(oscillators, dt, num_steps)
+    if targets.shape[1] == 1:
+        frequency = jax.vmap(dominant_frequency)(y, dt)[:, None]
+    else:
+        found = [_lines(*signal) for signal in zip(np.asarray(y), dt, targets, strict=True)]
+        frequency = jnp.asarray(np.stack(found), target_hz.dtype)
+    return FrequencyReport(
+        target_hz=target_hz,
+        frequency=frequency,
+        error=jnp.abs(frequency / target_hz - 1),
+        share=_shares(y, dt, frequency),
+        amplitude=jnp.std(y, axis=-1),
+        drift=drift,
+        closed=closed,
+    )
+
+
+@eqx.filter_jit
+def _signals(oscillators: Oscillator, dt: Array, num_steps: int) -> tuple[Array, Array]:
+    """Outputs (K, num_steps + 1) and largest drifts (K,)."""
+
+    def one(oscillator, dt):
+        # Adaptive steps see the kinks of σ, but close to rounding, in float32, they dissipate.
+        substeps, steps = 16, {}
+        if dt.dtype == jnp.float64:
+            substeps = 1
+            steps = {"rtol": 1e-9, "atol": 1e-9 * jnp.max(jnp.abs(oscillator.x0))}
+        run = simulate(
+            oscillator.rnn,
+            oscillator.x0,
+            dt=dt / substeps,
+            num_steps=num_steps * substeps,
+            save_every=substeps,
+            solver=diffrax.Dopri5(),
+            **steps,
+            keep_states=False,
+            observe=lambda t, x: (oscillator.read(x)[0], energy(oscillator.rnn, x)),
+        )
+        y, level = run.observed
+        return y, jnp.max(jnp.abs(level / level[0] - 1))
+
+    arrays, static = eqx.partition(oscillators, eqx.is_array)
+    return jax.vmap(lambda arrays, dt: one(eqx.combine(arrays, static), dt))(arrays, dt)
+
+
+def _lines(y: np.ndarray, dt: Any, targets: np.ndarray) -> np.ndarray:
+    """The strongest lines, in the order of the targets; nan for those that are missing."""
+    found = np.sort(harmonic_regression(y, float(dt), targets.size).frequencies)
+    lines = np.full(targets.size, np.nan)
+    lines[np.argsort(targets)[: found.size]] = found
+    return lines
+
+
+@jax.jit
+def _shares(y: Array, dt: Array, frequency: Array) -> Array:
+    """Power of the sinusoids of these frequencies (K, lines) in y (K, S), over its variance."""
+
+    def one(y, dt, frequency):
+        t = jnp.arange(y.size, dtype=y.dtype) * dt
+        window = 1 - jnp.cos(2 * np.pi * jnp.arange(y.size, dtype=y.dtype) / y.size)
+        phase = 2 * np.pi * jnp.outer(frequency, t)
+        signal = window * (y - jnp.mean(y))
+        power = (jnp.cos(phase) @ signal) ** 2 + (jnp.sin(phase) @ signal) ** 2
+        return 2 * power / jnp.sum(window) ** 2 / jnp.var(y)
+
+    return jax.vmap(one)(y, dt, frequency)

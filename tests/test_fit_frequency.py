@@ -1,0 +1,121 @@
+"""Oscillators of given frequencies, measured by SciPy on the equations written anew."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import X64
+from scipy.integrate import solve_ivp
+from systems import DTYPE, equation
+
+import ctrnn_jax as ct
+
+KEY = jax.random.key(3)
+# Log-uniform over the range that is promised; those of one call share a compilation.
+TARGETS = np.exp(np.random.default_rng(1).uniform(np.log(0.1), np.log(50), 6))
+
+
+def member(ensemble, i):
+    return jax.tree.map(lambda leaf: leaf[i], ensemble)
+
+
+def output(oscillator, span, samples):
+    """The first channel by DOP853 in float64, at `samples` times."""
+    x0 = np.asarray(oscillator.x0, float)
+    t = np.linspace(0, span, samples)
+    # Weights of the rate form are large where frequencies are, and states small.
+    atol = 1e-11 * np.max(np.abs(x0))
+    x = solve_ivp(
+        equation(oscillator.rnn), (0, span), x0, "DOP853", t, rtol=1e-10, atol=atol,
+        max_step=span / 2000,
+    )  # fmt: skip
+    return t, np.asarray(oscillator.readout, float)[0] @ x.y
+
+
+def passages(t, y):
+    """Frequency from the upward passages of 0, a parabola's accuracy apart."""
+    up = np.flatnonzero((y[:-1] < 0) & (y[1:] >= 0))
+    when = t[up] - y[up] * (t[up + 1] - t[up]) / (y[up + 1] - y[up])
+    return (len(when) - 1) / (when[-1] - when[0])
+
+
+@pytest.mark.parametrize(
+    ("neurons", "activation", "form", "tolerance"),
+    [
+        (2, ct.Tanh(), "rate", 1e-6),
+        (7, ct.Arctan(), "current", 1e-5),
+        (5, ct.HardTanh(), "rate", 1e-4),
+    ],
+    ids=lambda v: type(v).__name__ if isinstance(v, ct.Tanh | ct.HardTanh) else str(v),
+)
+def test_targets_are_reached(neurons, activation, form, tolerance):
+    ensemble, report = ct.fit_frequency(
+        TARGETS, neurons=neurons, activation=activation, form=form, amplitude=2.0, steps=10, key=KEY
+    )
+    assert ensemble.x0.shape == (6, neurons) and report.frequency.shape == (6,)
+    assert bool(jnp.all(report.reached())) and bool(jnp.all(report.share > 0.95))
+    np.testing.assert_allclose(report.amplitude, 2, rtol=0.01)
+    if not X64:
+        tolerance = 1e-3
+    for i in (0, 5):
+        f = TARGETS[i]
+        t, y = output(member(ensemble, i), 40 / f, 40_001)
+        assert abs(passages(t, y) / f - 1) < tolerance
+
+
+def test_one_target_gives_one_oscillator(tmp_path):
+    oscillator, report = ct.fit_frequency(3.2, key=KEY, steps=5)
+    assert oscillator.x0.shape == (8,) and report.frequency.shape == ()
+    y = oscillator.generate(0.05, 4000)[:, 0]  # steps are divided: 6 samples in a period
+    assert abs(float(ct.dominant_frequency(y, 0.05)) / 3.2 - 1) < 1e-4
+    assert "3.2 Hz" in str(report) and "closed orbits: 100%" in str(report)
+    ct.save(tmp_path / "o", {"oscillator": oscillator, "report": report})
+    back = ct.load(tmp_path / "o")["oscillator"]
+    assert back.max_step == oscillator.max_step
+    again, _ = ct.fit_frequency(3.2, key=KEY, steps=5)
+    assert np.array_equal(again.x0, oscillator.x0)
+    assert oscillator.x0.dtype == DTYPE
+
+
+@pytest.mark.parametrize("form", ["rate", "current"])
+def test_chords(form):
+    chords = np.array([[2.0, 3.1, 5.3], [261.6, 329.6, 392.0]])
+    powers = np.array([[1.0, 1.0, 1.0], [4.0, 2.0, 1.0]])
+    ensemble, report = ct.fit_spectrum(chords, powers, neurons=9, form=form, amplitude=0.5, key=KEY)
+    assert bool(jnp.all(report.reached(1e-4)))
+    np.testing.assert_allclose(report.share * 7, [[7 / 3] * 3, [4, 2, 1]], rtol=0.03)
+    np.testing.assert_allclose(report.amplitude, 0.5, rtol=0.02)
+    t, y = output(member(ensemble, 0), 60, 6001)
+    found = ct.harmonic_regression(y, t[1], 3)
+    np.testing.assert_allclose(np.sort(found.frequencies), chords[0], rtol=1e-4)
+    one, report = ct.fit_spectrum(chords[1], key=KEY)
+    assert one.x0.shape == (12,) and report.error.shape == (3,) and report.reached().shape == ()
+
+
+FIT, CHORD = partial(ct.fit_frequency, steps=0), ct.fit_spectrum
+BAD = [
+    (FIT, (0.0,), {}, "target_hz: expected finite numbers > 0, got 0.0"),
+    (FIT, ("3",), {}, "target_hz: expected finite numbers > 0, got '3'"),
+    (FIT, (np.ones((2, 2)),), {}, "target_hz: expected finite numbers > 0 in 0 or 1 dimension(s)"),
+    (FIT, (np.zeros(0),), {}, "target_hz: expected at least one frequency, got shape (0,)"),
+    (FIT, (1.0,), {"neurons": 1}, "neurons: expected an integer >= 2, got 1"),
+    (FIT, (1.0,), {"activation": ct.ReLU()}, "activation: expected an odd one that rises at 0"),
+    (FIT, (1.0,), {"form": "x"}, "form: expected one of 'rate', 'current', got 'x'"),
+    (FIT, (1.0,), {"amplitude": np.ones(2)}, "amplitude: expected a scalar or shape ()"),
+    (FIT, (1.0,), {"scale": -1.0}, "scale: expected a finite number > 0, got -1.0"),
+    (FIT, (1.0,), {"key": 3}, "key: expected a PRNG key"),
+    (FIT, (np.nan,), {}, "target_hz: expected finite numbers > 0, got nan"),
+    (CHORD, (1.0,), {}, "target_hz: expected finite numbers > 0 in 1 or 2 dimension(s)"),
+    (CHORD, (np.ones(2),), {}, "target_hz: expected lines 1e-4 of the highest apart, or more"),
+    (CHORD, (np.arange(1.0, 8),), {}, "target_hz: expected at most neurons // 2 = 6 lines, got 7"),
+    (CHORD, (np.array([1.0, 2]), np.ones(3)), {}, "target_power: expected shape (2,)"),
+]
+
+
+@pytest.mark.parametrize(("call", "arguments", "options", "message"), BAD)
+def test_bad_calls(call, arguments, options, message):
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        call(*arguments, **options)

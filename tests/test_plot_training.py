@@ -1,0 +1,89 @@
+"""Pictures of trained oscillators are checked by their data, as in test_plot.py."""
+
+import inspect
+
+import jax.numpy as jnp
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from ctrnn_jax import plot
+
+T = 0.01 * np.arange(300)
+Y = np.sin(2 * np.pi * 5 * T)
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_left():
+    yield
+    plt.close("all")
+
+
+def _lines(ax):
+    return {line.get_label(): line.get_xydata() for line in ax.get_lines()}
+
+
+def test_signal_and_residual_share_the_grid_and_the_held_out_part():
+    made = 0.9 * Y
+    above, below = (
+        draw(Y, made, 0.01, training_samples=200, window=(1.0, 2.5))
+        for draw in (plot.signal_fit, plot.signal_residual)
+    )
+    assert above.get_xlabel() == below.get_xlabel() == "time [s]"
+    assert np.allclose(_lines(above)["target"], np.c_[T, Y][100:251])
+    assert np.allclose(_lines(above)["generated"], np.c_[T, made][100:251])
+    assert np.allclose(below.get_lines()[0].get_xydata(), np.c_[T, Y - made][100:251])
+    for ax in (above, below):
+        (held_out,) = ax.patches
+        assert np.isclose(held_out.get_x(), 1.995)  # between the last and the first
+        assert np.allclose(ax.get_xlim(), (1, 2.5))
+    assert "held out" in [text.get_text() for text in above.get_legend().get_texts()]
+
+
+def test_of_very_many_samples_the_extremes_are_drawn():
+    y = np.random.default_rng(0).normal(size=100_000).astype(jnp.result_type(float))
+    drawn = _lines(plot.signal_fit(y, y, 1.0))["target"]
+    assert len(drawn) < 5000 and drawn[:, 1].max() == y.max() and drawn[:, 1].min() == y.min()
+    assert (np.diff(drawn[:, 0]) >= 0).all()
+    assert np.array_equal(drawn[:, 1], y[drawn[:, 0].astype(int)])
+
+
+def test_spectrum_peaks_at_the_lines():
+    ax = plot.spectrum_fit(2 * Y, 0.01, target=Y, lines_hz=[5.0])
+    lines = _lines(ax)
+    for name, power in (("target", 1 / 2), ("generated", 2)):
+        f, density = lines[name].T
+        assert np.isclose(f[density.argmax()], 5) and np.isclose(
+            density.sum() / 3, power, rtol=1e-3
+        )
+    assert (lines["target 5 Hz"][:, 0] == 5).all()
+    assert ax.get_yscale() == "log" and ax.get_xlabel() == "frequency [Hz]"
+
+
+def test_loss_curve_leaves_out_what_is_not_finite():
+    ax = plot.loss_curve(np.array([4.0, np.nan, 5.0, 1.0, np.inf, 2.0]))
+    assert np.array_equal(ax.get_lines()[0].get_xydata(), [[0, 4], [2, 5], [3, 1], [5, 2]])
+    assert ax.get_yscale() == "log"
+
+
+@pytest.mark.parametrize(
+    "name,args,options,message",
+    [
+        ("signal_fit", (Y, Y[:-1], 0.01), {}, "generated: expected shape (300,) as the target"),
+        ("signal_fit", (Y, Y * np.nan, 0.01), {}, "generated: expected finite values"),
+        ("signal_fit", (Y, Y, 0), {}, "dt: expected a finite number > 0, got 0"),
+        ("signal_fit", (Y, Y, 1), {"training_samples": 0}, "training_samples: expected an integer"),
+        ("signal_residual", (Y, Y, 0.01), {"window": (9, 10)}, "window: expected (start, end)"),
+        ("spectrum_fit", (0 * Y, 0.01), {}, "generated: expected a signal that varies"),
+        ("spectrum_fit", (Y, 0.01), {"lines_hz": [-1]}, "lines_hz: expected a finite number > 0"),
+        ("loss_curve", (np.array([np.nan]),), {}, "losses: expected at least one finite loss"),
+    ],
+)
+def test_bad_calls_say_what_is_wrong(name, args, options, message):
+    with pytest.raises((TypeError, ValueError)) as error:
+        inspect.unwrap(getattr(plot, name))(*args, **options)
+    assert message in str(error.value)
