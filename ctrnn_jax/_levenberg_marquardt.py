@@ -70,7 +70,7 @@ def _damped(
     scale = jnp.maximum(scale, 1e-6 * jnp.max(scale))
     # By QR of the stacked matrix: the normal equations would lose half of the digits.
     stacked = jnp.concatenate(
-        [slope / scale, jnp.sqrt(damping) * jnp.eye(values.size, dtype=r.dtype)]
+        [slope / scale[None], jnp.sqrt(damping) * jnp.eye(values.size, dtype=r.dtype)]
     )
     q, upper = jnp.linalg.qr(stacked)
     step = jax.scipy.linalg.solve_triangular(upper, -(q[: r.size].T @ r))

@@ -1,0 +1,91 @@
+"""Oscillators that go on with a signal: sums of sinusoids, and what is none."""
+
+import re
+
+import numpy as np
+import pytest
+from conftest import X64
+
+import ctrnn_jax as ct
+
+RNG = np.random.default_rng(5)
+DT = 0.01
+
+
+def sinusoids(t, f, amplitude, phase):
+    return np.sin(2 * np.pi * np.outer(t, f) + phase) @ amplitude
+
+
+@pytest.mark.parametrize(("form", "lines"), [("rate", 8), ("current", 3)])
+def test_sums_of_sinusoids_go_on_far_beyond_the_samples(form, lines):
+    size = 2000
+    f = np.sort(np.exp(RNG.uniform(np.log(0.1), np.log(35), lines)))
+    t = DT * np.arange((11 if X64 else 2) * size)
+    y = sinusoids(t, f, RNG.uniform(0.3, 1, lines), RNG.uniform(0, 6.28, lines)) + 3
+    oscillator, report = ct.fit_signal(y[:size], DT, neurons=16, form=form)
+    assert report.kind == "lines" and (report.training_samples, report.held_out_samples) == (
+        1600,
+        400,
+    )
+    assert float(report.held_out_nrmse[0]) < (1e-4 if X64 else 0.1)
+    generated = np.asarray(oscillator.generate(DT, len(t) - 1))[:, 0]
+    error = np.sqrt(np.mean((generated - y)[size:] ** 2)) / np.std(y[:size])
+    assert error < (1e-4 if X64 else 0.2)
+    # The network's own equation, not one way of integrating it.
+    fine = np.asarray(oscillator.generate(DT / 20, 20 * 200, save_every=20, solver=ct.RK4()))
+    np.testing.assert_allclose(fine[:, 0], generated[:201], atol=1e-4 if X64 else 0.05)
+
+
+def test_channels_share_a_network(tmp_path):
+    t = DT * np.arange(300)
+    y = np.stack([np.sin(9 * t), 1e3 + 50 * np.cos(9 * t) * np.sin(2 * t), 0 * t], axis=1)
+    oscillator, report = ct.fit_signal(y, DT, neurons=6, hold_out=0.0, steps=0)
+    assert oscillator.readout.shape == (3, 6) and np.all(np.isnan(report.held_out_nrmse))
+    generated = np.asarray(oscillator.generate(DT, 299))
+    np.testing.assert_allclose((generated - y) / [1, 50, 1], 0, atol=1e-4 if X64 else 2e-2)
+    assert "No samples were held out" in str(report)
+    ct.save(tmp_path / "o", {"oscillator": oscillator, "report": report})
+    assert ct.load(tmp_path / "o")["report"].verdict == report.verdict
+
+
+@pytest.mark.skipif(not X64, reason="in float32 rounding may decide which candidate is better")
+def test_a_sawtooth_is_learnt_beyond_its_lines():
+    t = DT * np.arange(250)
+    y = 2 * ((t * 1.7) % 1) - 1
+    _, nearly_linear = ct.fit_signal(y, DT, neurons=6, steps=0)
+    oscillator, report = ct.fit_signal(y, DT, neurons=6)
+    assert report.kind == "nonlinear" and set(report.validation_nrmse) == {"lines", "nonlinear"}
+    assert float(report.held_out_nrmse[0]) < 0.9 * float(nearly_linear.held_out_nrmse[0])
+    assert np.all(np.diff(report.losses[-5:]) <= 0)
+    # As harmonic regression does not need the network, the report must admit it.
+    assert float(report.harmonic_held_out_nrmse[0]) < float(report.held_out_nrmse[0])
+    assert "Does not foresee" in report.verdict
+    far = np.asarray(oscillator.generate(DT, 20_000))
+    assert 0.7 < np.std(far[-500:]) / np.std(y) < 1.3
+
+
+def test_what_cannot_be_foreseen_is_said_so():
+    _, report = ct.fit_signal(np.cumsum(RNG.normal(size=200)), 1.0, neurons=4, steps=2)
+    ours, theirs = float(report.held_out_nrmse[0]), float(report.harmonic_held_out_nrmse[0])
+    assert (ours <= theirs) == ("better than harmonic" in report.verdict)
+    assert (ours >= 1) == ("the mean would do better" in report.verdict)
+
+
+GOOD = np.sin(np.arange(100.0))
+BAD = [
+    ((GOOD[:20], DT), {}, "signal: expected at least 32 samples"),
+    ((np.append(GOOD, np.nan), DT), {}, "signal: expected finite values, got 1 non-finite of 101"),
+    ((np.ones(100), DT), {}, "signal: expected samples that vary, got constant ones"),
+    ((np.arange(100), DT), {}, "signal: expected a floating-point array"),
+    ((GOOD, 0.0), {}, "dt: expected a finite number > 0, got 0.0"),
+    ((GOOD, DT), {"hold_out": 1.0}, "hold_out: expected a share from 0 to 0.9, got 1.0"),
+    ((GOOD, DT), {"neurons": 1}, "neurons: expected an integer >= 2, got 1"),
+    ((GOOD, DT), {"activation": ct.Sigmoid()}, "activation: expected an odd one that rises at 0"),
+    ((GOOD, DT), {"steps": -1}, "steps: expected an integer >= 0, got -1"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "options", "message"), BAD)
+def test_bad_calls(arguments, options, message):
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        ct.fit_signal(*arguments, **options)
