@@ -46,6 +46,8 @@ class SignalReport(eqx.Module):
         kind: "lines" for a nearly linear network, "nonlinear" for one trained by its waveform.
         validation_nrmse: {kind: error} over the last fifth of the training samples, of candidates
             trained on those before: what decided about the kind.
+        losses: (steps,) squared error of the waveform after each step of a nonlinear one, over the
+            horizon that it had then.
         verdict: one sentence.
     """
 
@@ -169,20 +171,23 @@ def fit_signal(
     counts = range(1, min(n // 2, (early - 1) // 3) + 1)
     errors = []
     for count in counts:
-        first = harmonic_regression(y[:early], interval, count).predict(t[:known])
-        second = harmonic_regression(y[:known], interval, count).predict(t)
-        errors.append((_foreseen(first, y, early), _foreseen(second, y, known)))
+        sooner = harmonic_regression(y[:early], interval, count).predict(t[:known])
+        later = harmonic_regression(y[:known], interval, count).predict(t)
+        errors.append((_foreseen(sooner, y, early), _foreseen(later, y, known)))
     best = int(np.argmin([a**2 + b**2 for a, b in errors]))
     validation, kind, losses = {"lines": errors[best][1]}, "lines", np.zeros(0)
     found = harmonic_regression(y[:size], interval, counts[best])
     if steps and np.max(_nrmse(found.predict(t), y[:size])) > _ENOUGH:
         begun = harmonic_regression(y[:known], interval, counts[-1])
-        trained, _ = task.waveform(y[:size], known, begun)
+        trained, first = task.waveform(y[:size], known, begun)
         validation["nonlinear"] = _foreseen(task.predict(trained, size), y, known)
         if validation["nonlinear"] < validation["lines"]:
             kind = "nonlinear"
-            begun = harmonic_regression(y[:size], interval, counts[-1])
-            result, losses = task.waveform(y[:size], size, begun)
+            # All samples are more to learn from, and another minimum to be caught in.
+            result, second = task.waveform(y[:size], size, trained)
+            losses = np.concatenate([first, second])
+            before, after = (_foreseen(task.predict(r, size), y, 0) for r in (trained, result))
+            result = trained if before < after else result
     if kind == "lines":
         result = task.start(found, _TINY)
     oscillator = task.oscillator(result, form, mean, deviation)
@@ -247,16 +252,21 @@ class _Task(NamedTuple):
         offset = jnp.asarray(found.offset, self.dtype)
         return _Result(_Unknowns(upper, z, readout, offset), speed)
 
-    def waveform(self, y: np.ndarray, known: int, found: Harmonics) -> tuple[_Result, np.ndarray]:
+    def waveform(
+        self, y: np.ndarray, known: int, begin: Harmonics | _Result
+    ) -> tuple[_Result, np.ndarray]:
         """Trained by the error of the first `known` samples; also the loss after each step."""
-        start, speed = self.start(found, _LARGE, len(y))
+        horizons = (known // 4, known // 2, known) if isinstance(begin, Harmonics) else (known,)
+        if isinstance(begin, Harmonics):
+            begin = self.start(begin, _LARGE, len(y))
+        start, speed = begin
         count = sum(leaf.size for leaf in start)
         stride = max(1, math.ceil(y.size * count / _MOST_ENTRIES))
         motion = self.motion(speed, stride, len(y))
         target = jnp.asarray(y[::stride], self.dtype)
         losses: list[float] = []
-        with progress_bar(self.progress, 3 * self.steps) as bar:
-            for horizon in (known // 4, known // 2, known):
+        with progress_bar(self.progress, len(horizons) * self.steps) as bar:
+            for horizon in horizons:
                 used = -(-horizon // stride)
                 mask = jnp.asarray(np.arange(len(target)) < used, self.dtype)[:, None]
                 scale = float(1 / np.sqrt(used * y.shape[1]))
