@@ -36,7 +36,7 @@ def output(oscillator, span, samples):
 
 
 def passages(t, y):
-    """Frequency from the upward passages of 0, a parabola's accuracy apart."""
+    """Frequency from the upward passages of 0, located by straight lines."""
     up = np.flatnonzero((y[:-1] < 0) & (y[1:] >= 0))
     when = t[up] - y[up] * (t[up + 1] - t[up]) / (y[up + 1] - y[up])
     return (len(when) - 1) / (when[-1] - when[0])
@@ -46,8 +46,8 @@ def passages(t, y):
     ("neurons", "activation", "form", "tolerance"),
     [
         (2, ct.Tanh(), "rate", 1e-6),
-        (7, ct.Arctan(), "current", 1e-5),
-        (5, ct.HardTanh(), "rate", 1e-4),
+        pytest.param(7, ct.Arctan(), "current", 1e-5, marks=pytest.mark.slow),
+        pytest.param(5, ct.HardTanh(), "rate", 1e-4, marks=pytest.mark.slow),
     ],
     ids=lambda v: type(v).__name__ if isinstance(v, ct.Tanh | ct.HardTanh) else str(v),
 )

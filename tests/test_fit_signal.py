@@ -48,6 +48,7 @@ def test_channels_share_a_network(tmp_path):
     assert ct.load(tmp_path / "o")["report"].verdict == report.verdict
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not X64, reason="in float32 rounding may decide which candidate is better")
 def test_a_sawtooth_is_learnt_beyond_its_lines():
     t = DT * np.arange(250)
@@ -64,6 +65,7 @@ def test_a_sawtooth_is_learnt_beyond_its_lines():
     assert 0.7 < np.std(far[-500:]) / np.std(y) < 1.3
 
 
+@pytest.mark.slow
 def test_what_cannot_be_foreseen_is_said_so():
     _, report = ct.fit_signal(np.cumsum(RNG.normal(size=200)), 1.0, neurons=4, steps=2)
     ours, theirs = float(report.held_out_nrmse[0]), float(report.harmonic_held_out_nrmse[0])
