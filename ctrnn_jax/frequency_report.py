@@ -90,7 +90,8 @@ def measure(
     highest, span = targets.max(axis=1), _PERIODS / targets.min(axis=1)
     if targets.shape[1] > 1:  # long enough to tell neighbours apart
         span = np.maximum(span, 16 / np.diff(np.sort(targets, axis=1)).min(axis=1))
-    num_steps = min(math.ceil((_PER_PERIOD * highest * span).max()), _MAX_SAMPLES)
+    span = np.minimum(span, _MAX_SAMPLES / (_PER_PERIOD * highest))
+    num_steps = math.ceil((_PER_PERIOD * highest * span).max() * (1 - 1e-9))
     dt = jnp.asarray(span / num_steps, target_hz.dtype)
     y, drift = _signals(oscillators, dt, num_steps)
     if targets.shape[1] == 1:
