@@ -214,7 +214,7 @@ def for_form(rnn: CTRNN, z: Array, readout: Array, speed: Array, form: str) -> O
     A = rnn.weights.as_matrix() * speed
     if form == "rate":
         z, readout = _pseudo_inverse(A) @ z, readout @ A
-    # (A - Aᵀ)/4 - its transpose: A again, also where rounding has left it not quite skew.
+    # W = A/2, and skew-symmetric, as rounding may not have left it.
     return Oscillator(CTRNN(DenseSkew((A - A.T) / 4), rnn.activation, form), z, readout)
 
 
@@ -247,7 +247,9 @@ def _closed_orbit(unit: Oscillator) -> tuple[Array, Array, Array]:
         unknown, best, least = state
         missing, slope = gap(unknown), jax.jacfwd(gap)(unknown)
         error = jnp.linalg.norm(missing)
-        better = (error < least) & (jnp.abs(jnp.log2(unknown[-1] / T0)) < 0.5)
+        # Rest returns at once, and after two periods every orbit has returned, too.
+        near = jnp.abs(jnp.log2(unknown[-1] / T0)) < 0.5
+        better = (error < least) & near & (jnp.linalg.norm(unknown[:-1]) > 0.3)
         best, least = jnp.where(better, unknown, best), jnp.where(better, error, least)
         change = jnp.linalg.lstsq(slope, -missing, rcond=eps**0.4)[0]
         change = change * jnp.minimum(1, 0.2 / jnp.linalg.norm(change))
