@@ -29,6 +29,7 @@ _TINY = 1e-5  # rms of the pre-activations where tanh is linear to 1e-11
 _LARGE = 0.5
 _ANGLE = 0.5  # rad that the fastest mode turns in a step: Dopri8 is then exact to 1e-11 of it
 _ENOUGH = 1e-3  # normalised RMSE that lines alone may leave
+_MOST_BEYOND = 100_000
 _MOST_ENTRIES = 2e7  # of the derivative of all samples by all unknowns
 
 
@@ -40,6 +41,8 @@ class SignalReport(eqx.Module):
         held_out_nrmse: (channels,) over the samples after them, normalised by those; nan if none.
         harmonic_nrmse, harmonic_held_out_nrmse: the same of harmonic regression with at most as
             many parameters.
+        extrapolated_amplitude: (channels,) standard deviation of what is generated over ten times
+            the samples (at most 100000) beyond them, over that of the training samples.
         num_parameters: of the oscillator: weights, initial state, read-out, offset.
         harmonic_lines: sinusoids of the regression.
         training_samples, held_out_samples: their numbers.
@@ -55,6 +58,7 @@ class SignalReport(eqx.Module):
     held_out_nrmse: Float[Array, " channels"]
     harmonic_nrmse: Float[Array, " channels"]
     harmonic_held_out_nrmse: Float[Array, " channels"]
+    extrapolated_amplitude: Float[Array, " channels"]
     num_parameters: int
     harmonic_lines: int
     training_samples: int
@@ -76,6 +80,7 @@ class SignalReport(eqx.Module):
                 f"{numbers(self.harmonic_nrmse)})",
                 f"over the {self.held_out_samples} after them: {numbers(self.held_out_nrmse)}"
                 f" ({numbers(self.harmonic_held_out_nrmse)})",
+                f"amplitude far beyond: {numbers(self.extrapolated_amplitude)} of the signal's",
                 self.verdict,
             ]
         )
@@ -191,7 +196,8 @@ def fit_signal(
     if kind == "lines":
         result = task.start(found, _TINY)
     oscillator = task.oscillator(result, form, mean, deviation)
-    generated = np.asarray(oscillator.generate(interval, len(y) - 1), float)
+    beyond = min(10 * len(y), _MOST_BEYOND)
+    generated = np.asarray(oscillator.generate(interval, len(y) + beyond - 1), float)
     generated = (generated - mean) / deviation
     return oscillator, _report(generated, y, size, oscillator, interval, kind, validation, losses)
 
@@ -389,6 +395,8 @@ def _report(
     regression = found.predict(dt * np.arange(len(y)))
     held_out = len(y) > size
     missing = np.full(channels, np.nan)
+    far = generated[len(y) :].std(axis=0)
+    generated = generated[: len(y)]
     ours = _nrmse(generated[size:], y[size:]) if held_out else missing
     theirs = _nrmse(regression[size:], y[size:]) if held_out else missing
     return SignalReport(
@@ -396,6 +404,7 @@ def _report(
         held_out_nrmse=jnp.asarray(ours),
         harmonic_nrmse=jnp.asarray(_nrmse(regression[:size], y[:size])),
         harmonic_held_out_nrmse=jnp.asarray(theirs),
+        extrapolated_amplitude=jnp.asarray(far),
         num_parameters=parameters,
         harmonic_lines=found.frequencies.size,
         training_samples=size,
