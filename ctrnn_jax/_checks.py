@@ -46,6 +46,17 @@ def float_array(
     return array
 
 
+def float_dtype(dtype: Any) -> Any:
+    """A floating-point dtype; JAX's default for None."""
+    try:
+        dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    except TypeError:
+        fail("dtype", "a floating-point dtype", repr(dtype), TypeError)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        fail("dtype", "a floating-point dtype", dtype, TypeError)
+    return dtype
+
+
 def finite(name: str, array: jax.Array | np.ndarray) -> None:
     """Refuse NaN and infinity where the values are known."""
     if not is_traced(array) and not bool(np.all(np.isfinite(np.asarray(array)))):

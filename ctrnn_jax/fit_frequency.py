@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from . import _checks
+from ._modes import for_form, half_spectrum, in_parts, oscillating, without_kernel
 from ._types import Array, Float
 from .activations import AbstractActivation, HardTanh, Linear, Tanh
 from .frequency_report import FrequencyReport, measure
@@ -85,7 +86,7 @@ def fit_frequency(
         >>> oscillator, report = ct.fit_frequency(3.2, neurons=8, key=jax.random.key(0))
         >>> y = oscillator.generate(0.01, 1000)
     """
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    dtype = _checks.float_dtype(dtype)
     target = _checks.positive_array("target_hz", target_hz, dtype, (0, 1))
     if target.size == 0:
         _checks.fail("target_hz", "at least one frequency", f"shape {target.shape}")
@@ -102,28 +103,20 @@ def fit_frequency(
     targets = jnp.atleast_1d(target)
     sizes = jnp.broadcast_to(size, target.shape).reshape(-1)
     keys = jax.random.split(key, targets.size)
-    parts = [
-        _oscillators(keys[i : i + _AT_ONCE], targets[i : i + _AT_ONCE], sizes[i : i + _AT_ONCE],
-                     (neurons, activation, form, scale, steps, progress))
-        for i in range(0, targets.size, _AT_ONCE)
-    ]  # fmt: skip
-    oscillators, report = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    options = (neurons, activation, form, scale, steps, progress)
+    oscillators, report = in_parts(
+        lambda keys, targets, sizes: _oscillators(keys, targets, sizes, options),
+        _AT_ONCE,
+        keys,
+        targets,
+        sizes,
+    )
     if target.ndim == 0:
         oscillators, report = jax.tree.map(lambda leaf: leaf[0], (oscillators, report))
         # One has a time scale of its own, so that `generate` can look after its steps.
         step = 1 / (_PER_PERIOD * float(target))
         oscillators = dataclasses.replace(oscillators, max_step=step)
     return oscillators, report
-
-
-def oscillating(activation: Any) -> AbstractActivation:
-    """An activation around whose 0 a network oscillates."""
-    _checks.instance("activation", activation, AbstractActivation, "one such as Tanh()")
-    slope = float(activation.derivative(jnp.zeros(())))
-    if not (activation.odd and slope > 0):
-        name = type(activation).__name__
-        _checks.fail("activation", "an odd one that rises at 0, such as Tanh()", name)
-    return activation
 
 
 def _oscillators(
@@ -156,32 +149,18 @@ def _random(keys: Array, activation: AbstractActivation, n: int, scale: float, d
     def one(key):
         key_weights, key_state, key_readout = jax.random.split(key, 3)
         W = DenseSkew.init(key_weights, n, dtype=dtype).W
-        A = W - W.T
-        omega, modes = jnp.linalg.eigh(jax.lax.complex(jnp.zeros_like(A), A))
+        omega, modes = half_spectrum(W - W.T)
         slope = activation.derivative(jnp.zeros((), dtype))
         W = W * (2 * np.pi / (omega[-1] * slope))
         mode = modes[:, -1] * np.sqrt(2 * n).item()
         noise = jax.random.normal(key_state, (n,), dtype)
-        z = _without_kernel(W - W.T, jnp.real(mode) + 0.3 * noise)
+        z = without_kernel(W - W.T, jnp.real(mode) + 0.3 * noise)
         z = z * (scale / jnp.sqrt(jnp.mean(z**2)))
         noise = jax.random.normal(key_readout, (n,), dtype)
         readout = (jnp.imag(mode) + 0.3 * noise) / n
         return Oscillator(CTRNN(DenseSkew(W), activation, "current"), z, readout[None])
 
     return jax.vmap(one)(keys)
-
-
-def _without_kernel(A: Array, z: Array) -> Array:
-    """The part of z in the range of A: the rate form's z = A x lies there."""
-    return A @ _pseudo_inverse(A) @ z if A.shape[0] % 2 else z
-
-
-def _pseudo_inverse(A: Array) -> Array:
-    if A.shape[0] % 2 == 0:
-        return jnp.linalg.inv(A)
-    # An odd skew-symmetric matrix has one singular value 0: never let rounding decide.
-    u, s, vt = jnp.linalg.svd(A)
-    return (vt[:-1].T / s[None, :-1]) @ u[:, :-1].T
 
 
 def _distance_from_1(unit: Oscillator) -> Float[Array, ""]:
@@ -204,18 +183,6 @@ def _tuned(units: Oscillator, targets: Array, sizes: Array, form: str):
         return for_form(unit.rnn, z, readout, T * target, form), closed
 
     return jax.vmap(one)(arrays, targets, sizes)
-
-
-def for_form(rnn: CTRNN, z: Array, readout: Array, speed: Array, form: str) -> Oscillator:
-    """The oscillator, `speed` times as fast, of which z' = A σ(z) are the pre-activations.
-
-    In the rate form x' = σ(A x), with z = A x, the same motion is read out by C A.
-    """
-    A = rnn.weights.as_matrix() * speed
-    if form == "rate":
-        z, readout = _pseudo_inverse(A) @ z, readout @ A
-    # W = A/2, and skew-symmetric, as rounding may not have left it.
-    return Oscillator(CTRNN(DenseSkew((A - A.T) / 4), rnn.activation, form), z, readout)
 
 
 def _closed_orbit(unit: Oscillator) -> tuple[Array, Array, Array]:
@@ -254,7 +221,7 @@ def _closed_orbit(unit: Oscillator) -> tuple[Array, Array, Array]:
         change = jnp.linalg.lstsq(slope, -missing, rcond=eps**0.4)[0]
         change = change * jnp.minimum(1, 0.2 / jnp.linalg.norm(change))
         unknown = unknown + change
-        z = _without_kernel(unit.rnn.weights.as_matrix(), unknown[:-1])
+        z = without_kernel(unit.rnn.weights.as_matrix(), unknown[:-1])
         return (jnp.concatenate([z, unknown[-1:]]), best, least), None
 
     start = jnp.concatenate([z0 / size, T0[None]])

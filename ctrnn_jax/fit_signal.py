@@ -10,17 +10,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from . import _checks
-from ._levenberg_marquardt import levenberg_marquardt
-from ._types import Array, Float
+from ._modes import for_form, half_spectrum, mode_frequencies, oscillating, with_spectrum
+from ._types import Array
 from .activations import AbstractActivation, Tanh
-from .fit_frequency import for_form, oscillating
-from .fit_spectrum import half_spectrum, mode_frequencies, with_spectrum
 from .harmonics import Harmonics, harmonic_regression, signal_samples
-from .io import register
 from .model import CTRNN, FORMS
 from .oscillator import Oscillator
+from .signal_report import SignalReport, measure_signal, nrmse
 from .simulate import simulate
 from .train import progress_bar
 from .weights import DenseSkew
@@ -31,62 +30,6 @@ _ANGLE = 0.5  # rad that the fastest mode turns in a step: Dopri8 is then exact 
 _ENOUGH = 1e-3  # normalised RMSE that lines alone may leave
 _MOST_BEYOND = 100_000
 _MOST_ENTRIES = 2e7  # of the derivative of all samples by all unknowns
-
-
-class SignalReport(eqx.Module):
-    """How well an oscillator generates a signal: normalised RMSE, √(Σ (y - s)² / Σ (s - s̄)²).
-
-    Args:
-        nrmse: (channels,) over the samples that were trained on.
-        held_out_nrmse: (channels,) over the samples after them, normalised by those; nan if none.
-        harmonic_nrmse, harmonic_held_out_nrmse: the same of harmonic regression with at most as
-            many parameters.
-        extrapolated_amplitude: (channels,) standard deviation of what is generated over ten times
-            the samples (at most 100000) beyond them, over that of the training samples.
-        num_parameters: of the oscillator: weights, initial state, read-out, offset.
-        harmonic_lines: sinusoids of the regression.
-        training_samples, held_out_samples: their numbers.
-        kind: "lines" for a nearly linear network, "nonlinear" for one trained by its waveform.
-        validation_nrmse: {kind: error} over the last fifth of the training samples, of candidates
-            trained on those before: what decided about the kind.
-        losses: (steps,) squared error of the waveform after each step of a nonlinear one, over the
-            horizon that it had then.
-        verdict: one sentence.
-    """
-
-    nrmse: Float[Array, " channels"]
-    held_out_nrmse: Float[Array, " channels"]
-    harmonic_nrmse: Float[Array, " channels"]
-    harmonic_held_out_nrmse: Float[Array, " channels"]
-    extrapolated_amplitude: Float[Array, " channels"]
-    num_parameters: int
-    harmonic_lines: int
-    training_samples: int
-    held_out_samples: int
-    kind: str
-    validation_nrmse: dict[str, float]
-    losses: Float[Array, " steps"]
-    verdict: str
-
-    def __str__(self) -> str:
-        def numbers(values: Any) -> str:
-            return ", ".join(f"{v:.3g}" for v in np.ravel(values))
-
-        return "\n".join(
-            [
-                f"{self.kind}, {self.num_parameters} parameters",
-                f"normalised RMSE over {self.training_samples} samples: {numbers(self.nrmse)}"
-                f" (harmonic regression, {self.harmonic_lines} lines: "
-                f"{numbers(self.harmonic_nrmse)})",
-                f"over the {self.held_out_samples} after them: {numbers(self.held_out_nrmse)}"
-                f" ({numbers(self.harmonic_held_out_nrmse)})",
-                f"amplitude far beyond: {numbers(self.extrapolated_amplitude)} of the signal's",
-                self.verdict,
-            ]
-        )
-
-
-register(SignalReport)
 
 
 class _Unknowns(NamedTuple):
@@ -117,8 +60,9 @@ def fit_signal(
        many, up to n // 2, as best foresee the last two fifths of them, each from those before.
     2. They become the modes of a network: of small amplitude, where it is nearly linear, and,
        unless they leave less than 0.1 %, of one at which it is nonlinear. There weights, state,
-       read-out and offset are trained by the error of the waveform, by Levenberg-Marquardt with
-       gradients through the simulation, over a quarter, a half and all of the samples.
+       read-out and offset are trained by the error of the waveform, as least squares
+       (`scipy.optimize.least_squares`) with derivatives through the simulation, over a quarter, a
+       half and all of the samples.
     3. The one that foresees the last fifth better is trained on all training samples.
 
     Args:
@@ -128,7 +72,7 @@ def fit_signal(
         activation: an odd one with a positive slope at 0.
         form: "rate" or "current".
         hold_out: share of the samples, the last ones, that only the report sees; 0 to 0.9.
-        steps: of Levenberg-Marquardt, for each horizon; 0 leaves the network nearly linear.
+        steps: of least squares, for each horizon; 0 leaves the network nearly linear.
         key: of the weights; `jax.random.key(0)` unless given.
         dtype: of the oscillator; JAX's default unless given.
         progress: whether to show a progress bar.
@@ -158,7 +102,7 @@ def fit_signal(
         _checks.fail("hold_out", "a share from 0 to 0.9", hold_out)
     steps = _checks.integer("steps", steps, 0)
     key = _checks.prng_key("key", jax.random.key(0) if key is None else key)
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    dtype = _checks.float_dtype(dtype)
     size = len(samples) - round(hold_out * len(samples))
     if size < 24:
         _checks.fail("hold_out", "at least 24 samples left to train on", f"{size}")
@@ -182,7 +126,7 @@ def fit_signal(
     best = int(np.argmin([a**2 + b**2 for a, b in errors]))
     validation, kind, losses = {"lines": errors[best][1]}, "lines", np.zeros(0)
     found = harmonic_regression(y[:size], interval, counts[best])
-    if steps and np.max(_nrmse(found.predict(t), y[:size])) > _ENOUGH:
+    if steps and np.max(nrmse(found.predict(t), y[:size])) > _ENOUGH:
         begun = harmonic_regression(y[:known], interval, counts[-1])
         trained, first = task.waveform(y[:size], known, begun)
         validation["nonlinear"] = _foreseen(task.predict(trained, size), y, known)
@@ -199,12 +143,8 @@ def fit_signal(
     beyond = min(10 * len(y), _MOST_BEYOND)
     generated = np.asarray(oscillator.generate(interval, len(y) + beyond - 1), float)
     generated = (generated - mean) / deviation
-    return oscillator, _report(generated, y, size, oscillator, interval, kind, validation, losses)
-
-
-def _nrmse(y: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(channels,) of signals whose standard deviation over the training samples is 1."""
-    return np.sqrt(np.mean((y - target) ** 2, axis=0))
+    report = measure_signal(generated, y, size, interval, oscillator, kind, validation, losses)
+    return oscillator, report
 
 
 def _foreseen(y: np.ndarray, target: np.ndarray, known: int) -> float:
@@ -272,20 +212,18 @@ class _Task(NamedTuple):
         target = jnp.asarray(y[::stride], self.dtype)
         losses: list[float] = []
         with progress_bar(self.progress, len(horizons) * self.steps) as bar:
+
+            def watch(total: float) -> None:
+                losses.append(total)
+                if bar is not None:
+                    bar.set_postfix_str(f"nrmse {total**0.5:.3g}", refresh=False)
+                    bar.update()
+
             for horizon in horizons:
                 used = -(-horizon // stride)
-                mask = jnp.asarray(np.arange(len(target)) < used, self.dtype)[:, None]
-                scale = float(1 / np.sqrt(used * y.shape[1]))
-
-                def watch(total: float) -> None:
-                    losses.append(total)
-                    if bar is not None:
-                        bar.set_postfix_str(f"nrmse {total**0.5:.3g}", refresh=False)
-                        bar.update()
-
-                start = levenberg_marquardt(
-                    _residual, start, (motion, target, scale * mask), self.steps, watch
-                )
+                weights = (np.arange(len(target)) < used) / np.sqrt(used * y.shape[1])
+                weights = jnp.asarray(weights, self.dtype)[:, None]
+                start = _least_squares(start, (motion, target, weights), self.steps, watch)
         return _Result(start, speed), np.asarray(losses)
 
     def motion(self, speed: float, stride: int, size: int) -> _Motion:
@@ -352,9 +290,41 @@ def _outputs(unknowns: _Unknowns, motion: _Motion) -> Array:
     return motion.observed(upper, z, lambda z: readout @ z + offset)
 
 
-def _residual(unknowns: _Unknowns, args: Any) -> Array:
+def _least_squares(start: _Unknowns, args: Any, steps: int, watch: Any) -> _Unknowns:
+    """Unknowns of a smaller Σ r² after at most `steps` evaluations; `watch` sees the least yet."""
+    from scipy.optimize import least_squares  # its import takes a fifth of a second
+
+    values, unflatten = ravel_pytree(start)
+    least = math.inf
+
+    def residual(values: np.ndarray) -> np.ndarray:
+        nonlocal least
+        r = np.asarray(_residual(jnp.asarray(values, dtype), unflatten, args), float)
+        least = float(np.fmin(least, r @ r))
+        watch(least)
+        return r
+
+    def slope(values: np.ndarray) -> np.ndarray:
+        return np.asarray(_slope(jnp.asarray(values, dtype), unflatten, args), float)
+
+    dtype, values = values.dtype, np.asarray(values, float)
+    if not np.all(np.isfinite(_residual(jnp.asarray(values, dtype), unflatten, args))):
+        return start
+    # Unscaled unknowns: they are of order 1, and some change nothing, such as turning all modes.
+    tolerances: dict[str, Any] = {"ftol": 1e-4, "xtol": 1e-9, "gtol": None}
+    found = least_squares(residual, values, slope, max_nfev=steps, **tolerances)  # pyright: ignore[reportArgumentType]
+    return unflatten(jnp.asarray(found.x, dtype))
+
+
+@eqx.filter_jit
+def _residual(values: Array, unflatten: Any, args: Any) -> Array:
     motion, target, weights = args
-    return jnp.ravel(weights * (_outputs(unknowns, motion) - target))
+    return jnp.ravel(weights * (_outputs(unflatten(values), motion) - target))
+
+
+@eqx.filter_jit
+def _slope(values: Array, unflatten: Any, args: Any) -> Array:
+    return jax.jacfwd(lambda values: _residual(values, unflatten, args))(values)
 
 
 @eqx.filter_jit
@@ -375,61 +345,3 @@ def _retuned(omega: Array, modes: Array, z: Array, lines: int, motion: _Motion) 
         return omega.at[:lines].multiply(jnp.where(jnp.isfinite(ratio), ratio, 1)), None
 
     return jax.lax.scan(tune, omega, length=4)[0]
-
-
-def _report(
-    generated: np.ndarray,
-    y: np.ndarray,
-    size: int,
-    oscillator: Oscillator,
-    dt: float,
-    kind: str,
-    validation: dict[str, float],
-    losses: np.ndarray,
-) -> SignalReport:
-    channels = y.shape[1]
-    n = oscillator.rnn.size
-    parameters = n * (n - 1) // 2 + n + channels * (n + 1)
-    count = (parameters - channels) // (1 + 2 * channels)
-    found = harmonic_regression(y[:size], dt, min(count, (size - 1) // 3))
-    regression = found.predict(dt * np.arange(len(y)))
-    held_out = len(y) > size
-    missing = np.full(channels, np.nan)
-    far = generated[len(y) :].std(axis=0)
-    generated = generated[: len(y)]
-    ours = _nrmse(generated[size:], y[size:]) if held_out else missing
-    theirs = _nrmse(regression[size:], y[size:]) if held_out else missing
-    return SignalReport(
-        nrmse=jnp.asarray(_nrmse(generated[:size], y[:size])),
-        held_out_nrmse=jnp.asarray(ours),
-        harmonic_nrmse=jnp.asarray(_nrmse(regression[:size], y[:size])),
-        harmonic_held_out_nrmse=jnp.asarray(theirs),
-        extrapolated_amplitude=jnp.asarray(far),
-        num_parameters=parameters,
-        harmonic_lines=found.frequencies.size,
-        training_samples=size,
-        held_out_samples=len(y) - size,
-        kind=kind,
-        validation_nrmse=validation,
-        losses=jnp.asarray(losses),
-        verdict=_verdict(float(np.mean(ours)), float(np.mean(theirs)), kind, n, found),
-    )
-
-
-def _verdict(ours: float, theirs: float, kind: str, n: int, found: Harmonics) -> str:
-    if not math.isfinite(ours):
-        return "No samples were held out: nothing is known of what follows."
-    figures = f"({ours:.3g} against {theirs:.3g})"
-    lines = found.frequencies.size
-    if ours <= theirs:
-        text = f"Foresees the held-out samples better than harmonic regression {figures}"
-    elif lines <= n // 2 and theirs < 1e-6:
-        text = f"The samples are {lines} sinusoids, and harmonic regression is exact {figures}"
-    else:
-        text = f"Does not foresee the held-out samples as well as harmonic regression {figures}"
-        if ours < 1:
-            text += f": {lines} free lines describe it better than {n} neurons"
-            text += f" near {n // 2} lines" if kind == "lines" else ", nonlinear"
-    if ours >= 1:
-        text += "; the mean would do better: what oscillates in it does not keep its phase"
-    return text + "."

@@ -12,9 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _checks
-from ._types import Array, ArrayLike
+from ._modes import (
+    for_form,
+    half_spectrum,
+    hann,
+    in_parts,
+    mode_frequencies,
+    oscillating,
+    with_spectrum,
+)
+from ._types import Array
 from .activations import AbstractActivation, Tanh
-from .fit_frequency import for_form, oscillating
 from .frequency_report import FrequencyReport, measure
 from .model import CTRNN, FORMS
 from .oscillator import Oscillator
@@ -24,6 +32,7 @@ from .weights import DenseSkew
 _ROUNDS = 6
 _PER_PERIOD = 32  # of the highest line
 _PERIODS = 256
+_AT_ONCE = 128
 
 
 def fit_spectrum(
@@ -72,7 +81,7 @@ def fit_spectrum(
         >>> chord = jnp.array([261.6, 329.6, 392.0])
         >>> oscillator, report = ct.fit_spectrum(chord, key=jax.random.key(0))
     """
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    dtype = _checks.float_dtype(dtype)
     target = _checks.positive_array("target_hz", target_hz, dtype, (1, 2))
     lines = target.shape[-1]
     if target.size == 0:
@@ -99,40 +108,17 @@ def fit_spectrum(
     rows, powers = target.reshape(-1, lines), powers.reshape(-1, lines)
     sizes = jnp.broadcast_to(size, rows.shape[:1])
     keys = jax.random.split(key, len(rows))
-    oscillators = _tuned(keys, rows, powers, sizes, activation, form, neurons, scale)
-    report = measure(oscillators, rows, jnp.zeros(len(rows), bool))
+
+    def made(keys, rows, powers, sizes):
+        oscillators = _tuned(keys, rows, powers, sizes, activation, form, neurons, scale)
+        return oscillators, measure(oscillators, rows, jnp.zeros(len(rows), bool))
+
+    oscillators, report = in_parts(made, _AT_ONCE, keys, rows, powers, sizes)
     if target.ndim == 1:
         oscillators, report = jax.tree.map(lambda leaf: leaf[0], (oscillators, report))
         step = 1 / (_PER_PERIOD * float(jnp.max(target)))
         oscillators = dataclasses.replace(oscillators, max_step=step)
     return oscillators, report
-
-
-def half_spectrum(A: Array) -> tuple[Array, Array]:
-    """ω (n // 2,) >= 0, ascending, and modes v (n, n // 2) with iA v = ω v."""
-    omega, modes = jnp.linalg.eigh(jax.lax.complex(jnp.zeros_like(A), A))
-    start = (A.shape[0] + 1) // 2
-    return omega[start:], modes[:, start:]
-
-
-def with_spectrum(omega: Array, modes: Array) -> DenseSkew:
-    """The weights A = Σ_k 2 Re(-i ω_k v_k v_kᴴ), of which `half_spectrum` is the inverse."""
-    A = 2 * jnp.imag((modes * omega.astype(modes.dtype)[None]) @ modes.conj().T)
-    return DenseSkew((A - A.T) / 4)
-
-
-def mode_frequencies(zs: Array, modes: Array, dt: ArrayLike) -> Array:
-    """Mean frequency (lines,) at which the parts v_kᴴ z of a motion zs (S, n) turn."""
-    u = zs.astype(modes.dtype) @ modes.conj()
-    turns = jnp.angle(u[1:] * u[:-1].conj()) / (2 * np.pi)
-    # Hann weights: what the other lines add averages out fast.
-    weights = jnp.asarray(_hann(len(zs) - 1), zs.dtype)[:, None]
-    return jnp.abs(jnp.sum(weights * turns, axis=0)) / dt
-
-
-def _hann(size: int) -> np.ndarray:
-    window = 1 - np.cos(2 * np.pi * (np.arange(size) + 0.5) / size)
-    return window / window.sum()
 
 
 @eqx.filter_jit
@@ -150,7 +136,7 @@ def _tuned(
     slope = activation.derivative(jnp.zeros((), dtype))
     dt, num_steps = 1 / _PER_PERIOD, _PERIODS * _PER_PERIOD
     half = n // 2
-    root = jnp.sqrt(jnp.asarray(_hann(num_steps), dtype))[:, None]
+    root = jnp.sqrt(jnp.asarray(hann(num_steps), dtype))[:, None]
 
     def one(key, target, power, size):
         # Time in periods of the highest line; pre-activations, in which both forms are alike.
@@ -158,8 +144,7 @@ def _tuned(
         wanted = target / highest
         key_weights, key_state, key_readout = jax.random.split(key, 3)
         W = DenseSkew.init(key_weights, n, dtype=dtype).W
-        A = W - W.T
-        omega, modes = half_spectrum(A)
+        omega, modes = half_spectrum(W - W.T)
         # The fastest become the lines, whatever their order; the others stay slower than them.
         omega = omega * (2 * np.pi / (omega[-1] * slope))
         omega = omega.at[half - lines :].set(2 * np.pi * wanted / slope)

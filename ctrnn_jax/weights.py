@@ -23,16 +23,6 @@ def _product(a: Float[Array, "m n"], x: Float[Array, " n *batch"]) -> Float[Arra
     return jnp.matmul(a, x, precision=matmul_precision())
 
 
-def _default_dtype(dtype):
-    try:
-        dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
-    except TypeError:
-        _checks.fail("dtype", "a floating-point dtype", repr(dtype), TypeError)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        _checks.fail("dtype", "a floating-point dtype", dtype, TypeError)
-    return dtype
-
-
 def _square(name: str, value, minimum: int) -> Array:
     array = _checks.float_array(name, value, "(n, n)", ndim=(2,))
     if array.shape[0] != array.shape[1]:
@@ -129,7 +119,7 @@ class DenseSkew(AbstractWeights):
     def init(cls, key: PRNGKeyArray, n: int, *, scale: ArrayLike = 1.0, dtype=None) -> DenseSkew:
         """A_ij normal with standard deviation scale/√n; the largest omega is near 2 scale rad/s."""
         _checks.prng_key("key", key)
-        n, dtype = _checks.integer("n", n, 2), _default_dtype(dtype)
+        n, dtype = _checks.integer("n", n, 2), _checks.float_dtype(dtype)
         scale = _checks.positive("scale", scale, dtype)
         return cls(jax.random.normal(key, (n, n), dtype) * (scale / math.sqrt(2 * n)))
 
@@ -215,7 +205,7 @@ class BlockSkew(AbstractTwoGroups):
     ) -> BlockSkew:
         """Omega uniform in [low, high) rad/s; n even."""
         _checks.prng_key("key", key)
-        n, dtype = _checks.integer("n", n, 2), _default_dtype(dtype)
+        n, dtype = _checks.integer("n", n, 2), _checks.float_dtype(dtype)
         if n % 2:
             _checks.fail("n", "an even number of neurons", n)
         low, high = _checks.real("low", low, dtype), _checks.real("high", high, dtype)
@@ -282,7 +272,7 @@ class BipartiteSkew(AbstractTwoGroups):
     ) -> BipartiteSkew:
         """B_ij normal with standard deviation scale √(2/n); p = n // 2 unless given."""
         _checks.prng_key("key", key)
-        n, dtype = _checks.integer("n", n, 2), _default_dtype(dtype)
+        n, dtype = _checks.integer("n", n, 2), _checks.float_dtype(dtype)
         scale = _checks.positive("scale", scale, dtype)
         p = n // 2 if p is None else _checks.integer("p", p, 1)
         if p >= n:
@@ -397,7 +387,7 @@ class LowRankSkew(AbstractWeights):
     ) -> LowRankSkew:
         """A_ij of standard deviation scale/√n; rank r = max(1, n // 8) unless given."""
         _checks.prng_key("key", key)
-        n, dtype = _checks.integer("n", n, 2), _default_dtype(dtype)
+        n, dtype = _checks.integer("n", n, 2), _checks.float_dtype(dtype)
         scale = _checks.positive("scale", scale, dtype)
         rank = max(1, n // 8) if rank is None else _checks.integer("rank", rank, 1)
         factor = (scale**2 / (2 * rank * n)) ** 0.25
@@ -444,7 +434,7 @@ class DenseWeights(AbstractWeights):
     def init(cls, key: PRNGKeyArray, n: int, *, scale: ArrayLike = 1.0, dtype=None) -> DenseWeights:
         """W_ij normal with standard deviation scale/√n: spectral radius near scale, in 1/s."""
         _checks.prng_key("key", key)
-        n, dtype = _checks.integer("n", n, 1), _default_dtype(dtype)
+        n, dtype = _checks.integer("n", n, 1), _checks.float_dtype(dtype)
         scale = _checks.positive("scale", scale, dtype)
         return cls(jax.random.normal(key, (n, n), dtype) * (scale / math.sqrt(n)))
 

@@ -108,6 +108,7 @@ BAD = [
     (FIT, (1.0,), {"scale": -1.0}, "scale: expected a finite number > 0, got -1.0"),
     (FIT, (1.0,), {"key": 3}, "key: expected a PRNG key"),
     (FIT, (np.nan,), {}, "target_hz: expected finite numbers > 0, got nan"),
+    (FIT, (1.0,), {"dtype": "int32"}, "dtype: expected a floating-point dtype, got int32"),
     (CHORD, (1.0,), {}, "target_hz: expected finite numbers > 0 in 1 or 2 dimension(s)"),
     (CHORD, (np.ones(2),), {}, "target_hz: expected lines 1e-4 of the highest apart, or more"),
     (CHORD, (np.arange(1.0, 8),), {}, "target_hz: expected at most neurons // 2 = 6 lines, got 7"),

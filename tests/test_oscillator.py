@@ -65,6 +65,21 @@ def test_an_ensemble_is_one_oscillator_with_a_leading_axis(tmp_path):
     assert eqx.tree_equal(back, ensemble) and back.frozen == ()
 
 
+def test_offset_and_steps_divided():
+    plain = oscillator()
+    made = ct.Oscillator(
+        plain.rnn, plain.x0, plain.readout, ["offset"], offset=jnp.array([2.0, -1.0]), max_step=0.1
+    )
+    y = made.generate(0.4, 50)
+    fine = plain.generate(0.1, 200, save_every=4)
+    np.testing.assert_array_equal(y, fine + jnp.array([[2.0, -1.0]]))
+    np.testing.assert_array_equal(eqx.filter_jit(lambda o: o.generate(0.4, 50))(made), y)
+    np.testing.assert_array_equal(made.generate(0.4, 50, save_every=2), y[::2])
+    assert made.trainable.offset is False and made.trainable.readout is True
+    with pytest.raises(ValueError, match="dt: expected a number known beforehand"):
+        jax.jit(lambda dt: made.generate(dt, 50))(0.4)
+
+
 def test_gradient_reaches_every_part():
     made = oscillator(bias=normal(3, 6, scale=0.1))
     gradient = eqx.filter_grad(lambda o: jnp.sum(o.generate(0.1, 30) ** 2))(made)
@@ -89,6 +104,8 @@ BAD = [
         ValueError,
         "readout: expected shape (channels, 6), got",
     ),
+    ({"offset": jnp.ones(2)}, ValueError, "offset: expected shape (1,), got (2,)"),
+    ({"max_step": 0.0}, ValueError, "max_step: expected a finite number > 0, got 0.0"),
     ({"frozen": ["W"]}, ValueError, "frozen: expected one of 'weights', 'activation'"),
     ({"frozen": "x0"}, TypeError, "frozen: expected a list of names, got 'x0'"),
 ]
