@@ -148,14 +148,18 @@ def _lines(y: np.ndarray, dt: Any, targets: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def _shares(y: Array, dt: Array, frequency: Array) -> Array:
-    """Power of the sinusoids of these frequencies (K, lines) in y (K, S), over its variance."""
+    """Power of the sinusoids of these frequencies (K, lines) in y (K, S), over its variance.
+
+    Both with Hann weights, lest the part of a period at the end counts.
+    """
 
     def one(y, dt, frequency):
         t = jnp.arange(y.size, dtype=y.dtype) * dt
         window = 1 - jnp.cos(2 * np.pi * jnp.arange(y.size, dtype=y.dtype) / y.size)
         phase = 2 * np.pi * jnp.outer(frequency, t)
-        signal = window * (y - jnp.mean(y))
-        power = (jnp.cos(phase) @ signal) ** 2 + (jnp.sin(phase) @ signal) ** 2
-        return 2 * power / jnp.sum(window) ** 2 / jnp.var(y)
+        window = window / jnp.sum(window)
+        y = y - jnp.dot(window, y)
+        power = (jnp.cos(phase) @ (window * y)) ** 2 + (jnp.sin(phase) @ (window * y)) ** 2
+        return 2 * power / jnp.dot(window, y**2)
 
     return jax.vmap(one)(y, dt, frequency)

@@ -287,7 +287,9 @@ def _pictures(result: _Result, orbit: Any) -> dict[str, Callable[[Any], Any]]:
         ).locator_params(nbins=5)
     losses = getattr(result.report, "losses", None)
     if losses is not None and np.isfinite(losses).any():
-        pictures["loss"] = lambda figure: plot.loss_curve(losses, ax=figure.subplots())
+        pictures["loss"] = lambda figure: plot.loss_curve(losses, ax=figure.subplots()).set_ylabel(
+            "loss, over horizons that grow and begin anew"
+        )
     return pictures
 
 
