@@ -192,7 +192,10 @@ def autoregression(y: ArrayLike, order: int) -> Autoregression:
     Y = samples.reshape(size, -1)
     mean = np.mean(Y, axis=0)
     windows = np.lib.stride_tricks.sliding_window_view(Y - mean, order + 1, axis=0)[..., ::-1]
-    fits = [np.linalg.lstsq(_with_one(w[:, 1:]), w[:, 0])[0] for w in windows.transpose(1, 0, 2)]
+    fits = [
+        np.linalg.lstsq(_with_one(w[:, 1:]), w[:, 0], rcond=None)[0]
+        for w in windows.transpose(1, 0, 2)
+    ]
     solution = np.stack(fits, axis=1)
     intercept = solution[-1] + mean * (1 - np.sum(solution[:-1], axis=0))
     return Autoregression(solution[:-1], intercept, Y[: -order - 1 : -1], samples.ndim == 1)
