@@ -1,0 +1,174 @@
+"""What the suites share: candidates that take turns, one kind of row, one file, one table.
+
+The speed of a shared machine drifts. What is compared is therefore run in turns, A B C A B C ...,
+after one untimed call of each, and every ratio is taken within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ctrnn_jax._options import environment
+from ctrnn_jax._output import appearing, write_json
+
+OURS = "ctrnn_jax"
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], Any]], rounds: int, seconds: float = np.inf
+) -> dict[str, np.ndarray]:
+    """Seconds of each candidate in each round, after one untimed call of each.
+
+    At least three rounds, at most `rounds`; no round begins later than `seconds` after the first.
+    """
+    for call in candidates.values():
+        jax.block_until_ready(call())
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    gc.collect()
+    begin = time.perf_counter()
+    for done in range(rounds):
+        if done >= 3 and time.perf_counter() - begin > seconds:
+            break
+        for name, call in candidates.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            times[name].append(time.perf_counter() - start)
+    return {name: np.array(t) for name, t in times.items()}
+
+
+def ratio(a: np.ndarray, b: np.ndarray) -> str:
+    """Median of a / b over rounds, and its 10 % and 90 % quantiles, as text."""
+    spread = _spread(a / b)
+    return f"{spread['median']:5.2f}  [{spread['low']:.2f}, {spread['high']:.2f}]"
+
+
+def _spread(values: Any) -> dict[str, float]:
+    low, median, high = np.quantile(np.asarray(values, float), [0.1, 0.5, 0.9])
+    return {"median": float(median), "low": float(low), "high": float(high)}
+
+
+class Report:
+    """The rows of one suite: printed as they come, written as `OUT/<suite>.json` by `write`.
+
+    A row is {case, candidate, quantity, unit, median, low, high} and, for times, ratio {median,
+    low, high}: the candidate over the reference, within rounds; and fraction: of the machine's
+    limit that was reached. `parameters` are the numbers behind the case's name.
+    """
+
+    def __init__(self, suite: str):
+        self.suite = suite
+        self.rows: list[dict[str, Any]] = []
+        self.notices: list[str] = []
+        self.facts: dict[str, Any] = {}  # what was measured once: the machine's limit
+
+    def notice(self, text: str) -> None:
+        """Something the reader must know, such as a peer that is not installed; told once."""
+        if text not in self.notices:
+            self.notices.append(text)
+            print(f"note: {text}", flush=True)
+
+    def times(
+        self,
+        case: str,
+        seconds: Mapping[str, np.ndarray],
+        *,
+        parameters: Mapping[str, Any],
+        per: int = 1,
+        quantity: str = "time",
+        reference: str = OURS,
+        least: float | None = None,
+    ) -> None:
+        """Rows of candidates that took turns; `per`: steps in a call; `least`: seconds a step."""
+        print(case)
+        for name, values in seconds.items():
+            row = self._row(case, name, quantity, "s", _spread(values / per), parameters)
+            row["ratio"] = _spread(values / seconds[reference])
+            row["fraction"] = None if least is None else least / row["median"]
+            of_limit = "" if least is None else f"   {row['fraction']:5.2f} of the limit"
+            print(
+                f"  {name:34s} {_seconds(row['median']):>9s}   "
+                f"{ratio(values, seconds[reference])}{of_limit}",
+                flush=True,
+            )
+
+    def value(
+        self,
+        case: str,
+        candidate: str,
+        quantity: str,
+        values: Any,
+        unit: str,
+        *,
+        parameters: Mapping[str, Any],
+    ) -> None:
+        """One row that is no time in turns: memory, an exponent, an error, a single duration."""
+        row = self._row(case, candidate, quantity, unit, _spread(values), parameters)
+        print(f"{case}: {candidate}, {quantity} {row['median']:.3g} {unit}", flush=True)
+
+    def _row(self, case, candidate, quantity, unit, spread, parameters) -> dict[str, Any]:
+        row = {"case": case, "candidate": candidate, "quantity": quantity, "unit": unit, **spread}
+        self.rows.append(row | {"ratio": None, "fraction": None, "parameters": dict(parameters)})
+        return self.rows[-1]
+
+    def write(self, out: Path) -> None:
+        """`OUT/<suite>.json`, complete or not at all."""
+        with appearing(out / f"{self.suite}.json") as path:
+            suite = {"rows": self.rows, "notices": self.notices, "facts": self.facts}
+            write_json(path, {"environment": machine(), "suites": {self.suite: suite}})
+        print(f"{self.suite}: table in {out / (self.suite + '.json')}", flush=True)
+
+
+def _seconds(value: float) -> str:
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e9:.3g} ns"
+
+
+def machine() -> dict[str, Any]:
+    """Versions, devices, processor and cores."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {**environment(), "processor": names[0] if names else "unknown", "cores": cores}
+
+
+def peak_memory() -> float:
+    """MiB that this process has used at most."""
+    status = Path("/proc/self/status")
+    if status.exists():  # what getrusage tells begins with the peak of the parent
+        line = next(s for s in status.read_text().splitlines() if s.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def child(script: str, *words: Any) -> str:
+    """What `python script --child WORDS` prints: a measurement in a process of its own."""
+    command = [sys.executable, script, "--child", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{Path(script).name} --child {' '.join(map(str, words))}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def parser(doc: str, suite: str) -> argparse.ArgumentParser:
+    """The options that every suite has."""
+    made = argparse.ArgumentParser(description=doc.splitlines()[0])
+    made.add_argument("--quick", action="store_true", help="fewer and shorter cases")
+    default = Path("runs/bench")
+    made.add_argument("--out", type=Path, default=default, help=f"folder for {suite}.json, plots")
+    made.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
+    return made
