@@ -8,6 +8,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 from . import losses as losses
+from ._parts import batch_mesh as batch_mesh
 from .activations import (
     Arctan as Arctan,
 )

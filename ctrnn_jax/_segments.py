@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._types import Array, Bool, Int, PyTree, State
+from ._types import Array, Bool, Int, PyTree, Scalar, State
 
 
 class Carry(NamedTuple):
@@ -36,6 +36,21 @@ class Segment(NamedTuple):
     keep: bool
 
 
+class Progress(NamedTuple):
+    """A meter and its state; this part of the run begins where `start` of all is done."""
+
+    meter: diffrax.AbstractProgressMeter
+    state: PyTree
+    start: Scalar
+    share: float
+
+    def step(self, state: PyTree, done: Scalar) -> PyTree:
+        """The state of the meter once `done` of this part is."""
+        if isinstance(self.meter, diffrax.NoProgressMeter):
+            return state
+        return self.meter.step(state, lax.stop_gradient(self.start + self.share * done))
+
+
 # Runs one segment and returns the saved states, (blocks, n, batch), or None.
 RunSegment = Callable[[Carry, Segment], tuple[Carry, Array | None]]
 
@@ -47,9 +62,12 @@ def run_segments(
     num_steps: int,
     save_every: int,
     segment_steps: int,
-    meter: diffrax.AbstractProgressMeter,
-) -> tuple[Carry, PyTree]:
-    """All steps in segments of about `segment_steps`; `emit(steps, states)` makes the output."""
+    progress: Progress,
+) -> tuple[Carry, PyTree, PyTree]:
+    """All steps in segments of about `segment_steps`; `emit(steps, states)` makes the output.
+
+    Returns the carry, the output, and the state of the progress meter.
+    """
     num_saves = num_steps // save_every
 
     def with_progress(segment: Segment):
@@ -57,9 +75,7 @@ def run_segments(
             carry, meter_state = state
             first = carry.step
             carry, saves = run(carry, segment)
-            if not isinstance(meter, diffrax.NoProgressMeter):
-                done = carry.step.astype(carry.x.dtype) / num_steps
-                meter_state = meter.step(meter_state, lax.stop_gradient(done))
+            meter_state = progress.step(meter_state, carry.step.astype(carry.x.dtype) / num_steps)
             out = None
             if segment.keep:
                 steps = first + segment.steps * jnp.arange(1, segment.blocks + 1, dtype=first.dtype)
@@ -77,7 +93,7 @@ def run_segments(
     def joined(parts: list):
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
-    state = (carry, meter.init())
+    state = (carry, progress.state)
     outputs = []
     if save_every <= segment_steps:
         saves_each = near_divisor(num_saves, segment_steps // save_every)
@@ -102,8 +118,7 @@ def run_segments(
         state, out = repeat(one_save, state, num_saves)
         outputs.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out))
     carry, meter_state = state
-    meter.close(meter_state)
-    return carry, joined(outputs) if outputs else None
+    return carry, joined(outputs) if outputs else None, meter_state
 
 
 def near_divisor(total: int, target: int) -> int:

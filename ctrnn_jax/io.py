@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _checks, activations, weights
+from ._products import BipartitePair, SkewFactors, SkewMatrix
 from .model import CTRNN
 from .trajectory import Trajectory
 
@@ -46,7 +47,7 @@ def register(*classes: type[eqx.Module]) -> None:
 
 register(CTRNN, Trajectory)
 register(weights.DenseSkew, weights.BlockSkew, weights.BipartiteSkew, weights.LowRankSkew)
-register(weights.DenseWeights, weights._SkewMatrix, weights._BipartitePair)
+register(weights.DenseWeights, SkewMatrix, SkewFactors, BipartitePair)
 register(activations.Tanh, activations.HardTanh, activations.Linear, activations.Arctan)
 register(activations.Erf, activations.Sin, activations.Sigmoid, activations.ReLU, activations.Exp)
 register(activations.CustomActivation)

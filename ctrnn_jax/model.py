@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _checks
+from ._products import AbstractWeights
 from ._types import Array, Float, State, Vector
 from .activations import AbstractActivation, Tanh
-from .weights import AbstractWeights
 
 FORMS = ("rate", "current")
 

@@ -18,6 +18,7 @@ import numpy as np
 from . import _checks, solvers
 from ._options import activation_named, environment, named, prepared
 from ._output import appearing_together, draw, interruptible, write_json
+from ._products import AbstractWeights
 from ._segments import near_divisor
 from .experiments import report
 from .invariants import energy, energy_drift
@@ -26,7 +27,7 @@ from .model import CTRNN
 from .simulate import simulate
 from .spectra import dominant_frequency
 from .trajectory import Trajectory
-from .weights import AbstractWeights, DenseSkew, DenseWeights
+from .weights import DenseSkew, DenseWeights
 
 
 @dataclasses.dataclass(frozen=True)

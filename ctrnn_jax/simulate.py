@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from . import _checks
 from ._adaptive import adaptive_segments
 from ._fixed import fixed_step_segments, within
+from ._parts import over_blocks, over_devices
 from ._reversible import reversible_segment_steps, reversible_segments
-from ._segments import Carry, run_segments, square_root_segment
+from ._segments import Carry, Progress, run_segments, square_root_segment
+from ._size_rules import block_size
 from ._stepping import make_step
 from ._types import Array, ArrayLike, Float, PyTree, Scalar
 from .invariants import energy
@@ -42,6 +46,7 @@ def simulate(
     max_norm: ArrayLike | None = None,
     adjoint: str = "checkpointed",
     progress: bool | diffrax.AbstractProgressMeter = False,
+    mesh: Mesh | None = None,
 ) -> Trajectory:
     """Integrate x' = rnn(t, x) from a batch of initial states.
 
@@ -77,6 +82,9 @@ def simulate(
             In chaotic networks it takes twice the time, to find the way back. With `fold` or
             `max_norm`, which cannot be undone, it works as "checkpointed".
         progress: True for a progress bar on stderr, or a diffrax progress meter.
+        mesh: devices that share the batch, see `batch_mesh`; all axes of the mesh do. Each runs
+            its part alone, with the results of a single device to rounding; the arrays returned
+            stay distributed. Gradients by what is not batched are summed over the devices.
 
     Returns:
         `Trajectory` with S = num_steps // save_every + 1 saves: ts (S,), xs (..., S, n),
@@ -116,6 +124,8 @@ def simulate(
     _checks.flag("keep_states", keep_states)
     if max_norm is not None:
         max_norm = _checks.positive("max_norm", max_norm, x0.dtype)
+    if mesh is not None:
+        _checks.instance("mesh", mesh, Mesh, "a jax.sharding.Mesh such as batch_mesh()")
     return _simulate(
         rnn,
         x0,
@@ -131,6 +141,7 @@ def simulate(
         update=update,
         adjoint=adjoint,
         meter=_progress_meter(progress, num_steps),
+        mesh=mesh,
     )
 
 
@@ -216,15 +227,58 @@ def _simulate(
     *,
     num_steps: int,
     save_every: int,
+    meter: diffrax.AbstractProgressMeter,
+    mesh: Mesh | None,
+    **settings: Any,
+) -> Trajectory:
+    *batch, n = x0.shape
+    values = rnn.prepared(), dt, solver, tolerances, initial, max_norm
+    platform, devices = (jax.default_backend(), 1) if mesh is None else _local(mesh)
+    size = block_size(n, x0.dtype.itemsize, _arrays(solver), platform, devices)
+
+    def run(values, rows, meter):
+        def block(rows, progress):
+            return _run(values, rows.T, num_steps, save_every, progress=progress, **settings)
+
+        return over_blocks(block, rows, meter, size)
+
+    if mesh is not None:
+        inner = solver.solver if isinstance(solver, Projected) else solver
+        implicit = isinstance(inner, diffrax.AbstractImplicitSolver)
+        run = partial(over_devices, run, mesh, tolerances is None and not implicit)
+    out = run(values, x0.reshape(-1, n), meter)
+    out = jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), out)
+    saved_steps = save_every * jnp.arange(num_steps // save_every + 1, dtype=jnp.int32)
+    return Trajectory(ts=saved_steps.astype(x0.dtype) * dt, **out)
+
+
+def _local(mesh: Mesh) -> tuple[str, int]:
+    """The platform of a mesh, and how many of its devices this process works on."""
+    devices = mesh.devices.flat
+    return devices[0].platform, sum(d.process_index == jax.process_index() for d in devices)
+
+
+def _arrays(solver: diffrax.AbstractSolver) -> int:
+    """About how many arrays of a state's size a step works on."""
+    tableau = getattr(solver, "tableau", None)
+    stages = tableau.num_stages if isinstance(tableau, diffrax.ButcherTableau) else 4
+    return stages + 3
+
+
+def _run(
+    values: tuple[Any, ...],
+    columns: Float[Array, "n batch"],
+    num_steps: int,
+    save_every: int,
+    *,
     observe: Callable | None,
     keep_states: bool,
     update: Callable | None,
     adjoint: str,
-    meter: diffrax.AbstractProgressMeter,
-) -> Trajectory:
-    *batch, n = x0.shape
-    columns = x0.reshape(-1, n).T
-    rnn = rnn.prepared()
+    progress: Progress,
+) -> tuple[PyTree, dict[str, PyTree]]:
+    """The progress meter's state and what `Trajectory` holds of these columns, batch first."""
+    rnn, dt, solver, tolerances, initial, max_norm = values
     if tolerances is None:
         solver_state, step = make_step(solver, rnn, dt, columns)
         if adjoint == "reversible" and update is None and max_norm is None:
@@ -234,8 +288,8 @@ def _simulate(
             run = fixed_step_segments(step, dt, update, max_norm, adjoint != "direct")
             segment_steps = square_root_segment(num_steps)
     else:
-        solver_state = None
-        run = adaptive_segments(solver, rnn, dt, *tolerances, update, max_norm, adjoint != "direct")
+        solver_state, (rtol, atol) = None, tolerances
+        run = adaptive_segments(solver, rnn, dt, rtol, atol, update, max_norm, adjoint != "direct")
         # Restarting costs a choice of the step size; what limits a segment is that fold and
         # max_norm need the states of all its steps.
         every_step = update is not None or max_norm is not None
@@ -262,21 +316,18 @@ def _simulate(
         unconverged_at=never,
     )
     first = emit(start[None], columns[None])
-    carry, rest = run_segments(run, emit, carry, num_steps, save_every, segment_steps, meter)
+    carry, rest, meter_state = run_segments(
+        run, emit, carry, num_steps, save_every, segment_steps, progress
+    )
     out = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, rest)
 
-    def unflatten(leaf, axis):
-        """Moves the batch axis to the front and gives it back its shape."""
-        leaf = jnp.moveaxis(leaf, axis, 0)
-        return leaf.reshape(*batch, *leaf.shape[1:])
+    def batch_first(name, axis):
+        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, axis, 0), out.get(name))
 
-    xs = out.get("xs")
-    saved_steps = save_every * jnp.arange(num_steps // save_every + 1, dtype=jnp.int32)
-    return Trajectory(
-        ts=saved_steps.astype(x0.dtype) * dt,
-        xs=None if xs is None else unflatten(xs, 2),
-        observed=jax.tree.map(lambda leaf: unflatten(leaf, 1), out.get("observed")),
-        folded=jax.tree.map(lambda leaf: unflatten(leaf, 0), carry.fold),
-        stopped_at=unflatten(carry.stopped_at, 0),
-        unconverged_at=unflatten(carry.unconverged_at, 0),
-    )
+    return meter_state, {
+        "xs": batch_first("xs", 2),
+        "observed": batch_first("observed", 1),
+        "folded": carry.fold,
+        "stopped_at": carry.stopped_at,
+        "unconverged_at": carry.unconverged_at,
+    }

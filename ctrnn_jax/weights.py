@@ -6,21 +6,25 @@ cannot leave the set. `matvec` uses the structure; `as_matrix` is what it must a
 
 from __future__ import annotations
 
-import abc
 import math
 from typing import ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from . import _checks
-from ._types import Array, ArrayLike, Float, PRNGKeyArray, State, matmul_precision
-
-
-def _product(a: Float[Array, "m n"], x: Float[Array, " n *batch"]) -> Float[Array, " m *batch"]:
-    return jnp.matmul(a, x, precision=matmul_precision())
+from ._products import (
+    AbstractBipartite,
+    AbstractTwoGroups,
+    AbstractWeights,
+    BipartitePair,
+    SkewFactors,
+    SkewMatrix,
+    product,
+)
+from ._size_rules import structure_pays
+from ._types import Array, ArrayLike, Float, PRNGKeyArray, State
 
 
 def _square(name: str, value, minimum: int) -> Array:
@@ -32,68 +36,6 @@ def _square(name: str, value, minimum: int) -> Array:
         _checks.fail(name, f"at least {minimum} neuron{'s' * (minimum > 1)}{reason}", array.shape)
     _checks.finite(name, array)
     return array
-
-
-class AbstractWeights(eqx.Module):
-    """A of shape (n, n), in 1/s, known by its product with a state."""
-
-    is_skew: eqx.AbstractClassVar[bool]
-
-    @property
-    @abc.abstractmethod
-    def size(self) -> int:
-        """The number of neurons, n."""
-
-    @property
-    @abc.abstractmethod
-    def dtype(self):
-        """The dtype of the parameters."""
-
-    @property
-    @abc.abstractmethod
-    def nullity(self) -> int:
-        """The dimension of the kernel of A for parameters in general position."""
-
-    @abc.abstractmethod
-    def as_matrix(self) -> Float[Array, "n n"]:
-        """A as an array (n, n)."""
-
-    @abc.abstractmethod
-    def matvec(self, x: State) -> State:
-        """A x for one state (n,) or a batch of columns (n, batch)."""
-
-    def prepared(self) -> AbstractWeights:
-        """The same A with what does not change from step to step computed beforehand."""
-        return self
-
-
-class AbstractTwoGroups(AbstractWeights):
-    """Skew-symmetric weights of two groups of neurons without coupling inside a group.
-
-    Each group acts on the other alone: a step may move all neurons of a group at once.
-    """
-
-    is_skew: ClassVar[bool] = True
-
-    @abc.abstractmethod
-    def split(self, x: Array) -> tuple[Array, Array]:
-        """The rows of x that belong to the first and to the second group."""
-
-    @abc.abstractmethod
-    def join(self, first: Array, second: Array) -> Array:
-        """The inverse of `split`."""
-
-    @abc.abstractmethod
-    def to_first(self, second: Array) -> Array:
-        """The rows of A x in the first group, which depend on the second group alone."""
-
-    @abc.abstractmethod
-    def to_second(self, first: Array) -> Array:
-        """The rows of A x in the second group, which depend on the first group alone."""
-
-    def matvec(self, x: State) -> State:
-        first, second = self.split(x)
-        return self.join(self.to_first(second), self.to_second(first))
 
 
 class DenseSkew(AbstractWeights):
@@ -139,35 +81,10 @@ class DenseSkew(AbstractWeights):
         return self.W - self.W.T
 
     def matvec(self, x: State) -> State:
-        return _product(self.as_matrix(), x)
+        return product(self.as_matrix(), x)
 
     def prepared(self) -> AbstractWeights:
-        return _SkewMatrix(self.as_matrix())
-
-
-class _SkewMatrix(AbstractWeights):
-    """A itself, already skew-symmetric: what `DenseSkew` prepares for a loop."""
-
-    A: Float[Array, "n n"]
-    is_skew: ClassVar[bool] = True
-
-    @property
-    def size(self) -> int:
-        return self.A.shape[-1]
-
-    @property
-    def dtype(self):
-        return self.A.dtype
-
-    @property
-    def nullity(self) -> int:
-        return self.size % 2
-
-    def as_matrix(self) -> Float[Array, "n n"]:
-        return self.A
-
-    def matvec(self, x: State) -> State:
-        return _product(self.A, x)
+        return SkewMatrix(self.as_matrix())
 
 
 class BlockSkew(AbstractTwoGroups):
@@ -242,11 +159,16 @@ class BlockSkew(AbstractTwoGroups):
     def to_second(self, first: Array) -> Array:
         return -self._omega(first) * first
 
+    def matvec(self, x: State) -> State:
+        pairs = x.reshape(-1, 2, *x.shape[1:])
+        omega = jnp.stack([self.omega, -self.omega], axis=1)
+        return (omega.reshape(omega.shape + (1,) * (x.ndim - 1)) * pairs[:, ::-1]).reshape(x.shape)
+
     def _omega(self, group: Array) -> Array:
         return self.omega.reshape(self.omega.shape + (1,) * (group.ndim - 1))
 
 
-class BipartiteSkew(AbstractTwoGroups):
+class BipartiteSkew(AbstractBipartite):
     """Two groups without coupling inside a group: A = [[0, B], [-Bᵀ, 0]].
 
     A product costs two half-size products; splitting steps become leapfrog.
@@ -279,75 +201,12 @@ class BipartiteSkew(AbstractTwoGroups):
             _checks.fail("p", f"a group smaller than n = {n}", p)
         return cls(jax.random.normal(key, (p, n - p), dtype) * (scale * math.sqrt(2 / n)))
 
-    @property
-    def size(self) -> int:
-        return self.B.shape[-2] + self.B.shape[-1]
-
-    @property
-    def dtype(self):
-        return self.B.dtype
-
-    @property
-    def nullity(self) -> int:
-        return abs(self.B.shape[-2] - self.B.shape[-1])
-
-    def as_matrix(self) -> Float[Array, "n n"]:
-        p, q = self.B.shape
-        zero_p, zero_q = jnp.zeros((p, p), self.dtype), jnp.zeros((q, q), self.dtype)
-        return jnp.block([[zero_p, self.B], [-self.B.T, zero_q]])
-
-    def split(self, x: Array) -> tuple[Array, Array]:
-        return x[: self.B.shape[0]], x[self.B.shape[0] :]
-
-    def join(self, first: Array, second: Array) -> Array:
-        return jnp.concatenate([first, second])
-
-    def to_first(self, second: Array) -> Array:
-        return _product(self.B, second)
-
     def to_second(self, first: Array) -> Array:
-        return -_product(self.B.T, first)
+        return -product(self.B.T, first)
 
     def prepared(self) -> AbstractWeights:
-        return _BipartitePair(self, self.B.T)
-
-
-class _BipartitePair(AbstractTwoGroups):
-    """B beside its transpose: what `BipartiteSkew` prepares for a loop.
-
-    A product with `B.T` may be compiled in one of two ways, which round differently, by what else
-    the program does with B: in a chaotic network another rounding is another trajectory.
-    """
-
-    weights: BipartiteSkew
-    transpose: Float[Array, "q p"]
-
-    @property
-    def size(self) -> int:
-        return self.weights.size
-
-    @property
-    def dtype(self):
-        return self.weights.dtype
-
-    @property
-    def nullity(self) -> int:
-        return self.weights.nullity
-
-    def as_matrix(self) -> Float[Array, "n n"]:
-        return self.weights.as_matrix()
-
-    def split(self, x: Array) -> tuple[Array, Array]:
-        return self.weights.split(x)
-
-    def join(self, first: Array, second: Array) -> Array:
-        return self.weights.join(first, second)
-
-    def to_first(self, second: Array) -> Array:
-        return self.weights.to_first(second)
-
-    def to_second(self, first: Array) -> Array:
-        return -_product(self.transpose, first)
+        matrix = None if structure_pays(self.size) else self.as_matrix()
+        return BipartitePair(self.B, self.B.T, matrix)
 
 
 class LowRankSkew(AbstractWeights):
@@ -407,11 +266,19 @@ class LowRankSkew(AbstractWeights):
         return max(self.size - 2 * self.U.shape[-1], self.size % 2)
 
     def as_matrix(self) -> Float[Array, "n n"]:
-        upper = _product(self.U, self.V.T)
+        upper = product(self.U, self.V.T)
         return upper - upper.T
 
     def matvec(self, x: State) -> State:
-        return _product(self.U, _product(self.V.T, x)) - _product(self.V, _product(self.U.T, x))
+        return self._factors(None).matvec(x)
+
+    def prepared(self) -> AbstractWeights:
+        pays = structure_pays(self.size, self.U.shape[-1])
+        return self._factors(None if pays else self.as_matrix())
+
+    def _factors(self, matrix: Array | None) -> SkewFactors:
+        left = jnp.concatenate([self.U, -self.V], axis=1)
+        return SkewFactors(left, jnp.concatenate([self.V, self.U], axis=1).T, matrix)
 
 
 class DenseWeights(AbstractWeights):
@@ -454,4 +321,4 @@ class DenseWeights(AbstractWeights):
         return self.W
 
     def matvec(self, x: State) -> State:
-        return _product(self.W, x)
+        return product(self.W, x)

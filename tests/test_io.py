@@ -62,9 +62,11 @@ ACTIVATIONS = {c.__name__: c for c in concrete(activations.AbstractActivation)}
 
 
 def make_weights(name, dtype):
-    if name == "_SkewMatrix":
+    if name == "SkewMatrix":
         return make_weights("DenseSkew", dtype).prepared()
-    if name == "_BipartitePair":
+    if name == "SkewFactors":
+        return make_weights("LowRankSkew", dtype).prepared()
+    if name == "BipartitePair":
         return make_weights("BipartiteSkew", dtype).prepared()
     return jax.tree.map(lambda leaf: leaf.astype(dtype), WEIGHTS[name].init(KEY, 6))
 

@@ -9,12 +9,12 @@ import ctrnn_jax
 
 PACKAGE = Path(ctrnn_jax.__file__).parent
 LAYERS = [
-    {"_types", "_checks", "_output"},
-    {"activations", "weights", "spectra", "harmonics", "signals"},
+    {"_types", "_checks", "_output", "_size_rules"},
+    {"activations", "_products", "weights", "spectra", "harmonics", "signals"},
     {"model", "trajectory"},
     {"invariants"},
     {"solvers"},
-    {"_stepping", "_segments", "_fixed", "_reversible", "_adaptive", "simulate"},
+    {"_stepping", "_segments", "_fixed", "_reversible", "_adaptive", "_parts", "simulate"},
     {"orbits", "lyapunov", "io", "_drawing", "plot_training", "plot"},
     {"losses", "oscillator", "_descent", "train"},
     {"_modes", "frequency_report", "signal_report", "fit_frequency", "fit_spectrum", "fit_signal"},
@@ -25,11 +25,14 @@ LAYERS = [
 WITHIN = [
     "_types",
     "_checks",
+    "_products",
+    "weights",
     "_segments",
     "_stepping",
     "_fixed",
     "_reversible",
     "_adaptive",
+    "_parts",
     "simulate",
     "_drawing",
     "plot_training",

@@ -18,7 +18,6 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optimistix as optx
 from jax import lax
 
 from .. import _checks
@@ -118,21 +117,29 @@ def _contract(f, guess, columns, tol, max_iterations):
 
 
 def _newton(residual, guess, columns, tol):
+    # Written out because lineax, and so optimistix, refuses to work inside `jax.shard_map`.
     eps = float(jnp.finfo(guess.dtype).eps)
     tolerance = 64 * eps if tol is None else tol
 
     def one(guess, column):
         size = jnp.maximum(jnp.max(jnp.abs(guess)), jnp.finfo(guess.dtype).tiny)
 
-        def scaled(y, column):
+        def scaled(y):
             return residual(size * y, column) / size
 
-        finder = optx.Newton(rtol=tolerance, atol=tolerance)
-        solution = optx.root_find(
-            scaled, finder, guess / size, column, max_steps=_NEWTON_STEPS, throw=False
-        )
-        ok = (solution.result == optx.RESULTS.successful) & jnp.all(jnp.isfinite(solution.value))
-        return size * solution.value, ok
+        def body(now):
+            y, _, count = now
+            step = jnp.linalg.solve(jax.jacfwd(scaled)(y), scaled(y))
+            change = jnp.max(jnp.abs(step) / (1 + jnp.abs(y)))
+            return y - step, change, count + 1
+
+        def unfinished(now):
+            _, change, count = now
+            return (change > tolerance) & (count < _NEWTON_STEPS)
+
+        start = guess / size, jnp.full((), jnp.inf, guess.dtype), jnp.zeros((), jnp.int32)
+        y, change, _ = lax.while_loop(unfinished, body, start)
+        return size * y, (change <= tolerance) & jnp.all(jnp.isfinite(y))
 
     return jax.vmap(one, in_axes=-1, out_axes=-1)(guess, columns)
 

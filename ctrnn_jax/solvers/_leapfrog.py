@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .._products import AbstractTwoGroups
 from .._types import Array
 from ..model import CTRNN
-from ..weights import AbstractTwoGroups
 from ._common import AbstractRetrace, Retraced
 
 

@@ -7,9 +7,9 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .. import _checks
+from .._products import AbstractTwoGroups
 from .._types import Array, Float
 from ..model import CTRNN
-from ..weights import AbstractTwoGroups
 from ._common import AbstractNetworkSolver, AbstractRetrace, conservative_network_of, dense_info
 from ._leapfrog import Leapfrog
 from ._sweep import Sweep

@@ -1,0 +1,143 @@
+"""A batch cut into parts: one for each device of a mesh, and blocks that stay in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from . import _checks
+from ._segments import Progress
+from ._types import Array, Float, PyTree
+
+Rows = Float[Array, "batch n"]
+
+
+def batch_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of devices for `simulate(..., mesh=...)`, with the one axis "batch".
+
+    Args:
+        devices: all devices of all processes, unless given. A CPU counts as one device until
+            `jax.config.update("jax_num_cpu_devices", cores)` is called, before JAX is first used.
+
+    Raises:
+        TypeError, ValueError: where `devices` is not a sequence of devices, or is empty.
+
+    Example:
+        >>> ct.simulate(rnn, x0, dt=0.05, num_steps=1000, mesh=ct.batch_mesh()).xs.sharding
+    """
+    found = jax.devices() if devices is None else list(devices)
+    if not found:
+        _checks.fail("devices", "at least one device", "none")
+    for device in found:
+        _checks.instance("devices", device, jax.Device, "devices as jax.devices() has them")
+    return Mesh(np.array(found), ("batch",))
+
+
+def over_devices(
+    run: Callable[[PyTree, Rows, diffrax.AbstractProgressMeter], PyTree],
+    mesh: Mesh,
+    alone: bool,
+    values: PyTree,
+    rows: Rows,
+    meter: diffrax.AbstractProgressMeter,
+) -> PyTree:
+    """`run(values, rows, meter)` with an equal share of the rows on each device of the mesh.
+
+    The leaves of what it returns have the batch as their first axis. `alone`: each device runs its
+    part by itself, faster than as the compiler divides the work, which what diffrax does within
+    its own loops and implicit solvers asks for.
+    """
+    # jax.make_mesh makes axes whose sharding is part of the types of all arrays; not so here.
+    mesh, shared = Mesh(mesh.devices, mesh.axis_names), PartitionSpec(mesh.axis_names)
+    batch, rows = rows.shape[0], _padded(rows, mesh.size)
+    if not alone:
+        distributed = NamedSharding(mesh, shared)
+        out = run(values, lax.with_sharding_constraint(rows, distributed), meter)
+        out = jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, distributed), out)
+        return _first(batch, out)
+    arrays, static = eqx.partition(values, eqx.is_array)
+    if not isinstance(meter, diffrax.NoProgressMeter):
+        meter = _OnFirstDevice(meter, mesh.axis_names)
+
+    def share(arrays, rows):
+        return run(eqx.combine(arrays, static), rows, meter)
+
+    # No two trajectories meet, so nothing is communicated. check_vma is about collectives, and
+    # refuses custom derivatives without need.
+    mapped = jax.shard_map(
+        share,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), shared),
+        out_specs=shared,
+        check_vma=False,
+    )
+    return _first(batch, mapped(arrays, rows))
+
+
+def over_blocks(
+    run: Callable[[Rows, Progress], tuple[PyTree, PyTree]],
+    rows: Rows,
+    meter: diffrax.AbstractProgressMeter,
+    size: int | None,
+) -> PyTree:
+    """`run(rows, progress)` for `size` rows at a time, or a little less, one block after another.
+
+    It returns the state of the meter and leaves with the batch as their first axis.
+    """
+    batch = rows.shape[0]
+    blocks = 1 if size is None else -(-batch // size)
+    progress = Progress(meter, meter.init(), jnp.zeros((), rows.dtype), 1 / blocks)
+    if blocks == 1:
+        state, out = run(rows, progress)
+    else:
+        parts = _padded(rows, blocks).reshape(blocks, -1, rows.shape[1])
+        starts = jnp.arange(blocks, dtype=rows.dtype) / blocks
+
+        def block(state, inputs):
+            part, start = inputs
+            return run(part, progress._replace(state=state, start=start))
+
+        state, out = lax.scan(block, progress.state, (parts, starts))
+        out = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
+    meter.close(state)
+    return _first(batch, out)
+
+
+class _OnFirstDevice(diffrax.AbstractProgressMeter):
+    """A meter that the first device of a mesh moves; the shares are equal."""
+
+    meter: diffrax.AbstractProgressMeter
+    axis_names: tuple[str, ...] = eqx.field(static=True)
+
+    def _there(self, act: Callable, elsewhere: Callable) -> Any:
+        return lax.cond(lax.axis_index(self.axis_names) == 0, act, elsewhere)
+
+    def init(self):
+        shapes = jax.eval_shape(self.meter.init)
+        return self._there(
+            self.meter.init, lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        )
+
+    def step(self, state, progress):
+        return self._there(lambda: self.meter.step(state, progress), lambda: state)
+
+    def close(self, state):
+        self._there(lambda: self.meter.close(state), lambda: None)
+
+
+def _padded(rows: Rows, parts: int) -> Rows:
+    """The last row repeated until the number of rows is a multiple of `parts`."""
+    missing = -rows.shape[0] % parts
+    return rows if missing == 0 else jnp.concatenate([rows, jnp.repeat(rows[-1:], missing, axis=0)])
+
+
+def _first(batch: int, out: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf if leaf.shape[0] == batch else leaf[:batch], out)
