@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -61,7 +62,13 @@ def fixed_step_segments(
         new = choose(running & finite(new.x), new, carry)
         return new._replace(stopped_at=jnp.where(stops, new.step, carry.stopped_at))
 
+    # Reverse mode keeps the state a step started from, and not all that its stages computed, 33
+    # arrays of that size for Tsit5: to write and read them takes longer than to compute them anew.
+    kept = partial(jax.checkpoint, prevent_cse=False) if checkpoint else lambda f: f
+
     def loop(one_step, carry: Carry, segment: Segment):
+        one_step = kept(one_step)
+
         def block(carry, _):
             if segment.steps == 1:
                 carry = one_step(carry)

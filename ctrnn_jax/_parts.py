@@ -133,7 +133,7 @@ class _OnFirstDevice(diffrax.AbstractProgressMeter):
         self._there(lambda: self.meter.close(state), lambda: None)
 
 
-def _padded(rows: Rows, parts: int) -> Rows:
+def _padded(rows: Rows, parts: int) -> Float[Array, "padded n"]:
     """The last row repeated until the number of rows is a multiple of `parts`."""
     missing = -rows.shape[0] % parts
     return rows if missing == 0 else jnp.concatenate([rows, jnp.repeat(rows[-1:], missing, axis=0)])

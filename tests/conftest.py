@@ -9,6 +9,7 @@ import pytest
 X64 = os.environ.get("CTRNN_TEST_X64", "1") != "0"
 
 jax.config.update("jax_enable_x64", X64)
+jax.config.update("jax_num_cpu_devices", 2)  # for meshes; all else runs on the first
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 matplotlib.use("Agg")

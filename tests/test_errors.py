@@ -57,6 +57,7 @@ SKEW = "expected two neurons with skew-symmetric weights, or BlockSkew, got"
 SOLVER = "expected a diffrax solver such as diffrax.Tsit5(), got"
 TERMS = "solver: expected a solver of ordinary differential equations, got"
 ADAPTIVE = "solver: expected an adaptive solver where rtol or atol is given, got"
+MESH = "mesh: expected a jax.sharding.Mesh such as batch_mesh(), got"
 METER = "progress: expected True, False or a diffrax progress meter, got"
 FORM = "form: expected one of 'rate', 'current', got"
 TINY = "a 1 x 1 skew-symmetric matrix is zero, got"
@@ -474,6 +475,14 @@ CALLS = {
         (lambda: sim(max_norm=ones(3)), V, f"max_norm: {number('shape (3,)')}"),
         (lambda: sim(progress="yes"), T, f"{METER} 'yes'"),
         (lambda: sim(progress=diffrax.TqdmProgressMeter), T, f"{METER} <any>"),
+        (lambda: sim(mesh=2), T, f"{MESH} int"),
+        (lambda: sim(mesh=jax.devices()), T, f"{MESH} list"),
+        (lambda: ct.batch_mesh([]), V, "devices: expected at least one device, got none"),
+        (
+            lambda: ct.batch_mesh(["cpu:0"]),
+            T,
+            "devices: expected devices as jax.devices() has them, got str",
+        ),
     ],
     "invariants": [
         (

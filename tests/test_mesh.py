@@ -1,0 +1,216 @@
+"""A batch over the devices of a mesh, in blocks, and over two processes."""
+
+import inspect
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import X64
+
+import ctrnn_jax as ct
+from ctrnn_jax import _size_rules
+
+MODULE = sys.modules["ctrnn_jax.simulate"]  # the package has a function of that name
+EPS = float(jnp.finfo(float).eps)
+READ = jnp.arange(1.0, 6.0)
+
+
+def network(n=5):
+    return ct.CTRNN(ct.DenseSkew.init(jax.random.key(0), n, scale=2.0))
+
+
+def states(*batch, n=5):
+    return jax.random.normal(jax.random.key(1), (*batch, n))
+
+
+def largest_difference(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert p.shape == q.shape and p.dtype == q.dtype
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(np.max(np.abs(np.asarray(p, float) - np.asarray(q, float)))) for p, q in pairs)
+
+
+ALL = {
+    "observe": lambda t, x: {"read": x @ READ, "t": t},
+    "fold": (lambda x: 0 * x, lambda total, t, x: total + x),
+    "max_norm": 3.0,
+}
+RUNS = {
+    "Tsit5": {},
+    "everything": ALL,
+    "adaptive": {"rtol": 1e-6},
+    "implicit": {"solver": ct.DiscreteGradient()},
+    "implicit of diffrax": {"solver": diffrax.Kvaerno3()},
+    "projected": {"solver": ct.Projected(ct.RK4())},
+    "reversible": {"solver": ct.PoissonSplitting(), "adjoint": "reversible"},
+}
+
+
+CASES = [(name, (3, 7)) for name in RUNS] + [("everything", b) for b in ((), (1,), (64,))]
+
+
+@pytest.mark.parametrize(("name", "batch"), CASES)
+def test_devices_share_a_batch(name, batch):
+    def run(mesh):
+        settings = {"dt": 0.05, "num_steps": 40, "save_every": 4, "mesh": mesh, **RUNS[name]}
+        return ct.simulate(network(), states(*batch), **settings)
+
+    shared = run(ct.batch_mesh())
+    # Kernels for other shapes round differently; nothing else may differ.
+    assert largest_difference(shared, run(None)) <= 5000 * EPS
+    if batch == (64,):
+        assert len(shared.xs.sharding.device_set) == 2
+        assert {s.data.shape for s in shared.xs.addressable_shards} == {(32, 11, 5)}
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("adaptive", "implicit")]
+
+
+@pytest.mark.parametrize("name", ["Tsit5", "reversible", *SLOW])
+def test_gradients_are_summed_over_devices(name):
+    def loss(point, mesh):
+        rnn, x0, speed = point
+        run = ct.simulate(
+            rnn, x0, dt=0.05 * speed, num_steps=20, mesh=mesh, save_every=20, **RUNS[name],
+        )  # fmt: skip
+        return jnp.mean(jnp.square(run.xs[:, -1] @ READ))
+
+    point = network(), states(7), jnp.ones(())
+    shared, alone = jax.grad(loss)(point, ct.batch_mesh()), jax.grad(loss)(point, None)
+    assert largest_difference(shared, alone) <= 2e5 * EPS
+
+
+def test_a_diverging_state_stops_alone_on_its_device():
+    rnn = ct.CTRNN(ct.DenseWeights(jnp.eye(2) * 3), ct.Linear())
+    x0 = jnp.zeros((6, 2)).at[4].set(1.0)
+    run = ct.simulate(rnn, x0, dt=0.1, num_steps=5000, save_every=50, mesh=ct.batch_mesh())
+    alone = ct.simulate(rnn, x0, dt=0.1, num_steps=5000, save_every=50)
+    np.testing.assert_array_equal(run.stopped_at, alone.stopped_at)
+    assert list(run.stopped_at >= 0) == [False] * 4 + [True, False]
+
+
+def test_any_mesh_will_do():
+    expected = ct.simulate(network(), states(8), dt=0.1, num_steps=10).xs
+    for mesh in (jax.make_mesh((2, 1), ("a", "b")), ct.batch_mesh(jax.devices()[1:])):
+        found = ct.simulate(network(), states(8), dt=0.1, num_steps=10, mesh=mesh).xs
+        assert largest_difference(found, expected) <= 5000 * EPS
+
+
+@pytest.mark.parametrize("batch", [10, 4096])
+@pytest.mark.parametrize("name", ["everything", "adaptive"])
+def test_blocks_change_nothing(monkeypatch, name, batch):
+    def run():
+        jax.clear_caches()
+        return ct.simulate(network(), states(batch), dt=0.05, num_steps=20, **RUNS[name])
+
+    whole = run()
+    size = 4 if batch < 100 else 1000
+    monkeypatch.setattr(MODULE, "block_size", lambda *_: size)
+    assert largest_difference(run(), whole) <= 5000 * EPS
+
+
+def test_progress_passes_through_blocks_and_devices(monkeypatch, capfd):
+    monkeypatch.setattr(MODULE, "block_size", lambda *_: 2)
+    for mesh in (None, ct.batch_mesh()):
+        jax.clear_caches()
+        run = ct.simulate(network(), states(8), dt=0.1, num_steps=100, progress=True, mesh=mesh)
+        jax.block_until_ready(run)
+        jax.effects_barrier()
+        shown = [float(s) for s in re.findall(r"(\d+\.\d+)%\|", capfd.readouterr().err)]
+        assert shown == sorted(shown) and shown[-1] == 100 and len(set(shown)) > 8
+
+
+def test_a_block_fits_where_it_is_worked_on(monkeypatch):
+    monkeypatch.setattr(_size_rules, "_cores", lambda: 2)
+    lone = _size_rules.block_size(20, 4, 4, "cpu", devices=2)
+    assert lone * 20 * 4 * 4 == pytest.approx(2**19, rel=0.5)
+    assert _size_rules.block_size(20, 4, 9, "cpu", devices=2) < lone
+    assert _size_rules.block_size(20, 4, 4, "cpu", devices=1) > lone
+    assert _size_rules.block_size(10**9, 8, 4, "cpu", devices=1) == 1
+    assert _size_rules.block_size(20, 4, 4, "gpu", devices=1) is None
+
+
+WORKER = """
+import sys
+import jax, numpy as np
+import ctrnn_jax as ct
+from jax.experimental.multihost_utils import process_allgather
+
+rank, port, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+jax.config.update("jax_enable_x64", True)
+if rank >= 0:
+    jax.config.update("jax_num_cpu_devices", 2)
+    options = eval(sys.argv[4])
+    jax.distributed.initialize("localhost:" + port, num_processes=2, process_id=rank, **options)
+mesh = ct.batch_mesh() if rank >= 0 else None
+rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(0), 8))
+x0 = np.random.default_rng(0).normal(size=(10, 8))
+
+def loss(rnn):
+    xs = ct.simulate(rnn, x0, dt=0.05, num_steps=100, save_every=10, mesh=mesh).xs
+    return (xs[:, -1] ** 2).mean()
+
+run = ct.simulate(rnn, x0, dt=0.05, num_steps=100, save_every=10, mesh=mesh)
+xs = np.asarray(process_allgather(run.xs, tiled=True) if rank >= 0 else run.xs)
+gradient = jax.jit(jax.grad(loss))(rnn).weights.W
+if out == "die" and rank == 1:
+    import os
+    os._exit(3)
+best, history = ct.fit(rnn, loss, steps=5)
+np.savez(out, xs=xs, gradient=gradient, losses=history.losses, W=best.weights.W)
+"""
+
+
+def launch(folder, outs, options=None):
+    """Two processes with two devices each, or one process alone (rank -1), to their ends."""
+    (folder / "worker.py").write_text(WORKER)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    ranks = range(2) if len(outs) == 2 else [-1]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "worker.py", str(rank), str(port), out, repr(options or {})],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank, out in zip(ranks, outs, strict=True)
+    ]
+    try:
+        return [(p.communicate(timeout=300)[0], p.returncode) for p in running]
+    finally:
+        for p in running:
+            p.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not X64, reason="the processes choose their own precision")
+def test_two_processes_are_one(tmp_path: Path):
+    for said, status in launch(tmp_path, ["0", "1"]) + launch(tmp_path, ["alone"]):
+        assert status == 0, said
+    first, second, alone = (np.load(tmp_path / f"{name}.npz") for name in ("0", "1", "alone"))
+    for name in alone.files:
+        np.testing.assert_array_equal(first[name], second[name])
+        np.testing.assert_allclose(first[name], alone[name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not X64, reason="the processes choose their own precision")
+def test_a_process_that_dies_ends_the_others(tmp_path: Path):
+    # Older JAX has no such option, and waits for 100 seconds.
+    known = "heartbeat_timeout_seconds" in inspect.signature(jax.distributed.initialize).parameters
+    options = {"heartbeat_timeout_seconds": 10} if known else {}
+    (said, status), (_, died) = launch(tmp_path, ["die", "die"], options)
+    assert died == 3 and status not in (0, 3)
+    assert "another task died" in said or "Gloo" in said
+    assert not list(tmp_path.glob("*.npz"))
