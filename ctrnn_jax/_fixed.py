@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -66,16 +67,16 @@ def fixed_step_segments(
     # arrays of that size for Tsit5: to write and read them takes longer than to compute them anew.
     kept = partial(jax.checkpoint, prevent_cse=False) if checkpoint else lambda f: f
 
-    def loop(one_step, carry: Carry, segment: Segment):
-        one_step = kept(one_step)
+    def repeat(one_step, carry: Carry, times: int) -> Carry:
+        if times <= 1:
+            return kept(one_step)(carry) if times else carry
+        return lax.scan(lambda c, _: (kept(one_step)(c), None), carry, None, length=times)[0]
 
+    def loop(one_step, carry: Carry, segment: Segment, span: int = 1):
         def block(carry, _):
-            if segment.steps == 1:
-                carry = one_step(carry)
-            else:
-                carry, _ = lax.scan(
-                    lambda c, _: (one_step(c), None), carry, None, length=segment.steps
-                )
+            whole, rest = divmod(segment.steps, span)
+            spans = one_step if span == 1 else lambda c: repeat(one_step, c, span)
+            carry = repeat(one_step, repeat(spans, carry, whole), rest)
             return carry, carry.x if segment.keep else None
 
         if segment.blocks == 1:
@@ -96,7 +97,9 @@ def fixed_step_segments(
         # Not differentiated unless taken: reverse mode stores the start of the segment for it.
         @jax.checkpoint
         def stop_diverged(new, saves):
-            checked, checked_saves = loop(checked_step, carry, segment)
+            # Seldom run, and so in less memory: it would add its own to that of the free steps.
+            span = math.isqrt(segment.steps) if checkpoint else 1
+            checked, checked_saves = loop(checked_step, carry, segment, span)
             return choose(~diverged, new, checked), _pick(~diverged, saves, checked_saves)
 
         def as_is(new, saves):

@@ -6,6 +6,7 @@ import abc
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from ._types import Array, Float, State, matmul_precision
@@ -13,6 +14,23 @@ from ._types import Array, Float, State, matmul_precision
 
 def product(a: Float[Array, "m n"], x: Float[Array, " n *batch"]) -> Float[Array, " m *batch"]:
     return jnp.matmul(a, x, precision=matmul_precision())
+
+
+@jax.custom_jvp
+def skew_product(a: Float[Array, "n n"], x: State) -> State:
+    """A x for a skew-symmetric A.
+
+    What reverse mode makes of A dx is Aᵀ times a cotangent, for which XLA has no fast kernel on
+    CPUs: 1.6 times the time of A x for 20 neurons. As (-A)ᵀ dx it becomes -A times it.
+    """
+    return product(a, x)
+
+
+@skew_product.defjvp
+def _skew_product_jvp(primals, tangents):
+    (a, x), (da, dx) = primals, tangents
+    by_x = jax.lax.dot_general(-a, dx, (((0,), (0,)), ((), ())), precision=matmul_precision())
+    return product(a, x), product(da, x) + by_x
 
 
 class AbstractWeights(eqx.Module):
@@ -99,7 +117,7 @@ class SkewMatrix(AbstractWeights):
         return self.A
 
     def matvec(self, x: State) -> State:
-        return product(self.A, x)
+        return skew_product(self.A, x)
 
 
 class SkewFactors(AbstractWeights):
@@ -130,7 +148,7 @@ class SkewFactors(AbstractWeights):
 
     def matvec(self, x: State) -> State:
         if self.matrix is not None:
-            return product(self.matrix, x)
+            return skew_product(self.matrix, x)
         return product(self.left, product(self.right, x))
 
 
@@ -181,4 +199,4 @@ class BipartitePair(AbstractBipartite):
         return -product(self.transpose, first)
 
     def matvec(self, x: State) -> State:
-        return super().matvec(x) if self.matrix is None else product(self.matrix, x)
+        return super().matvec(x) if self.matrix is None else skew_product(self.matrix, x)

@@ -48,7 +48,7 @@ def make_step(
 ) -> tuple[Any, Step]:
     """The initial solver state and the step function of `solver` for columns of states."""
     if _is_plain_explicit(solver):
-        return _explicit_runge_kutta(type(solver).tableau, rnn, dt, x0)  # pyright: ignore[reportAttributeAccessIssue]
+        return None, _explicit_runge_kutta(type(solver).tableau, rnn, dt)  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(solver, Projected):
         return _projected(solver, rnn, dt, x0)
     term = _StepTerm(rnn, dt)
@@ -121,10 +121,12 @@ def _is_plain_explicit(solver: diffrax.AbstractSolver) -> bool:
     )
 
 
-def _explicit_runge_kutta(
-    tableau: diffrax.ButcherTableau, rnn: CTRNN, dt: Scalar, x0: Float[Array, "n batch"]
-) -> tuple[Any, Step]:
-    """The stages written out: the same numbers as `solver.step`, without its loop over stages."""
+def _explicit_runge_kutta(tableau: diffrax.ButcherTableau, rnn: CTRNN, dt: Scalar) -> Step:
+    """The stages written out: the same numbers as `solver.step`, without its loop over stages.
+
+    A last stage that is the first of the next step (FSAL) is left to that one: as many slopes are
+    computed, and from step to step only the state is handed on, and kept for reverse mode.
+    """
 
     def f(x):
         return rnn(None, x, None)
@@ -133,14 +135,14 @@ def _explicit_runge_kutta(
         terms = [float(a) * k for a, k in zip(coefficients, slopes, strict=True) if a != 0]
         return x + dt * sum(terms[1:], start=terms[0])
 
-    def step(x, first_slope, k):
-        slopes = [f(x) if first_slope is None else first_slope]
+    def step(x, state, k):
+        slopes = [f(x)]
         for row in tableau.a_lower[:-1]:
             slopes.append(f(advance(x, row, slopes)))
         last = advance(x, tableau.a_lower[-1], slopes)
-        if tableau.ssal:  # the last stage is the solution; its slope serves the next step only
-            return last, f(last) if tableau.fsal else None, None
+        if tableau.ssal:  # the last stage is the solution
+            return last, None, None
         slopes.append(f(last))
         return advance(x, tableau.b_sol, slopes), None, None
 
-    return f(x0) if tableau.fsal else None, step
+    return step

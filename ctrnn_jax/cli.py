@@ -11,12 +11,15 @@ import typer
 app = typer.Typer(
     name="ctrnn",
     help="Continuous-time recurrent networks with skew-symmetric weights: simulate them, train\n"
-    "oscillators, generate their signals, reproduce the paper.",
+    "oscillators, generate their signals, reproduce the paper, measure the speed.",
     no_args_is_help=False,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+_bench = typer.Typer(rich_markup_mode=None)
+app.add_typer(_bench, name="bench")
 
 # typer brings its own copy of click or depends on it, by version: this finds the base of either.
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -239,6 +242,55 @@ def generate(
     from . import training_runs
 
     training_runs.generate_to_file(model, duration, dt, rate, out)
+
+
+@_bench.callback(invoke_without_command=True)
+def bench(
+    context: typer.Context,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="throughput, gradients, work-precision, training, scaling or compile; may be given"
+            " several times.",
+            show_default="all",
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter cases.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the results; made if missing.", show_default="runs/bench"),
+    ] = None,
+) -> None:
+    """Measure the speed of this library, of its peers and of the machine; leave it in --out.
+
+    A report (.json) and plots of each suite, and bench.json, the report of this run's suites.
+    Candidates take turns, so that ratios hold on a machine whose speed drifts: leave it alone
+    meanwhile. Exit status 1 where a suite fails. Peers that are not installed are left out; all of
+    them come with ctrnn-jax[bench].
+    """
+    if context.invoked_subcommand is None:
+        from . import bench_runs
+
+        sys.exit(bench_runs.bench_to_folder(suite, quick, out or Path("runs/bench")))
+    if suite or quick or out:
+        _refuse("compare: expected no option before it, got --suite, --quick or --out")
+
+
+@_bench.command()
+def compare(
+    old: Annotated[
+        Path, typer.Argument(metavar="OLD", help="bench.json, or the report of one suite.")
+    ],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Another, measured later.")],
+) -> None:
+    """Print what changed beyond its spread from one report to another.
+
+    That is: numbers whose intervals from 10 % to 90 % have nothing in common; a single measurement
+    is given 10 % to either side. Times are compared on the same processor only.
+    """
+    from . import bench_runs
+
+    bench_runs.compare(old, new)
 
 
 @app.command()

@@ -19,7 +19,7 @@ LAYERS = [
     {"losses", "oscillator", "_descent", "train"},
     {"_modes", "frequency_report", "signal_report", "fit_frequency", "fit_spectrum", "fit_signal"},
     {"experiments"},
-    {"_options", "runs", "training_runs", "cli"},
+    {"_options", "runs", "training_runs", "bench_runs", "cli"},
     {"__init__", "__main__"},
 ]
 WITHIN = [
@@ -48,6 +48,7 @@ WITHIN = [
     "_options",
     "runs",
     "training_runs",
+    "bench_runs",
     "cli",
 ]
 

@@ -1,0 +1,144 @@
+"""The benchmark suite: peers do what they are said to do, and the arithmetic of its tables."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import X64
+
+import ctrnn_jax as ct
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+gpu, limit, measure, peers, throughput = map(
+    importlib.import_module, ("gpu", "limit", "measure", "peers", "throughput")
+)
+DTYPE = "float64" if X64 else "float32"
+EPS = float(np.finfo(DTYPE).eps)
+
+
+def problem(method, n=5, batch=7):
+    rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(0), n, scale=2.0))
+    x0 = jax.random.normal(jax.random.key(1), (batch, n))
+    p = peers.Problem(np.asarray(rnn.weights.as_matrix()), np.asarray(x0), 0.1, 20, method)
+    return rnn, p
+
+
+@pytest.mark.parametrize("method", ["Euler", "RK4", "Tsit5", "Dopri5"])
+def test_simulate_takes_the_steps_that_peers_are_compared_with(method):
+    rnn, p = problem(method)
+    solver = peers.METHODS[method].solver
+    xs = ct.simulate(rnn, p.x0, dt=p.dt, num_steps=p.num_steps, solver=solver).xs
+    assert np.abs(np.asarray(xs[:, -1]) - peers.exact(p)).max() < 50 * EPS
+
+
+PAIRS = [
+    pytest.param(name, method, marks=[pytest.mark.slow] if peer.package not in HERE else [])
+    for HERE in [("diffrax", "jax", "numpy", "scipy")]
+    for name, peer in peers.PEERS.items()
+    for method in peer.methods
+]
+
+
+# PyTorch's compiler meets what PyTorch itself deprecates.
+@pytest.mark.filterwarnings("ignore:.*torch:DeprecationWarning")
+@pytest.mark.parametrize(("name", "method"), PAIRS)
+@pytest.mark.parametrize("n", [5, 40])
+def test_peers_take_the_same_steps(name, method, n):
+    peer = peers.PEERS[name]
+    pytest.importorskip(peer.package)
+    if DTYPE not in peer.dtypes:
+        pytest.skip(f"{peer.package} works in {peer.dtypes}")
+    _, p = problem(method, n)
+    states = np.asarray(peer.make(p)())
+    assert states.shape == p.x0.shape and states.dtype == DTYPE
+    wanted = peers.exact(p._replace(method=peer.methods[method]))
+    assert np.abs(states - wanted).max() < 50 * EPS
+
+
+def test_methods_differ_by_more_than_the_peers():
+    end = {method: peers.exact(problem(method)[1]) for method in peers.METHODS}
+    for a in end:
+        for b in end:
+            assert a == b or np.abs(end[a] - end[b]).max() > 1e-9
+
+
+def test_limit_adds_up_what_is_to_be_done():
+    found = limit.Limit(products=100.0, tanh=10.0)
+    assert found.least(200, 30) == found.least(200, 30, 1e9) == 5.0
+    assert limit.Limit(100.0, 10.0, memory=4.0).least(200, 30, 8) == 7.0
+    assert found.or_better(limit.Limit(50.0, 20.0)) == limit.Limit(100.0, 20.0)
+
+
+def test_work_of_a_step():
+    case = throughput.Case("float32", "Tsit5", 20, 64, "dense")
+    assert case.work == (6 * 64 * 800, 6 * 64 * 20, 6 * 64 * 2 * 20 * 4)
+    case = throughput.Case("float64", "Euler", 1024, 1, "low rank")  # U Vᵀ x - V Uᵀ x
+    assert case.work == (4 * 2 * 1024 * 8, 1024, 2 * 1024 * 8)
+
+
+def test_ratios_are_within_rounds_and_fractions_of_the_median():
+    report = measure.Report("made-up")
+    seconds = {"ctrnn_jax": np.array([1.0, 2.0, 4.0]), "peer": np.array([3.0, 6.0, 12.0])}
+    report.times("case", seconds, per=2, parameters={"n": 2}, least=0.25)
+    ours, peer = report.rows
+    assert (ours["median"], ours["fraction"]) == (1.0, 0.25)
+    assert (peer["median"], peer["fraction"]) == (3.0, 0.25 / 3)
+    assert ours["ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert peer["ratio"] == {"median": 3.0, "low": 3.0, "high": 3.0}
+
+
+def test_a_candidate_that_ends_elsewhere_is_refused():
+    case = throughput.Case(DTYPE, "Euler", 4, 3, "block")
+    found = throughput.candidates(case, 1e-3, measure.Report("made-up"))
+    assert list(found) == [throughput.OURS, throughput.AS_DENSE]
+    for name, candidate in found.items():
+        throughput.check(case, name, candidate)
+    wrong = found[throughput.OURS]._replace(call=lambda: np.zeros((3, 4)))
+    with pytest.raises(ValueError, match=r"batch 3.*: wrong: expected states within .*, got"):
+        throughput.check(case, "wrong", wrong)
+
+
+def test_pictures(tmp_path):
+    report = measure.Report("made-up")
+    for n in (2, 20):
+        case = throughput.Case("float32", "Euler", n, throughput.BATCH, "dense")
+        seconds = {name: np.full(3, 1e-3) for name in throughput.STYLES}
+        report.times(case.name, seconds, parameters=throughput.parameters(case), least=1e-4)
+    throughput.draw(tmp_path, throughput.pictures(report, "made-up"))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "made-up-neurons.png",
+        "made-up-batch.png",
+    }
+
+
+def test_gpu_refuses_cpus():
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "gpu.py"],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "gpu: expected an accelerator, got cpu\n" and done.stdout == ""
+
+
+@pytest.mark.parametrize("checks", [gpu.products, gpu.drift])
+def test_gpu_checks_would_see_products_rounded_to_tf32(checks):
+    done = list(checks("float32"))
+    assert all(check.passed for check in done)
+    assert done[-1].what.endswith("TF32")
+
+
+def test_lowers_for_cuda():
+    a, x = jnp.eye(128, dtype="float32"), jnp.ones((128, 64), "float32")
+    limits = ((limit._products, (3, a, x)), (limit._tanh, (3, x)), (limit._tanh_step, (3, x)))
+    tf32 = jax.jit(lambda A, x: gpu.TF32(A).matvec(x)), (a, x)
+    for function, arguments in (*limits, (limit._copies, (3, x)), tf32):
+        function.trace(*arguments).lower(lowering_platforms=("cuda",))
