@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from . import _checks, activations
+from ._parts import batch_mesh
 
 
 def environment() -> dict[str, str]:
@@ -39,6 +41,17 @@ def prepared(out: Path, dtype: str, device: str | None) -> Iterator[None]:
         jax.config.update("jax_enable_x64", True)
     with jax.default_device(_device(device)):
         yield
+
+
+def mesh_of(devices: int, device: str | None) -> Mesh:
+    """The mesh that --devices asks for, of the kind of --device."""
+    devices = _checks.integer("--devices", devices, 1)
+    with contextlib.suppress(RuntimeError):  # JAX has begun: it has the devices that it has
+        jax.config.update("jax_num_cpu_devices", devices)
+    found = jax.devices(None if device is None else device.partition(":")[0])
+    if len(found) < devices:
+        _checks.fail("--devices", f"at most {len(found)}, as JAX finds here", devices)
+    return batch_mesh(found[:devices])
 
 
 def named(option: str, name: str, choices: dict[str, Callable[[], Any]]) -> Any:

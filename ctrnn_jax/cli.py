@@ -21,8 +21,9 @@ app = typer.Typer(
 _bench = typer.Typer(rich_markup_mode=None)
 app.add_typer(_bench, name="bench")
 
-# typer brings its own copy of click or depends on it, by version: this finds the base of either.
+# typer brings its own copy of click or depends on it, by version: this finds the bases of either.
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_Context: Any = typer.Context.__base__  # what typer passes is not its own subclass
 
 _FILE = "a .npy, .npz or .csv file"
 _SIGNAL = "a .npy, .csv or .wav file"
@@ -99,6 +100,12 @@ def simulate(
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     device: Annotated[
         str | None, typer.Option(help="cpu, gpu, gpu:1, ...; JAX's default if left out.")
+    ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            help="Devices that share the states; a CPU becomes as many as asked for."
+        ),
     ] = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
@@ -246,7 +253,7 @@ def generate(
 
 @_bench.callback(invoke_without_command=True)
 def bench(
-    context: typer.Context,
+    context: _Context,  # pyright: ignore[reportInvalidTypeForm]
     suite: Annotated[
         list[str] | None,
         typer.Option(

@@ -14,9 +14,10 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from . import _checks, solvers
-from ._options import activation_named, environment, named, prepared
+from ._options import activation_named, environment, mesh_of, named, prepared
 from ._output import appearing_together, draw, interruptible, write_json
 from ._products import AbstractWeights
 from ._segments import near_divisor
@@ -58,13 +59,15 @@ class Settings:
     max_norm: float | None
     dtype: str
     device: str | None
+    devices: int | None
     progress: bool
 
 
 def simulate_to_folder(settings: Settings) -> None:
     """Run `ctrnn simulate`: all files appear in the folder together, or none does."""
+    mesh = None if settings.devices is None else mesh_of(settings.devices, settings.device)
     with prepared(settings.out, settings.dtype, settings.device):
-        _simulate_to_folder(settings)
+        _simulate_to_folder(settings, mesh)
 
 
 def reproduce_to_folder(
@@ -95,7 +98,7 @@ def reproduce_to_folder(
     return 1 if failed else 0
 
 
-def _simulate_to_folder(settings: Settings) -> None:
+def _simulate_to_folder(settings: Settings, mesh: Mesh | None) -> None:
     dtype = jnp.dtype(settings.dtype)
     solver = _solver(settings.solver)
     steps, save_every = _steps(settings)
@@ -117,6 +120,7 @@ def _simulate_to_folder(settings: Settings) -> None:
                 atol=settings.atol,
                 max_norm=settings.max_norm,
                 progress=settings.progress,
+                mesh=mesh,
             )
         )
     seconds = max(time.perf_counter() - start - compiling.total, 1e-9)
@@ -127,6 +131,7 @@ def _simulate_to_folder(settings: Settings) -> None:
         "dt": settings.dt,
         "save_every": save_every,
         "solver": type(solver).__name__,
+        "devices": 1 if mesh is None else mesh.size,
         "wall_time_s": seconds,
         "compile_time_s": compiling.total,
         "state_steps_per_s": x0.shape[0] * steps / seconds,
@@ -319,7 +324,7 @@ def _table(results: dict[str, Any]) -> str:
     rows = {
         "states": f"{results['states']} of {results['neurons']} neurons",
         "steps": f"{results['steps']} of {results['dt']:g} s, every {results['save_every']} saved",
-        "solver": results["solver"],
+        "solver": f"{results['solver']}, on {results['devices']} device(s)",
         "wall time": f"{number(results['wall_time_s'], ' s')}, after"
         f" {number(results['compile_time_s'], ' s')} of compilation",
         "speed": number(results["state_steps_per_s"], " state-steps/s"),

@@ -161,3 +161,14 @@ def test_interrupt_ends_a_run_at_once_and_leaves_nothing(tmp_path):
 def test_solver_names(name, kind, order):
     solver = runs._solver(name)
     assert isinstance(solver, kind) and solver.order(None) == order
+
+
+def test_devices_share_the_states(tmp_path):
+    done = ctrnn(tmp_path, "simulate", *QUICK, "--devices", 2, "--out", "two")
+    assert done.returncode == 0 and "on 2 device(s)" in done.stdout, done.stderr
+    ctrnn(tmp_path, "simulate", *QUICK, "--out", "one")
+    two, one = (ct.load(tmp_path / name / "trajectory.ctrnn").xs for name in ("two", "one"))
+    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
+    done = ctrnn(tmp_path, "simulate", *QUICK, "--devices", 0)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "ctrnn: --devices: expected an integer >= 1, got 0"
