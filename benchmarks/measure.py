@@ -114,8 +114,22 @@ class Report:
         parameters: Mapping[str, Any],
     ) -> None:
         """One row that is no time in turns: memory, an exponent, an error, a single duration."""
-        row = self._row(case, candidate, quantity, unit, _spread(values), parameters)
-        print(f"{case}: {candidate}, {quantity} {row['median']:.3g} {unit}", flush=True)
+        self.values(case, candidate, {quantity: (values, unit)}, parameters=parameters)
+
+    def values(
+        self,
+        case: str,
+        candidate: str,
+        quantities: Mapping[str, tuple[Any, str]],
+        *,
+        parameters: Mapping[str, Any],
+    ) -> None:
+        """Such rows of one candidate, {quantity: (values, unit)}, told in one line."""
+        told = []
+        for quantity, (values, unit) in quantities.items():
+            row = self._row(case, candidate, quantity, unit, _spread(values), parameters)
+            told.append(f"{quantity} {row['median']:.3g} {unit}".rstrip())
+        print(f"{case}: {candidate}, {', '.join(told)}", flush=True)
 
     def _row(self, case, candidate, quantity, unit, spread, parameters) -> dict[str, Any]:
         row = {"case": case, "candidate": candidate, "quantity": quantity, "unit": unit, **spread}
@@ -137,13 +151,24 @@ def _seconds(value: float) -> str:
     return f"{value * 1e9:.3g} ns"
 
 
+def exponent(x: Any, y: Any) -> float:
+    """p of y ~ x^p by least squares on logarithms."""
+    return float(np.polyfit(np.log(np.asarray(x, float)), np.log(np.asarray(y, float)), 1)[0])
+
+
+def cores() -> int:
+    """Cores that this process may use; known before JAX begins."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def machine() -> dict[str, Any]:
     """Versions, devices, processor and cores."""
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {**environment(), "processor": names[0] if names else "unknown", "cores": cores}
+    return {**environment(), "processor": names[0] if names else "unknown", "cores": cores()}
 
 
 def peak_memory() -> float:

@@ -1,6 +1,6 @@
 """Periods and Lyapunov exponents, as ratios to what one would use instead.
 
-    python benchmarks/orbits_cost.py [--quick]
+    python benchmarks/orbits_cost.py [--quick] [--out DIR]
 
 1. Periods of 256 orbits of two arctan neurons, float64, against SciPy: `solve_ivp` (DOP853, rtol
    1e-12) with an event, orbit by orbit.
@@ -11,18 +11,19 @@
 
 from __future__ import annotations
 
-import argparse
+from functools import partial
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from measure import OURS, Report, interleaved, parser
 from scipy.integrate import solve_ivp
-from simulate_speed import interleaved, ratio
 
 import ctrnn_jax as ct
 
-OMEGA = 5.0
+OMEGA, DT = 5.0, 0.05
+APART = 1e-4  # at most, as chaos makes much of rounding
 
 
 def periods_by_scipy(states: np.ndarray) -> np.ndarray:
@@ -70,43 +71,45 @@ def exponents_by_diffrax(W: jax.Array, x0: jax.Array, k: int, dt: float, num_ste
     return jax.vmap(one)(x0)
 
 
+def agree(what: str, ours: jax.Array, theirs: jax.Array | float) -> None:
+    apart = float(jnp.abs(ours - theirs).max())
+    print(f"{what} apart by {apart:.0e}")
+    if not apart < APART:
+        raise RuntimeError(f"{what} are {apart:.0e} apart")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, shorter runs")
-    quick = parser.parse_args().quick
+    options, report = parser(__doc__, "orbits-cost").parse_args(), Report("orbits-cost")
     jax.config.update("jax_enable_x64", True)
-    rounds = 3 if quick else 7
+    rounds, orbits, num_steps = (3, 64, 1000) if options.quick else (7, 256, 5000)
 
     rnn = ct.CTRNN(ct.BlockSkew(jnp.asarray([OMEGA])), ct.Arctan())
-    x0 = jax.random.normal(jax.random.key(0), (64 if quick else 256, 2))
+    x0 = jax.random.normal(jax.random.key(0), (orbits, 2))
     states = np.asarray(x0)
-    times = interleaved(
-        {"ours": lambda: ct.period(rnn, x0), "scipy": lambda: periods_by_scipy(states)}, rounds
-    )
-    apart = np.abs(np.asarray(ct.period(rnn, x0)) / periods_by_scipy(states) - 1).max()
-    print(f"periods of {len(states)} orbits")
-    print(f"  SciPy / period          {ratio(times['scipy'], times['ours'])}   apart {apart:.0e}")
+    agree("periods", ct.period(rnn, x0) / periods_by_scipy(states), 1.0)
+    calls = {OURS: lambda: ct.period(rnn, x0), "scipy": lambda: periods_by_scipy(states)}
+    parameters = {"n": 2, "batch": orbits, "dtype": "float64"}
+    report.times(f"periods of {orbits} orbits", interleaved(calls, rounds), parameters=parameters)
 
-    num_steps = 1000 if quick else 5000
     for n, k in ((3, 3), (20, 1), (20, 20)):
         W = ct.DenseSkew.init(jax.random.key(n), n, scale=2.0).W
         network = ct.CTRNN(ct.DenseSkew(W), form="current")
         x0 = jax.random.normal(jax.random.key(1), (64, n))
-        by_diffrax = jax.jit(lambda W, x0, k=k: exponents_by_diffrax(W, x0, k, 0.05, num_steps))
+        by_diffrax = jax.jit(partial(exponents_by_diffrax, k=k, dt=DT, num_steps=num_steps))
 
         def ours(network=network, x0=x0, k=k):
-            return ct.lyapunov_spectrum(network, x0, dt=0.05, num_steps=num_steps, k=k)
+            return ct.lyapunov_spectrum(network, x0, dt=DT, num_steps=num_steps, k=k)
 
         def theirs(W=W, x0=x0, by_diffrax=by_diffrax):
             return by_diffrax(W, x0)
 
-        times = interleaved({"ours": ours, "theirs": theirs}, rounds)
-        apart = float(jnp.abs(ours() + jnp.sort(-theirs(), axis=-1)).max())
-        print(
-            f"{k} of {n} exponents, {num_steps} steps\n"
-            f"  diffrax / lyapunov_spectrum  {ratio(times['theirs'], times['ours'])}"
-            f"   apart {apart:.0e}"
+        agree("exponents", ours(), -jnp.sort(-theirs(), axis=-1))
+        report.times(
+            f"{k} of {n} exponents of 64 orbits, {num_steps} steps",
+            interleaved({OURS: ours, "diffrax": theirs}, rounds),
+            parameters={"n": n, "k": k, "batch": 64, "dtype": "float64", "steps": num_steps},
         )
+    report.write(options.out)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Training: how often it succeeds, its time and its memory, against what one would use instead.
+"""Training: how often it succeeds and how long it takes, against what one would use instead.
 
-    python benchmarks/training.py [--quick] [--part frequencies|chords|gradient|signals]
+    python benchmarks/training.py [--quick] [--out DIR] [--part frequencies|chords|signals]
     python benchmarks/training.py --part signals --signal FILE --dt 0.01
 
-All in float64; times include compilation unless they are ratios.
+All in float64; times include compilation.
 
 frequencies: 8 tanh neurons to one frequency, every network simulated anew by SciPy (DOP853, rtol
     1e-10, the equations in NumPy) over 50 periods of the target. `fit_frequency` from its own
@@ -12,12 +12,6 @@ frequencies: 8 tanh neurons to one frequency, every network simulated anew by Sc
     error to a sine over 12 periods through diffrax with its default adjoint. All three take the
     same number of steps of Adam in `ct.fit`.
 chords: `fit_spectrum` to three lines, log-uniform over a decade, 12 neurons.
-gradient: value and gradient, by weights and states, of a loss of the last state; 20 neurons, the
-    same matrix as `BipartiteSkew` (splitting) and `DenseSkew` (the others), against diffrax's
-    default adjoint, called as its FAQ advises for fixed steps (StepTo, max_steps, throw=False,
-    EQX_ON_ERROR=nan), in what was found to be its fastest form: tanh(A x) written out, and the
-    batch as one state of shape (n, batch) instead of vmap. Memory is the peak of a process that
-    evaluates one gradient once, Python, JAX and compiler included.
 signals: error over what follows the samples given, over their standard deviation, of `fit_signal`
     and of harmonic regression and autoregression.
 """
@@ -26,10 +20,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 os.environ.setdefault("EQX_ON_ERROR", "nan")
 
@@ -38,15 +33,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from measure import OURS, Report, parser
 from scipy.integrate import solve_ivp
-from simulate_speed import interleaved, peak_memory, ratio
 
 import ctrnn_jax as ct
+from ctrnn_jax._output import draw
 from ctrnn_jax.signals import read_signal
 
 PERIODS, PER_PERIOD = 12, 32  # trained on, in units of the target's period
 SINE = np.sin(2 * np.pi * np.arange(PERIODS * PER_PERIOD + 1) / PER_PERIOD)
 NEURONS = 16  # for signals
+DT, SAMPLES = 0.01, 2000  # of the signals
+SHAPES = {  # over the time t
+    "amplitude modulation": lambda t: (1 + 0.6 * np.sin(0.74 * np.pi * t)) * np.sin(6 * np.pi * t),
+    "sawtooth": lambda t: 2 * ((0.73 * t) % 1) - 1,
+    "bursts": lambda t: np.exp(8 * (np.cos(0.62 * np.pi * t) - 1)) * np.sin(10.6 * np.pi * t),
+}
+
+
+class Size(NamedTuple):
+    targets: int  # of fit_frequency
+    starts: int  # off by a factor of 1/2 to 2
+    steps: int  # of Adam
+    chords: int
+    checked: int  # chords simulated by SciPy
+    sums: int  # of sinusoids
+    shapes: tuple[str, ...]
+
+
+FULL = Size(1000, 100, 300, 100, 10, 20, tuple(SHAPES))
+QUICK = Size(100, 20, 100, 4, 2, 1, ())
 
 
 def timed(call):
@@ -126,146 +142,76 @@ def waveform(unit: ct.Oscillator) -> jax.Array:
     return jnp.mean((unit.read(run.ys)[:, 0] - SINE) ** 2)
 
 
-def frequencies(quick: bool, options: argparse.Namespace) -> None:
-    def row(label: str, oscillators, targets, seconds: float) -> None:
-        size, errors = 50 * 64, []
-        for i in range(0, len(targets), 250):
-            part = jax.tree.map(lambda leaf, i=i: leaf[i : i + 250], oscillators)
-            for y in outputs(part, 50 / targets[i : i + 250], size):
-                errors.append(np.abs(64 * np.array([strongest(y)[0], crossings(y)]) - 1))
-        line, crossing = np.array(errors).T
-        rates = [100 * np.mean(line < e) for e in (1e-3, 1e-2, 1e-1)]
-        print(
-            f"  {label:34s} {len(targets):4d} {seconds:6.1f} s   "
-            + "  ".join(f"{r:5.1f} %" for r in rates)
-            + f"   {np.median(line):.1e}   {100 * np.mean(crossing < 1e-3):5.1f} %",
-            flush=True,
-        )
-
-    members, fewer, steps = (100, 20, 150) if quick else (1000, 100, 300)
-    print(
-        "Frequencies: share with the strongest line within 0.1 %, 1 %, 10 % of the target, median"
-        "\nerror, and share with the mean rate of zero crossings within 0.1 %"
-    )
-    targets = 10 ** np.random.default_rng(0).uniform(-1, np.log10(50), members)
-    (tuned, _), seconds = timed(lambda: ct.fit_frequency(targets, key=jax.random.key(0)))
-    row("fit_frequency", tuned, targets, seconds)
-    print(f"  from starts off by a factor of 1/2 to 2, {steps} steps of Adam")
-    ones = np.ones(fewer)
-    for label, weights, loss in (
-        ("untrained", "skew", None),
-        ("fit, frequency_loss", "skew", spectral),
-        ("fit, frequency_loss, unconstrained", "any", spectral),
-        ("fit, sine error through diffrax", "skew", waveform),
-    ):
-        unit, seconds = off_start(jax.random.key(1), fewer, weights), 0.0
-        if loss is not None:
-            settings = {"steps": steps, "optimizer": optax.adam(1e-2), "ensemble": True}
-            (unit, _), seconds = timed(lambda u=unit, f=loss, s=settings: ct.fit(u, f, **s))
-        row(label, unit, ones, seconds)
+OBJECTIVES = {  # from starts off by a factor of 1/2 to 2: weights, loss
+    "untrained": ("skew", None),
+    f"{OURS} frequency_loss": ("skew", spectral),
+    f"{OURS} frequency_loss, unconstrained": ("any", spectral),
+    "diffrax, error to a sine": ("skew", waveform),
+}
+WITHIN = {"within 0.1 %": 1e-3, "within 1 %": 1e-2, "within 10 %": 1e-1}
 
 
-def chords(quick: bool, options: argparse.Namespace) -> None:
-    members, checked = (10, 3) if quick else (100, 10)
-    targets = np.sort(10 ** np.random.default_rng(0).uniform(0, 1, (members, 3)), axis=1)
-    (oscillators, report), seconds = timed(lambda: ct.fit_spectrum(targets, key=jax.random.key(0)))
-    rate, worst = 100 * np.mean(report.reached(5e-3)), np.nanmax(report.error)
-    print(f"Chords: {members} in {seconds:.1f} s, report included")
-    print(
-        f"  all three lines within 0.5 %, by the report: {rate:.0f} % (largest error {worst:.1e})"
-    )
-    errors = []
-    for k in range(checked):  # long enough to tell the lines apart
-        span = max(64 / targets[k, 0], 16 / np.diff(targets[k]).min())
-        size = int(16 * targets[k, -1] * span)
-        one = jax.tree.map(lambda leaf, k=k: leaf[k : k + 1], oscillators)
-        found = strongest(outputs(one, np.array([span]), size)[0], 3) * size / span
-        errors.append(np.abs(found / targets[k] - 1).max())
-    rate = 100 * np.mean(np.array(errors) < 5e-3)
-    print(f"  the first {checked} by SciPy: {rate:.0f} % (largest error {max(errors):.1e})")
+def percent(condition: np.ndarray) -> float:
+    return 100 * float(np.mean(condition))
 
 
-def gradients(batch: int, num_steps: int) -> dict:
-    bipartite = ct.BipartiteSkew.init(jax.random.key(0), 20)
-    dense = ct.DenseSkew(jnp.triu(bipartite.as_matrix()))  # the same matrix
-    # Small states do not move chaotically: gradients over so long a time agree.
-    x0, dt = 0.1 * jax.random.normal(jax.random.key(1), (batch, 20)), 0.02
-
-    def ours(solver, adjoint):
-        def loss(point):
-            run = ct.simulate(
-                *point, dt=dt, num_steps=num_steps, save_every=num_steps, solver=solver,
-                adjoint=adjoint,
-            )  # fmt: skip
-            return jnp.sum(run.xs[:, -1] ** 2)
-
-        return loss
-
-    def theirs(solver):
-        def loss(point):
-            A, ts = point[0].weights.as_matrix(), dt * jnp.arange(num_steps + 1)
-            run = diffrax.diffeqsolve(
-                diffrax.ODETerm(lambda t, x, args: jnp.tanh(A @ x)),
-                solver, 0.0, ts[-1], None, point[1].T,
-                stepsize_controller=diffrax.StepTo(ts=ts), saveat=diffrax.SaveAt(t1=True),
-                max_steps=num_steps, throw=False,
-            )  # fmt: skip
-            return jnp.sum(run.ys[0] ** 2)
-
-        return loss
-
-    splitting = ct.PoissonSplitting(2)
-    candidates = {
-        "diffrax Tsit5": (dense, theirs(diffrax.Tsit5())),
-        "diffrax RK4": (dense, theirs(ct.RK4())),
-        "Tsit5 checkpointed": (dense, ours(diffrax.Tsit5(), "checkpointed")),
-        "RK4 checkpointed": (dense, ours(ct.RK4(), "checkpointed")),
-        "splitting checkpointed": (bipartite, ours(splitting, "checkpointed")),
-        "splitting reversible": (bipartite, ours(splitting, "reversible")),
+def frequency_row(
+    report: Report, case: str, name: str, oscillators, targets, seconds: float, **told: Any
+) -> None:
+    size, errors = 50 * 64, []
+    for i in range(0, len(targets), 250):
+        part = jax.tree.map(lambda leaf, i=i: leaf[i : i + 250], oscillators)
+        for y in outputs(part, 50 / targets[i : i + 250], size):
+            errors.append(np.abs(64 * np.array([strongest(y)[0], crossings(y)]) - 1))
+    line, crossing = np.array(errors).T
+    shares = {name: (percent(line < e), "%") for name, e in WITHIN.items()}
+    quantities = {
+        "time": (seconds, "s"),
+        **shares,
+        "median error": (np.median(line), ""),
+        "zero crossings within 0.1 %": (percent(crossing < 1e-3), "%"),
     }
-
-    def call(weights, loss):
-        made, point = jax.jit(jax.value_and_grad(loss)), (ct.CTRNN(weights), x0)
-        return lambda: made(point)
-
-    return {name: call(*pair) for name, pair in candidates.items()}
+    parameters = {"n": 8, "networks": len(targets), "dtype": "float64", **told}
+    report.values(case, name, quantities, parameters=parameters)
 
 
-def gradient_child(name: str, batch: str, num_steps: str) -> None:
-    jax.block_until_ready(gradients(int(batch), int(num_steps))[name]())
-    print(peak_memory())
+def frequencies(report: Report, size: Size, options: argparse.Namespace) -> None:
+    targets = 10 ** np.random.default_rng(0).uniform(-1, np.log10(50), size.targets)
+    (tuned, _), seconds = timed(lambda: ct.fit_frequency(targets, key=jax.random.key(0)))
+    case = f"{size.targets} frequencies, 0.1 to 50 Hz"
+    frequency_row(report, case, f"{OURS} fit_frequency", tuned, targets, seconds)
+    case = f"{size.starts} starts off by a factor of 1/2 to 2, {size.steps} steps of Adam"
+    for name, (weights, loss) in OBJECTIVES.items():
+        unit, seconds = off_start(jax.random.key(1), size.starts, weights), 0.0
+        if loss is not None:
+            settings = {"steps": size.steps, "optimizer": optax.adam(1e-2), "ensemble": True}
+            (unit, _), seconds = timed(lambda u=unit, f=loss, s=settings: ct.fit(u, f, **s))
+        ones = np.ones(size.starts)
+        frequency_row(report, case, name, unit, ones, seconds, weights=weights, steps=size.steps)
 
 
-def gradient(quick: bool, options: argparse.Namespace) -> None:
-    num_steps, rounds = (10**4, 3) if quick else (10**5, 3)
-    for batch in (1, 64):
-        made, values = gradients(batch, num_steps), {}
-
-        def kept(name, made=made, values=values):
-            values[name] = made[name]()
-            return values[name]
-
-        times = interleaved({name: lambda n=name, f=kept: f(n) for name in made}, rounds)
-        apart = max(
-            float(jnp.abs(a - b).max() / jnp.abs(b).max())
-            for order in ("Tsit5", "RK4")
-            for a, b in zip(
-                jax.tree.leaves(values[f"{order} checkpointed"][1]),
-                jax.tree.leaves(values[f"diffrax {order}"][1]),
-                strict=True,
-            )
-        )
-        print(f"Gradient through {num_steps} steps, batch {batch}; median [10 %, 90 %]")
-        print(f"  gradients of ours and of diffrax apart by {apart:.0e} of the largest entry")
-        for name in made:
-            command = [sys.executable, __file__, "--child", name, str(batch), str(num_steps)]
-            out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            tsit5, rk4 = (ratio(times[f"diffrax {s}"], times[name]) for s in ("Tsit5", "RK4"))
-            print(
-                f"  {name:23s} {np.median(times[name]):7.3f} s, process {float(out):5.0f} MiB   "
-                f"diffrax Tsit5 / this {tsit5}   diffrax RK4 / this {rk4}",
-                flush=True,
-            )
+def chords(report: Report, size: Size, options: argparse.Namespace) -> None:
+    targets = np.sort(10 ** np.random.default_rng(0).uniform(0, 1, (size.chords, 3)), axis=1)
+    (oscillators, fitted), seconds = timed(lambda: ct.fit_spectrum(targets, key=jax.random.key(0)))
+    errors = []
+    for k in range(size.checked):  # long enough to tell the lines apart
+        span = max(64 / targets[k, 0], 16 / np.diff(targets[k]).min())
+        samples = int(16 * targets[k, -1] * span)
+        one = jax.tree.map(lambda leaf, k=k: leaf[k : k + 1], oscillators)
+        found = strongest(outputs(one, np.array([span]), samples)[0], 3) * samples / span
+        errors.append(np.abs(found / targets[k] - 1).max())
+    by_scipy = f"of the first {size.checked} by SciPy"
+    report.values(
+        f"{size.chords} chords of three lines, 12 neurons", f"{OURS} fit_spectrum",
+        {
+            "time": (seconds, "s"),
+            "all lines within 0.5 %": (percent(fitted.reached(5e-3)), "%"),
+            "largest error": (np.nanmax(fitted.error), ""),
+            f"all lines within 0.5 % {by_scipy}": (percent(np.array(errors) < 5e-3), "%"),
+            f"largest error {by_scipy}": (max(errors), ""),
+        },
+        parameters={"n": 12, "networks": size.chords, "dtype": "float64"},
+    )  # fmt: skip
 
 
 def sinusoids(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
@@ -289,9 +235,9 @@ def contest(y: np.ndarray, known: int, dt: float) -> dict[str, tuple[float, floa
         return np.asarray(oscillator.generate(dt, len(y) - 1))[known:, 0]
 
     methods = {
-        "fit_signal": ours,
-        f"{lines} lines": lambda: ct.harmonic_regression(given, dt, lines).predict(t[known:]),
-        "lines chosen": lambda: ct.harmonic_regression(given, dt).predict(t[known:]),
+        f"{OURS} fit_signal": ours,
+        f"{lines} sinusoids": lambda: ct.harmonic_regression(given, dt, lines).predict(t[known:]),
+        "sinusoids chosen": lambda: ct.harmonic_regression(given, dt).predict(t[known:]),
         "AR(10)": lambda: ct.autoregression(given, 10).forecast(beyond),
         "AR(50)": lambda: ct.autoregression(given, 50).forecast(beyond),
     }
@@ -304,58 +250,99 @@ def contest(y: np.ndarray, known: int, dt: float) -> dict[str, tuple[float, floa
     return found
 
 
-def signals(quick: bool, options: argparse.Namespace) -> None:
-    dt, size, count = 0.01, 2000, 4 if quick else 20
+def signal_rows(report: Report, case: str, contests: list[dict], known: int) -> None:
+    for name in contests[0]:
+        errors, seconds = np.array([found[name] for found in contests]).T
+        quantities = {"time": (seconds, "s"), "error": (errors, "")}
+        if len(contests) > 1:
+            quantities["largest error"] = errors.max(), ""
+            quantities["error within 1e-2"] = percent(errors <= 1e-2), "%"
+        parameters = {"n": NEURONS, "samples": known, "signals": len(contests), "dtype": "float64"}
+        report.values(case, name, quantities, parameters=parameters)
 
-    def table(label: str, found: dict) -> None:
-        cells = [f"{n} {e:.2g} ({s:.1f} s)" for n, (e, s) in found.items()]
-        print(f"  {label}: " + ", ".join(cells), flush=True)
 
-    print(f"Signals: normalised RMSE (seconds) of {NEURONS} neurons and of the others")
+def signals(report: Report, size: Size, options: argparse.Namespace) -> None:
+    known = SAMPLES - SAMPLES // 5
     if options.signal is not None:
-        y, interval = read_signal("--signal", options.signal)
-        y, interval = y.reshape(len(y), -1)[:, 0], options.dt or interval
-        if interval is None:
-            sys.exit("--dt: expected the sampling interval in seconds, as the file has none")
-        table(options.signal.name, contest(y, len(y) - round(0.2 * len(y)), interval))
+        y, dt = read_signal("--signal", options.signal)
+        y, dt = y.reshape(len(y), -1)[:, 0], options.dt or dt
+        if dt is None:
+            sys.exit("--dt: expected the sampling interval in seconds, got a file that has none")
+        known = len(y) - round(0.2 * len(y))
+        signal_rows(report, options.signal.name, [contest(y, known, dt)], known)
         return
-    rng, t = np.random.default_rng(0), dt * np.arange(size)
-    long = dt * np.arange(11 * size)
-    all_found = [contest(sinusoids(rng, long), size, dt) for _ in range(count)]
-    print(f" {count} sums of 8 sinusoids, {size} samples, over ten times as many beyond")
-    for name in all_found[0]:
-        errors, seconds = np.array([found[name] for found in all_found]).T
-        low, middle, high = np.quantile(errors, [0.1, 0.5, 0.9])
-        print(
-            f"  {name:14s} {middle:.1e}  [{low:.1e}, {high:.1e}], largest {errors.max():.1e}, "
-            f"{100 * np.mean(errors <= 1e-2):3.0f} % within 1e-2   {np.median(seconds):.2f} s"
-        )
-    print(f" {size} samples, over the last 20 %")
-    bursts = np.exp(8 * (np.cos(2 * np.pi * 0.31 * t) - 1)) * np.sin(2 * np.pi * 5.3 * t)
-    for label, y in {
-        "sawtooth": 2 * ((0.73 * t) % 1) - 1,
-        "amplitude modulation": (1 + 0.6 * np.sin(2 * np.pi * 0.37 * t)) * np.sin(6 * np.pi * t),
-        "bursts": bursts,
-    }.items():
-        table(label, contest(y, size - size // 5, dt))
+    rng, long = np.random.default_rng(0), DT * np.arange(11 * SAMPLES)
+    contests = [contest(sinusoids(rng, long), SAMPLES, DT) for _ in range(size.sums)]
+    case = (
+        f"sums of 8 sinusoids, {size.sums} tried, {SAMPLES} samples, over the next {10 * SAMPLES}"
+    )
+    signal_rows(report, case, contests, SAMPLES)
+    for shape in size.shapes:
+        y = SHAPES[shape](DT * np.arange(SAMPLES))
+        case = f"{shape}, {known} samples, over the next {SAMPLES - known}"
+        signal_rows(report, case, [contest(y, known, DT)], known)
+
+
+def draw_frequencies(rows: list[dict], figure: Any) -> None:
+    """Success rate and time of each objective."""
+    names = list(dict.fromkeys(row["candidate"] for row in rows))
+    value = {(row["candidate"], row["quantity"]): row["median"] for row in rows}
+    share, duration = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
+    at = np.arange(len(names))
+    fills = (("#0072b2", None), ("#e69f00", "//"), ("#dddddd", ".."))
+    for i, (within, (colour, hatch)) in enumerate(zip(WITHIN, fills, strict=True)):
+        shares, look = [value[name, within] for name in names], {"color": colour, "hatch": hatch}
+        share.barh(at + 0.27 * (i - 1), shares, 0.25, edgecolor="black", label=within, **look)
+    seconds = duration.barh(at, [value[name, "time"] for name in names], 0.5, color="#0072b2")
+    duration.bar_label(seconds, fmt="%.1f", padding=3)
+    duration.margins(x=0.3)
+    share.set_yticks(at, [name.replace(", ", ",\n") for name in names])
+    share.invert_yaxis()
+    share.set(xlabel="networks so near the target (%)", xlim=(0, 100))
+    duration.set_xlabel("time with compilation (s)")
+    figure.legend(loc="outside upper center", ncols=3)
+
+
+def draw_signals(rows: list[dict], figure: Any) -> None:
+    """Error of each method: median, and 10 to 90 % where a row is of several signals."""
+    rows = [row for row in rows if row["quantity"] == "error" and np.isfinite(row["high"])]
+    names, cases = (list(dict.fromkeys(row[key] for row in rows)) for key in ("candidate", "case"))
+    ax = figure.subplots()
+    looks = zip(cases, "osD^", ("#0072b2", "#d55e00", "#009e73", "#000000"), strict=False)
+    for i, (case, marker, colour) in enumerate(looks):
+        own = [row for row in rows if row["case"] == case]
+        at = [names.index(row["candidate"]) + 0.13 * i - 0.2 for row in own]
+        low, middle, high = (np.array([row[k] for row in own]) for k in ("low", "median", "high"))
+        ax.errorbar(
+            middle, at, xerr=[middle - low, high - middle], fmt=marker, color=colour, capsize=3,
+            label=case,
+        )  # fmt: skip
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set(xscale="log", xlabel="error beyond the samples, over their standard deviation")
+    ax.grid(color="0.93")
+    figure.legend(loc="outside upper center")
 
 
 def main() -> None:
-    parts = {f.__name__: f for f in (frequencies, chords, gradient, signals)}
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer members, 10^4 steps")
-    parser.add_argument("--part", choices=parts, help="only this one")
-    parser.add_argument("--signal", type=Path, help="a .npy, .csv or .wav file for part signals")
-    parser.add_argument("--dt", type=float, help="its sampling interval in seconds")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    parts = {f.__name__: f for f in (frequencies, chords, signals)}
+    pictures = {"frequencies": draw_frequencies, "signals": draw_signals}
+    options = parser(__doc__, "training")
+    options.add_argument("--part", choices=parts, help="only this one")
+    options.add_argument("--signal", type=Path, help="a .npy, .csv or .wav file for part signals")
+    options.add_argument("--dt", type=float, help="its sampling interval in seconds")
+    options = options.parse_args()
     jax.config.update("jax_enable_x64", True)
-    if options.child:
-        gradient_child(*options.child)
-        return
+    report, drawn = Report("training"), {}
     for name, part in parts.items():
         if options.part in (None, name):
-            part(options.quick, options)
+            begin = len(report.rows)
+            part(report, QUICK if options.quick else FULL, options)
+            if name in pictures:
+                picture, rows = pictures[name], report.rows[begin:]
+                drawn[f"training-{name}"] = partial(picture, rows)
+    report.write(options.out)
+    draw(options.out, drawn)
 
 
 if __name__ == "__main__":
