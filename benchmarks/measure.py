@@ -24,6 +24,8 @@ from ctrnn_jax._options import environment
 from ctrnn_jax._output import appearing, write_json
 
 OURS = "ctrnn_jax"
+# Threads of OpenBLAS and OpenMP wait for more work in a busy loop, on the next candidate's cores.
+_SETTLE = 0.05
 
 
 def interleaved(
@@ -42,6 +44,7 @@ def interleaved(
         if done >= 3 and time.perf_counter() - begin > seconds:
             break
         for name, call in candidates.items():
+            time.sleep(_SETTLE)
             start = time.perf_counter()
             jax.block_until_ready(call())
             times[name].append(time.perf_counter() - start)

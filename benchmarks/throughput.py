@@ -64,9 +64,10 @@ WEIGHTS: dict[str, tuple[Callable, Callable[[int], int]]] = {  # and flop of a p
     "block": (ct.BlockSkew.init, lambda n: n),
 }
 MESH, AS_DENSE = f"{OURS} mesh", f"{OURS} as DenseSkew"
-CALL = 0.03  # seconds, about
+CALL = 0.1  # seconds, about
+LONGEST = 2.0  # seconds that a call may take to make 256 steps
 HEAVIEST = 0.04  # seconds that a step takes at the limit: cases beyond it are left out
-ROUNDS, PATIENCE = 15, 2.0  # at most so many rounds or seconds for a case
+ROUNDS, PATIENCE = 15, 5.0  # at most so many rounds or seconds for a case
 
 
 class Case(NamedTuple):
@@ -93,7 +94,9 @@ class Case(NamedTuple):
     def num_steps(self, least: float, overhead: float) -> int:
         """Of a call, if an evaluation takes `overhead` and a step three times `least` beyond."""
         seconds = METHODS[self.method].evaluations * overhead + 3 * least
-        return max(4, 2 ** round(math.log2(CALL / seconds)))
+        # Runs have hundreds of steps, beside which a call and its copies of the states are little.
+        enough = 4 if overhead > 2e-5 else min(256, max(4, round(LONGEST / seconds)))
+        return max(enough, 2 ** round(math.log2(CALL / seconds)))
 
 
 class Candidate(NamedTuple):

@@ -103,9 +103,7 @@ def simulate(
     ] = None,
     devices: Annotated[
         int | None,
-        typer.Option(
-            help="Devices that share the states; a CPU becomes as many as asked for."
-        ),
+        typer.Option(help="Devices that share the states; a CPU becomes as many as asked for."),
     ] = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:

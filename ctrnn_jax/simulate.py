@@ -238,7 +238,7 @@ def _simulate(
 
     def run(values, rows, meter):
         def block(rows, progress):
-            return _run(values, rows.T, num_steps, save_every, progress=progress, **settings)
+            return _run(values, rows, num_steps, save_every, progress=progress, **settings)
 
         return over_blocks(block, rows, meter, size)
 
@@ -267,7 +267,7 @@ def _arrays(solver: diffrax.AbstractSolver) -> int:
 
 def _run(
     values: tuple[Any, ...],
-    columns: Float[Array, "n batch"],
+    rows: Float[Array, "batch n"],
     num_steps: int,
     save_every: int,
     *,
@@ -277,7 +277,8 @@ def _run(
     adjoint: str,
     progress: Progress,
 ) -> tuple[PyTree, dict[str, PyTree]]:
-    """The progress meter's state and what `Trajectory` holds of these columns, batch first."""
+    """The progress meter's state and what `Trajectory` holds of these rows, batch first."""
+    columns = rows.T
     rnn, dt, solver, tolerances, initial, max_norm = values
     if tolerances is None:
         solver_state, step = make_step(solver, rnn, dt, columns)
@@ -319,14 +320,17 @@ def _run(
     carry, rest, meter_state = run_segments(
         run, emit, carry, num_steps, save_every, segment_steps, progress
     )
-    out = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, rest)
-
-    def batch_first(name, axis):
-        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, axis, 0), out.get(name))
-
+    observed = jax.tree.map(
+        lambda a, b: jnp.moveaxis(jnp.concatenate([a, b]), 1, 0),
+        first.get("observed"),
+        rest.get("observed"),
+    )
+    xs = None  # to transpose takes long: the initial states are there as rows
+    if keep_states:
+        xs = jnp.concatenate([rows[:, None], jnp.moveaxis(rest["xs"], 2, 0)], axis=1)
     return meter_state, {
-        "xs": batch_first("xs", 2),
-        "observed": batch_first("observed", 1),
+        "xs": xs,
+        "observed": observed,
         "folded": carry.fold,
         "stopped_at": carry.stopped_at,
         "unconverged_at": carry.unconverged_at,

@@ -13,6 +13,7 @@ import pytest
 
 from ctrnn_jax import bench_runs, cli
 
+FOLDER = bench_runs.suites_folder()
 STUB = """
 import json, sys
 from pathlib import Path
@@ -37,8 +38,7 @@ ENDLESS = STUB + (
 @pytest.fixture
 def measure():
     """The module that suites write their reports with."""
-    path = bench_runs.suites_folder() / "measure.py"
-    spec = importlib.util.spec_from_file_location("measure", path)
+    spec = importlib.util.spec_from_file_location("measure", FOLDER / "measure.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -74,7 +74,7 @@ def checkout(tmp_path, monkeypatch, measure):
 
 
 @pytest.fixture
-def ctrnn(tmp_path, monkeypatch, capfd):
+def ctrnn(tmp_path, monkeypatch, capfd, checkout):
     """The command in this process, which is faster: status, standard output and error."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -159,9 +159,9 @@ def test_an_interrupt_ends_children_and_leaves_what_is_complete(checkout, tmp_pa
     options = ["bench", "--suite", "throughput", "--suite", "gradients", "--out", "o"]
     work = tmp_path / "work"
     work.mkdir()
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *options], cwd=work, stdout=subprocess.PIPE
-    ) as process:
+    command, environment = [sys.executable, "-c", code, *options], dict(os.environ)
+    environment.pop("PYTHONUNBUFFERED", None)
+    with subprocess.Popen(command, cwd=work, env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         told = iter(process.stdout.readline, b"begun\n")
         assert [line.strip() for line in told] == [
@@ -177,9 +177,8 @@ def test_an_interrupt_ends_children_and_leaves_what_is_complete(checkout, tmp_pa
 
 
 def test_suites_are_found_and_nothing_else_is_taken_for_them(tmp_path, monkeypatch, ctrnn):
-    folder = bench_runs.suites_folder()
     for name in bench_runs.SUITES:
-        assert (folder / f"{name.replace('-', '_')}.py").is_file()
+        assert (FOLDER / f"{name.replace('-', '_')}.py").is_file()
     site = tmp_path / "site"
     monkeypatch.setattr(bench_runs, "_PACKAGE", site / "ctrnn_jax")
     (site / "benchmarks").mkdir(parents=True)  # of another package
@@ -333,7 +332,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("arguments,message", BAD)
-def test_bad_input_is_one_line_and_leaves_nothing(ctrnn, checkout, tmp_path, arguments, message):
+def test_bad_input_is_one_line_and_leaves_nothing(ctrnn, tmp_path, arguments, message):
     (tmp_path / "work" / "file").touch()
     status, out, error = ctrnn("bench", *arguments)
     assert status == 2 and not out and error.count("\n") == 1 and message in error
