@@ -120,11 +120,13 @@ def groups(quick: bool) -> list[Group]:
     span = (100, 1000, 10_000) if quick else (1000, 10_000, 100_000, 1_000_000)
     torch = (CHECKPOINTED, DIFFRAX, TORCH, TORCH_ADJOINT)
     peaks = (CHECKPOINTED, DIFFRAX) if quick else (CHECKPOINTED, DIFFRAX, SCAN_CHECKPOINTED)
+    explicit = (CHECKPOINTED, DIFFRAX) if quick else RUNGE_KUTTA
+    splitting = (CHECKPOINTED, REVERSIBLE) if quick else SPLITTING
     made = [
-        Group(Case("Euler", "dense", 256, f32), span, RUNGE_KUTTA),
-        Group(Case("splitting", "bipartite", 256, f32), span, SPLITTING),
+        Group(Case("Euler", "dense", 256, f32), span, explicit),
+        Group(Case("splitting", "bipartite", 256, f32), span, splitting),
         Group(Case("RK4", "dense", 256, f32), (100 if quick else 1000,), torch),
-        Group(Case("Tsit5", "dense", 256, f32), (most,), RUNGE_KUTTA, peaks),
+        Group(Case("Tsit5", "dense", 256, f32), (most,), explicit, peaks),
     ]
     if quick:
         return made
