@@ -24,8 +24,7 @@ from ctrnn_jax._options import environment
 from ctrnn_jax._output import appearing, write_json
 
 OURS = "ctrnn_jax"
-# Threads of OpenBLAS and OpenMP wait for more work in a busy loop, on the next candidate's cores.
-_SETTLE = 0.05
+_LOOK, _LONGEST_LOOK = 0.01, 0.5  # seconds
 
 
 def interleaved(
@@ -44,11 +43,25 @@ def interleaved(
         if done >= 3 and time.perf_counter() - begin > seconds:
             break
         for name, call in candidates.items():
-            time.sleep(_SETTLE)
+            _come_to_rest()
             start = time.perf_counter()
             jax.block_until_ready(call())
             times[name].append(time.perf_counter() - start)
     return {name: np.array(t) for name, t in times.items()}
+
+
+def _come_to_rest() -> None:
+    """Wait until no thread of this process works.
+
+    Those of OpenBLAS and OpenMP wait for more work in a busy loop, OpenBLAS's for 0.1 s: on the
+    cores of the candidate whose turn is next.
+    """
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < _LONGEST_LOOK:
+        used = time.process_time()
+        time.sleep(_LOOK)
+        if time.process_time() - used < 0.1 * _LOOK:
+            return
 
 
 def ratio(a: np.ndarray, b: np.ndarray) -> str:

@@ -91,9 +91,6 @@ def fixed_step_segments(
         stopped = carry.stopped_at >= 0
         diverged = ~stopped & ~finite(new.x)
 
-        def hold_stopped(new, saves):
-            return choose(~stopped, new, carry), _pick(~stopped, saves, carry.x)
-
         # Not differentiated unless taken: reverse mode stores the start of the segment for it.
         @jax.checkpoint
         def stop_diverged(new, saves):
@@ -105,8 +102,12 @@ def fixed_step_segments(
         def as_is(new, saves):
             return new, saves
 
-        new, saves = lax.cond(any_at_all(stopped), hold_stopped, as_is, new, saves)
-        return lax.cond(any_at_all(diverged), stop_diverged, as_is, new, saves)
+        def mend(new, saves):
+            new, saves = choose(~stopped, new, carry), _pick(~stopped, saves, carry.x)
+            return lax.cond(any_at_all(diverged), stop_diverged, as_is, new, saves)
+
+        # One choice that is seldom made, not two in turn: XLA copies what passes through the first.
+        return lax.cond(any_at_all(stopped | diverged), mend, as_is, new, saves)
 
     if not checkpoint:
         return run

@@ -47,6 +47,8 @@ def make_step(
     solver: diffrax.AbstractSolver, rnn: CTRNN, dt: Scalar, x0: Float[Array, "n batch"]
 ) -> tuple[Any, Step]:
     """The initial solver state and the step function of `solver` for columns of states."""
+    if type(solver) is diffrax.Euler:
+        return None, lambda x, state, k: (x + dt * rnn(None, x, None), None, None)
     if _is_plain_explicit(solver):
         return None, _explicit_runge_kutta(type(solver).tableau, rnn, dt)  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(solver, Projected):

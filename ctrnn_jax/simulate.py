@@ -18,7 +18,7 @@ from ._fixed import fixed_step_segments, within
 from ._parts import over_blocks, over_devices
 from ._reversible import reversible_segment_steps, reversible_segments
 from ._segments import Carry, Progress, run_segments, square_root_segment
-from ._size_rules import block_size
+from ._size_rules import block_size, spare_columns
 from ._stepping import make_step
 from ._types import Array, ArrayLike, Float, PyTree, Scalar
 from .invariants import energy
@@ -238,7 +238,8 @@ def _simulate(
 
     def run(values, rows, meter):
         def block(rows, progress):
-            return _run(values, rows, num_steps, save_every, progress=progress, **settings)
+            spare = spare_columns(len(rows), rows.dtype.itemsize, platform)
+            return _run(values, rows, num_steps, save_every, spare, progress=progress, **settings)
 
         return over_blocks(block, rows, meter, size)
 
@@ -270,6 +271,7 @@ def _run(
     rows: Float[Array, "batch n"],
     num_steps: int,
     save_every: int,
+    spare: int,
     *,
     observe: Callable | None,
     keep_states: bool,
@@ -277,7 +279,10 @@ def _run(
     adjoint: str,
     progress: Progress,
 ) -> tuple[PyTree, dict[str, PyTree]]:
-    """The progress meter's state and what `Trajectory` holds of these rows, batch first."""
+    """The progress meter's state and what `Trajectory` holds of these rows, batch first.
+
+    Saved states are stored with `spare` columns more.
+    """
     columns = rows.T
     rnn, dt, solver, tolerances, initial, max_norm = values
     if tolerances is None:
@@ -300,7 +305,7 @@ def _run(
         """What is kept of saved states (saves, n, batch), trajectories second."""
         out = {}
         if keep_states:
-            out["xs"] = states
+            out["xs"] = jnp.pad(states, ((0, 0), (0, 0), (0, spare))) if spare else states
         if observe is not None:
             each = jax.vmap(jax.vmap(observe, in_axes=(None, 1)), in_axes=(0, 0))
             out["observed"] = each(steps.astype(states.dtype) * dt, states)
@@ -327,7 +332,8 @@ def _run(
     )
     xs = None  # to transpose takes long: the initial states are there as rows
     if keep_states:
-        xs = jnp.concatenate([rows[:, None], jnp.moveaxis(rest["xs"], 2, 0)], axis=1)
+        saved = rest["xs"][..., : len(rows)]
+        xs = jnp.concatenate([rows[:, None], jnp.moveaxis(saved, 2, 0)], axis=1)
     return meter_state, {
         "xs": xs,
         "observed": observed,

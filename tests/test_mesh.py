@@ -134,7 +134,7 @@ def test_a_block_fits_where_it_is_worked_on(monkeypatch):
     assert lone * 20 * 4 * 4 == pytest.approx(2**19, rel=0.5)
     assert _size_rules.block_size(20, 4, 9, "cpu", devices=2) < lone
     assert _size_rules.block_size(20, 4, 4, "cpu", devices=1) > lone
-    assert _size_rules.block_size(10**9, 8, 4, "cpu", devices=1) == 1
+    assert _size_rules.block_size(10**9, 8, 4, "cpu", devices=1) == 128
     assert _size_rules.block_size(20, 4, 4, "gpu", devices=1) is None
 
 
