@@ -5,7 +5,7 @@
 Value and gradient, by weights and initial states, of the mean square of the last state, or of all
 saved ones, of 20 neurons. The candidates, all through the same steps:
 
-- `simulate` with each adjoint;
+- `simulate` with each adjoint, and with the default one on a mesh of a CPU device to each core;
 - diffrax with its default adjoint, called as its FAQ advises for fixed steps (StepTo, max_steps,
   throw=False, EQX_ON_ERROR=nan), in what was found to be its fastest form: tanh(A x) written out,
   and the batch as one state of shape (n, batch) instead of vmap;
@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from measure import OURS, Report, child, exponent, interleaved, parser, peak_memory
+from measure import OURS, Report, child, cores, exponent, interleaved, parser, peak_memory
 
 import ctrnn_jax as ct
 from ctrnn_jax._output import draw
@@ -58,12 +58,12 @@ TABLEAUS = {  # for the scan by hand: rows of a, then b
     "Tsit5": ([row.tolist() for row in TSIT5.a_lower[:-1]], TSIT5.b_sol[:-1].tolist()),
 }
 
-FORWARD, CHECKPOINTED, DIRECT, REVERSIBLE = (
-    f"{OURS} {name}" for name in ("forward", "checkpointed", "direct", "reversible")
+FORWARD, CHECKPOINTED, DIRECT, REVERSIBLE, MESH = (
+    f"{OURS} {name}" for name in ("forward", "checkpointed", "direct", "reversible", "mesh")
 )
 DIFFRAX, SCAN, SCAN_CHECKPOINTED = "diffrax", "scan by hand", "scan by hand, checkpointed"
 TORCH, TORCH_ADJOINT = "torchdiffeq", "torchdiffeq adjoint"
-RUNGE_KUTTA = (CHECKPOINTED, DIRECT, DIFFRAX, SCAN, SCAN_CHECKPOINTED)
+RUNGE_KUTTA = (CHECKPOINTED, MESH, DIRECT, DIFFRAX, SCAN, SCAN_CHECKPOINTED)
 SPLITTING = (CHECKPOINTED, DIRECT, REVERSIBLE, DIFFRAX)
 
 
@@ -71,6 +71,7 @@ STYLES = {  # colour, marker, line
     CHECKPOINTED: ("#0072b2", "o", "-"),
     DIRECT: ("#009e73", "s", "--"),
     REVERSIBLE: ("#cc79a7", "D", "-."),
+    MESH: ("#332288", "*", "-"),
     FORWARD: ("0.5", "", ":"),
     DIFFRAX: ("#d55e00", "^", "-"),
     SCAN: ("#56b4e9", "v", ":"),
@@ -120,7 +121,7 @@ def groups(quick: bool) -> list[Group]:
     span = (100, 1000, 10_000) if quick else (1000, 10_000, 100_000, 1_000_000)
     torch = (CHECKPOINTED, DIFFRAX, TORCH, TORCH_ADJOINT)
     peaks = (CHECKPOINTED, DIFFRAX) if quick else (CHECKPOINTED, DIFFRAX, SCAN_CHECKPOINTED)
-    explicit = (CHECKPOINTED, DIFFRAX) if quick else RUNGE_KUTTA
+    explicit = (CHECKPOINTED, MESH, DIFFRAX) if quick else RUNGE_KUTTA
     splitting = (CHECKPOINTED, REVERSIBLE) if quick else SPLITTING
     made = [
         Group(Case("Euler", "dense", 256, f32), span, explicit),
@@ -154,12 +155,12 @@ def point_of(case: Case) -> tuple[ct.CTRNN, jax.Array]:
     return ct.CTRNN(weights), x0
 
 
-def by_simulate(case: Case, adjoint: str) -> Callable:
+def by_simulate(case: Case, adjoint: str, mesh: Any = None) -> Callable:
     def loss(point):
         save_every, solver = case.steps // case.saves, SOLVERS[case.solver]
         run = ct.simulate(
             *point, dt=case.dt, num_steps=case.steps, save_every=save_every, solver=solver,
-            adjoint=adjoint,
+            adjoint=adjoint, mesh=mesh,
         )  # fmt: skip
         return jnp.mean(run.xs[:, 1:] ** 2)
 
@@ -249,6 +250,8 @@ def loss_of(name: str, case: Case) -> Callable:
             return by_diffrax(case)
         case "scan by hand" | "scan by hand, checkpointed":
             return by_scan(case, checkpoint=name == SCAN_CHECKPOINTED)
+        case "ctrnn_jax mesh":
+            return by_simulate(case, "checkpointed", ct.batch_mesh())
     return by_simulate(case, "direct" if name == FORWARD else name.split()[1])
 
 
@@ -257,7 +260,8 @@ def program(name: str, case: Case) -> tuple[Callable[[], Any], float]:
     jax.config.update("jax_enable_x64", case.dtype == "float64")
     point, loss = point_of(case), loss_of(name, case)
     made = jax.jit(loss if name == FORWARD else jax.value_and_grad(loss)).lower(point).compile()
-    return lambda: made(point), made.memory_analysis().temp_size_in_bytes / MIB
+    devices = jax.device_count() if name == MESH else 1
+    return lambda: made(point), devices * made.memory_analysis().temp_size_in_bytes / MIB
 
 
 def programs(names: tuple[str, ...], case: Case, report: Report) -> tuple[dict, dict]:
@@ -353,6 +357,7 @@ def picture(curves: dict[str, Curves], quantity: str, figure: Any) -> None:
 
 def main() -> None:
     options = parser(__doc__, "gradients").parse_args()
+    jax.config.update("jax_num_cpu_devices", cores())
     if options.child:
         name, *words = options.child
         call, _ = program(name, Case(*(int(w) if w.isdigit() else w for w in words)))

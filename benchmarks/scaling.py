@@ -11,7 +11,6 @@ CPU devices as there are cores, in turns in one process. What is compared must a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,7 +19,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measure import OURS, Report, exponent, interleaved, parser
+from measure import OURS, Report, cores, exponent, interleaved, parser
 
 import ctrnn_jax as ct
 from ctrnn_jax._output import draw
@@ -198,8 +197,7 @@ def devices_picture(gains: dict[tuple[str, int], list], figure: Any) -> None:
 
 def main() -> None:
     options = parser(__doc__, "scaling").parse_args()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    jax.config.update("jax_num_cpu_devices", cores)
+    jax.config.update("jax_num_cpu_devices", cores())
     report, points = Report("scaling"), sizes(options.quick)
     curves = {axis: growth(report, axis, points[axis]) for axis in FIXED}
     structure(report, points["structure"])
