@@ -12,9 +12,10 @@ _STRUCTURE_PAYS_FROM = 64
 # XLA runs an operation on an array below about 256 KiB on one core, and what a step of a block
 # touches should stay in the second-level cache of the cores that work on it. One core with a device
 # of its own: 512 KiB in all were best (0.84 of the limit for Euler, two neurons, instead of 0.64).
-# Several cores a device share a larger cache: 2 MiB an array, so that all of them have enough to do:
-# 0.7 to 1.05 of the time without blocks, for 8 to 40 neurons and 65536 to 262144 states (1 MiB: 0.8
-# to 1.25). Products by a matrix that fills the cache need columns: 64 take 1.15 of the time of 128.
+# Several cores a device share a larger cache: 2 MiB an array, so that all of them have enough to
+# do: 0.7 to 1.05 of the time without blocks, for 8 to 40 neurons and 65536 to 262144 states (1 MiB:
+# 0.8 to 1.25). Products by a matrix that fills the cache need columns: 64 take 1.15 of
+# the time of 128.
 _BYTES_PER_CORE = 2**19
 _BYTES_PER_ARRAY = 2**21
 _LEAST_BLOCK = 128
