@@ -14,11 +14,11 @@ _STRUCTURE_PAYS_FROM = 64
 # of its own: 512 KiB in all were best (0.84 of the limit for Euler, two neurons, instead of 0.64).
 # Several cores a device share a larger cache: 2 MiB an array, so that all of them have enough to
 # do: 0.7 to 1.05 of the time without blocks, for 8 to 40 neurons and 65536 to 262144 states (1 MiB:
-# 0.8 to 1.25). Products by a matrix that fills the cache need columns: 64 take 1.15 of
-# the time of 128.
+# 0.8 to 1.25). Fewer columns than 64 are slow with any weights, and products by a matrix that fills
+# the cache need 128 (64 take 1.15 of the time for 512 neurons; from 1024 on they do not).
 _BYTES_PER_CORE = 2**19
 _BYTES_PER_ARRAY = 2**21
-_LEAST_BLOCK = 128
+_LEAST_BLOCK, _LEAST_VALUES = 64, 2**16
 
 
 def structure_pays(n: int, rank: int = 0) -> bool:
@@ -40,7 +40,8 @@ def block_size(n: int, itemsize: int, arrays: int, platform: str, devices: int) 
         return None
     lone = devices >= _cores()
     size = _BYTES_PER_CORE / arrays if lone else _BYTES_PER_ARRAY
-    return max(_LEAST_BLOCK, 2 ** round(math.log2(size / (n * itemsize))))
+    least = max(_LEAST_BLOCK, min(2 * _LEAST_BLOCK, _LEAST_VALUES // n))
+    return max(least, 2 ** round(math.log2(size / (n * itemsize))))
 
 
 def spare_columns(columns: int, itemsize: int, platform: str) -> int:

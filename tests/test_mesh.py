@@ -134,8 +134,21 @@ def test_a_block_fits_where_it_is_worked_on(monkeypatch):
     assert lone * 20 * 4 * 4 == pytest.approx(2**19, rel=0.5)
     assert _size_rules.block_size(20, 4, 9, "cpu", devices=2) < lone
     assert _size_rules.block_size(20, 4, 4, "cpu", devices=1) > lone
-    assert _size_rules.block_size(10**9, 8, 4, "cpu", devices=1) == 128
+    assert _size_rules.block_size(10**9, 8, 4, "cpu", devices=1) == 64
+    assert _size_rules.block_size(512, 8, 9, "cpu", devices=2) == 128
     assert _size_rules.block_size(20, 4, 4, "gpu", devices=1) is None
+
+
+@pytest.mark.parametrize("batch", [1, 64, 128, 200, 256])
+def test_saved_states_may_have_columns_to_spare(batch):
+    spare = _size_rules.spare_columns(batch, states().dtype.itemsize, "cpu")
+    assert bool(spare) == (batch == 256 or (batch == 128 and X64))
+    assert _size_rules.spare_columns(256, 4, "gpu") == 0
+    run = ct.simulate(
+        network(), states(batch), dt=0.1, num_steps=7, save_every=2, observe=lambda t, x: x
+    )
+    assert run.xs.shape == (batch, 4, 5)
+    np.testing.assert_array_equal(run.xs, run.observed)
 
 
 WORKER = """
