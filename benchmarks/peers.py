@@ -6,7 +6,7 @@ states at the end, (batch, n). Each is called as its documentation advises for s
 - diffrax: jit; StepTo, SaveAt(t1=True), max_steps, throw=False, EQX_ON_ERROR=nan; under vmap, or
   with the batch as one state (n, batch);
 - torchdiffeq: odeint on a fixed grid, under inference_mode; its "rk4" is the 3/8 rule;
-- torch: a loop in place, without allocation, or a step by torch.compile;
+- torch: a loop in place, without allocation, or, from 4096 states on, a step by torch.compile;
 - SciPy: solve_ivp RK45, the batch as one state, held to `dt` by first_step, max_step and loose
   tolerances; it knows float64 alone;
 - NumPy: a loop in place;
@@ -39,6 +39,7 @@ from measure import cores, interleaved
 import ctrnn_jax as ct
 
 Call = Callable[[], Any]
+COMPILED_FROM = 4096  # states: with fewer, calls from Python take the time, and compilation seconds
 
 
 class Problem(NamedTuple):
@@ -236,6 +237,12 @@ def by_torch(p: Problem) -> Call:
     def rows(x, out):
         torch.mm(x, B, out=out).tanh_()
 
+    loops = [
+        _torch_call(lambda: in_place(p, X0, torch.empty_like, columns, add).T),
+        _torch_call(lambda: in_place(p, x0, torch.empty_like, rows, add)),
+    ]
+    if len(x0) < COMPILED_FROM:
+        return faster(*loops)
     torch.compiler.reset()  # it keeps to a few versions of a function
     method = METHODS[p.method]
     compiled = torch.compile(
@@ -248,11 +255,7 @@ def by_torch(p: Problem) -> Call:
             x = compiled(A, x)
         return x.T
 
-    return faster(
-        _torch_call(lambda: in_place(p, X0, torch.empty_like, columns, add).T),
-        _torch_call(lambda: in_place(p, x0, torch.empty_like, rows, add)),
-        _torch_call(by_compiled),
-    )
+    return faster(*loops, _torch_call(by_compiled))
 
 
 def by_torchdiffeq(p: Problem) -> Call:

@@ -144,9 +144,8 @@ def test_saved_states_may_have_columns_to_spare(batch):
     spare = _size_rules.spare_columns(batch, states().dtype.itemsize, "cpu")
     assert bool(spare) == (batch == 256 or (batch == 128 and X64))
     assert _size_rules.spare_columns(256, 4, "gpu") == 0
-    run = ct.simulate(
-        network(), states(batch), dt=0.1, num_steps=7, save_every=2, observe=lambda t, x: x
-    )
+    settings = {"dt": 0.1, "num_steps": 6, "save_every": 2, "observe": lambda t, x: x}
+    run = ct.simulate(network(), states(batch), **settings)
     assert run.xs.shape == (batch, 4, 5)
     np.testing.assert_array_equal(run.xs, run.observed)
 
