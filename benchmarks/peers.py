@@ -11,7 +11,7 @@ states at the end, (batch, n). Each is called as its documentation advises for s
   tolerances; it knows float64 alone;
 - NumPy: a loop in place;
 - lax.scan;
-- numba: up to 32 neurons blocks of states that stay in a core's cache, beyond them np.dot; with
+- numba: blocks of states that stay in a core's cache, or, beyond 32 neurons by trial, np.dot; with
   parallel=True and fastmath=True. Its tanh is the C library's, one number at a time, unless
   Intel's SVML is there, which it is not under pip.
 
@@ -107,7 +107,7 @@ def exact(problem: Problem) -> np.ndarray:
 
 def faster(*calls: Call) -> Call:
     """The one that takes less time, by trial."""
-    seconds = interleaved(dict(enumerate(calls)), 3)
+    seconds = interleaved(dict(enumerate(calls)), 2)
     return calls[min(seconds, key=lambda i: seconds[i].min())]
 
 
@@ -302,10 +302,13 @@ def _torch_call(call: Call) -> Call:
 
 def by_numba(p: Problem) -> Call:
     by_blocks, whole = _numba_kernels()
-    kernel = by_blocks if len(p.A) <= 32 else whole
     ahead, weights = (np.array(factors, p.x0.dtype) for factors in chained(p))
     columns = np.ascontiguousarray(p.x0.T)
-    return lambda: kernel(p.A, columns, ahead, weights, p.num_steps).T
+
+    def call(kernel):
+        return lambda: kernel(p.A, columns, ahead, weights, p.num_steps).T
+
+    return call(by_blocks) if len(p.A) <= 32 else faster(call(by_blocks), call(whole))
 
 
 @cache
@@ -382,13 +385,15 @@ class Peer(NamedTuple):
     """How its call is made, and what for.
 
     `methods`: which of its own it uses for a method, where it has one of that order and cost.
-    `interpreted`: Python has a part in every step. `accelerators`: whether it works there.
+    `interpreted`: Python has a part in every step. `slow`: it takes ten times the least time and
+    more. `accelerators`: whether it works there.
     """
 
     make: Callable[[Problem], Call]
     package: str
     methods: Mapping[str, str]
     interpreted: bool = False
+    slow: bool = False
     accelerators: bool = False
     dtypes: tuple[str, ...] = ("float32", "float64")
 
@@ -411,7 +416,7 @@ PEERS = {
         accelerators=True,
     ),
     "torch loop": Peer(by_torch, "torch", CHAINED, interpreted=True, accelerators=True),
-    "numba": Peer(by_numba, "numba", CHAINED),
+    "numba": Peer(by_numba, "numba", CHAINED, slow=True),
     "numpy loop": Peer(by_numpy, "numpy", CHAINED, interpreted=True),
     "scipy RK45": Peer(
         by_scipy,
