@@ -231,18 +231,21 @@ def curves(
     report: Report, ax: Axes, x: str, y: Callable[[dict], float], wanted: dict[str, Any]
 ) -> None:
     """y(row) against the parameter `x`, a curve for each candidate in the rows that are wanted."""
+    ticks = set()
     for name, (colour, marker, line) in STYLES.items():
         points = sorted(
             (row["parameters"][x], y(row))
             for row in report.rows
             if row["candidate"] == name and wanted.items() <= row["parameters"].items()
         )
+        ticks |= {value for value, _ in points}
         if points:
             style = {"color": colour, "marker": marker, "linestyle": line, "markersize": 5}
             ax.plot(*np.array(points).T, label=name, **style)
-    ticks = sorted({row["parameters"][x] for row in report.rows if x in row["parameters"]})
+    ticks = sorted(ticks)
     ax.set(xscale="log", yscale="log", xticks=ticks, xticklabels=ticks)
     ax.minorticks_off()
+    ax.tick_params(axis="x", labelrotation=30 if x == "batch" else 0)
     ax.grid(color="0.93")
 
 
@@ -264,6 +267,7 @@ def against_neurons(report: Report, figure: Figure) -> None:
         ax.axhline(1, color="0.6", linewidth=0.8)
         ax.set(xlabel="neurons", title=f"{method}, {BATCH} states, float32")
     axes[0].set_ylabel("fraction of the limit")
+    axes[0].yaxis.set_major_formatter("{x:g}")
     legend(figure)
 
 
