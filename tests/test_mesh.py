@@ -18,7 +18,7 @@ import ctrnn_jax as ct
 from ctrnn_jax import _size_rules
 
 MODULE = sys.modules["ctrnn_jax.simulate"]  # the package has a function of that name
-EPS = float(jnp.finfo(float).eps)
+EPS = float(jnp.finfo(jnp.zeros(()).dtype).eps)
 READ = jnp.arange(1.0, 6.0)
 
 

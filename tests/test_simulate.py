@@ -262,7 +262,9 @@ class TestDivergence:
         x0 = jnp.array([[1e-3, 0.0], [1e5, 0.0]], DTYPE)
         together = jax.grad(loss)(jnp.array([1.5], DTYPE), x0)
         alone = jax.grad(loss)(jnp.array([1.5], DTYPE), x0[:1])
-        assert np.isfinite(together).all() and np.allclose(together, alone, rtol=1e-5)
+        # One ulp of omega is 13 of the gradient, and every step rounds anew.
+        assert np.isfinite(together).all()
+        assert np.allclose(together, alone, rtol=1e4 * float(jnp.finfo(DTYPE).eps))
 
 
 @pytest.mark.slow
