@@ -299,7 +299,7 @@ def draw_frequencies(rows: list[dict], figure: Any) -> None:
     share.set_yticks(at, [name.replace(", ", ",\n") for name in names])
     share.invert_yaxis()
     share.set(xlabel="networks so near the target (%)", xlim=(0, 100))
-    duration.set_xlabel("time with compilation (s)")
+    duration.set_xlabel("time (s),\ncompilation included")
     figure.legend(loc="outside upper center", ncols=3)
 
 
