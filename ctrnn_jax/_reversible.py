@@ -5,23 +5,27 @@ e-fold every 1/λ: left alone, the way back would get lost. So it is anchored: t
 its state at the start of every segment, some thousand steps apart, and the way back through a
 segment begins at the stored end of it and is compared with the stored start. Where the two do not
 agree, the segment is run again forwards from its start, with an anchor every few steps, and undone
-along those, so that the gradient holds whatever the network does. A bit-exact reversal on a
-fixed-point grid would need no anchors, but its trajectories would be others than those of the plain
-steps, and it would rest on forward and backward programs being compiled to the same rounding.
+along those, so that the gradient holds whatever the network does. Of long runs only every so many
+segments' start is stored, and the others are found by running forwards once more: m segments take
+the memory of about 3√m states. A bit-exact reversal on a fixed-point grid would need no anchors,
+but its trajectories would be others than those of the plain steps, and it would rest on forward and
+backward programs being compiled to the same rounding.
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ._fixed import fixed_step_segments
-from ._segments import Carry, RunSegment, Segment
+from ._segments import Carry, Progress, RunSegment, Segment, run_segments
 from ._stepping import make_step
 from ._types import Array, Bool, Scalar, State, any_at_all
 from .model import CTRNN
@@ -32,11 +36,15 @@ from .solvers._common import Retraced
 _SEGMENT_STEPS = 1250
 # At most so many steps between the anchors of a segment that was not retraced.
 _SPAN_STEPS = 32
+# From so many segments on not all starts are stored: to find them takes a fifth of the time.
+_MANY_SEGMENTS = 64
 
 
 def reversible_segment_steps(num_steps: int) -> int:
-    """Steps between two anchors."""
-    return min(num_steps, _SEGMENT_STEPS)
+    """Steps between two states that are stored in the forward run."""
+    segments = num_steps // _SEGMENT_STEPS
+    together = 1 if segments < _MANY_SEGMENTS else math.isqrt(segments)
+    return min(num_steps, together * _SEGMENT_STEPS)
 
 
 def retraced(x: State, anchor: State) -> Bool[Array, " batch"]:
@@ -50,6 +58,30 @@ def retraced(x: State, anchor: State) -> Bool[Array, " batch"]:
 
 def reversible_segments(solver: Any, rnn: CTRNN, dt: Scalar) -> RunSegment:
     """How a segment is run with steps of `dt`, and undone in reverse mode."""
+    run = _retraced_segments(solver, rnn, dt)
+
+    def one_after_another(carry: Carry, segment: Segment):
+        def emit(steps, states):
+            return states if segment.keep else None
+
+        total = segment.blocks * segment.steps
+        progress = Progress(diffrax.NoProgressMeter(), None, jnp.zeros(()), 0.0)
+        carry, saves, _ = run_segments(
+            run, emit, carry, total, segment.steps, _SEGMENT_STEPS, progress
+        )
+        return carry, saves
+
+    def either(carry: Carry, segment: Segment):
+        if segment.blocks * segment.steps <= 2 * _SEGMENT_STEPS:  # see near_divisor
+            return run(carry, segment)
+        return jax.checkpoint(one_after_another, static_argnums=1, prevent_cse=False)(
+            carry, segment
+        )
+
+    return either
+
+
+def _retraced_segments(solver: Any, rnn: CTRNN, dt: Scalar) -> RunSegment:
     parameters, static = eqx.partition(rnn, eqx.is_inexact_array)
 
     def stepper(parameters, dt, x):

@@ -75,9 +75,24 @@ def test_every_solver_and_the_activation_agree_with_direct(name, solver):
     assert max(gaps) < 4000 * EPS
 
 
+@pytest.mark.parametrize(("name", "save_every"), [("dense", 75), ("bipartite", 6)])
+def test_starts_that_are_found_anew(name, save_every, monkeypatch):
+    monkeypatch.setattr(_reversible, "_SEGMENT_STEPS", 3)
+    jax.clear_caches()
+    assert _reversible.reversible_segment_steps(300) == 30
+    rnn = network(WEIGHTS[name])
+    gaps, value, other = gradients(
+        rnn, normal(6, 3, rnn.size), ct.PoissonSplitting(), num_steps=300, save_every=save_every
+    )
+    assert value == pytest.approx(other, rel=100 * EPS) and max(gaps) < 20_000 * EPS
+
+
 @pytest.mark.skipif(not X64, reason="float32 forgets within the run")
+@pytest.mark.parametrize("segment", [1250, 100], ids=["all starts stored", "some"])
 @pytest.mark.parametrize("kind", [ct.DenseSkew, ct.BipartiteSkew])
-def test_chaos_over_ten_thousand_steps(kind):
+def test_chaos_over_ten_thousand_steps(kind, segment, monkeypatch):
+    monkeypatch.setattr(_reversible, "_SEGMENT_STEPS", segment)
+    jax.clear_caches()
     # Perturbations grow by more than e^50: a plain reversal would end somewhere else.
     rnn = ct.CTRNN(kind.init(jax.random.key(0), 20, scale=2.0))
     x0 = normal(6, 2, 20, scale=1.5)
@@ -102,9 +117,11 @@ def test_memory_does_not_grow_like_that_of_checkpoints():
         analysis = jax.jit(jax.grad(loss)).lower(x0).compile().memory_analysis()
         return analysis.temp_size_in_bytes
 
-    growth = temporary(102_400, "reversible") - temporary(2_048, "reversible")
-    assert growth <= 5 * 98 * x0.size * x0.dtype.itemsize  # a few states a thousand steps
-    assert temporary(102_400, "reversible") < 0.6 * temporary(102_400, "checkpointed")
+    state = x0.size * x0.dtype.itemsize
+    # Three times the root of 800 segments is 85; starts and ends of them all would be 1600.
+    growth = temporary(1_000_000, "reversible") - temporary(2_500, "reversible")
+    assert growth <= 130 * state
+    assert temporary(1_000_000, "reversible") < 0.06 * temporary(1_000_000, "checkpointed")
 
 
 def test_lowers_for_cuda_and_under_vmap():

@@ -186,49 +186,62 @@ class Sweep(AbstractRetrace):
         h = self._share(h)
 
         def visit(state, visit: _Visits):
-            s, s_bar, gradient, z_bars = state
+            s, s_bar, power, parameters_bar = state
 
             def neuron(state, i):
-                # Together: z and the cotangent of s; moves and the cotangent of z.
-                inside, changes, parameters_bar = state
-                z, bar = lax.dynamic_slice_in_dim(inside, i, 1, axis=1)
+                z, bar, moves, z_bars, power, parameters_bar = state
                 velocity, pull = jax.vjp(
-                    lambda parameters, z: eqx.combine(parameters, static)(z), parameters, z
+                    lambda parameters, z: eqx.combine(parameters, static)(z), parameters, _row(z, i)
                 )
-                more, z_bar = pull(h * bar)
-                change = jnp.stack((h * velocity, z_bar))
-                # A column of A is minus a row.
-                inside = inside + _row(within, i).T[None] * change
-                changes = lax.dynamic_update_slice_in_dim(changes, change, i, axis=1)
-                return (inside, changes, jax.tree.map(jnp.add, parameters_bar, more)), None
+                more, z_bar = pull(h * _row(bar, i))
+                move = h * velocity
+                column = _row(within, i).T  # a column of A is minus a row
+                power = power + _row(bar, i) * move
+                return (
+                    z + column * move,
+                    bar + column * z_bar,
+                    _set_row(moves, move, i),
+                    _set_row(z_bars, z_bar, i),
+                    power,
+                    jax.tree.map(jnp.add, parameters_bar, more),
+                ), None
 
             rows, within = self._rows(visit)
-            bar = _block(s_bar, visit)
-            inside = jnp.stack((self._preactivation(s, offset, rows, visit), bar))
-            state = inside, jnp.zeros_like(inside), gradient.activation
-            state, _ = lax.scan(neuron, state, visit.order, reverse=True)
-            (_, new_bar), (moves, z_bar), parameters_bar = state
-            s = _set_block(s, _block(s, visit) - moves, visit)
-            # A column block of A is minus a row block, transposed; inside, it was done above.
-            s_bar = _set_block(s_bar + self._product(rows.T, z_bar), new_bar, visit)
-            rows_bar = self._product(z_bar, s.T)
-            # s is the state before the moves; neurons moved earlier were seen after theirs.
-            earlier = visit.order[None, :] < visit.order[:, None]
-            seen = jnp.where(earlier, self._product(z_bar, moves.T), 0)
-            inside = lax.dynamic_slice_in_dim(rows_bar, visit.start, _BLOCK, axis=1) + seen
-            rows_bar = lax.dynamic_update_slice_in_dim(rows_bar, inside, visit.start, axis=1)
-            gradient = gradient._replace(
-                A=_set_block(gradient.A, _block(gradient.A, visit) + rows_bar, visit),
-                activation=parameters_bar,
-                # Each move times the cotangent of its neuron, as it was then.
-                dt=gradient.dt + (jnp.sum(bar * moves) + jnp.sum(within * seen)) / dt,
+            z, bar = self._preactivation(s, offset, rows, visit), _block(s_bar, visit)
+            none = jnp.zeros_like(z)
+            state, _ = lax.scan(
+                neuron, (z, bar, none, none, power, parameters_bar), visit.order, reverse=True
             )
-            z_bars = _set_block(z_bars, _block(z_bars, visit) + z_bar, visit)
-            return (s, s_bar, gradient, z_bars), None
+            _, bar, moves, z_bars, power, parameters_bar = state
+            s = _set_block(s, _block(s, visit) - moves, visit)
+            columns = lax.dynamic_slice_in_dim(self.padded_A, visit.start, _BLOCK, axis=1)
+            # Aᵀ = -A; inside the block it was done above.
+            s_bar = _set_block(s_bar - self._product(columns, z_bars), bar, visit)
+            return (s, s_bar, power, parameters_bar), (moves, z_bars)
 
-        state = s, s_bar, gradient, jnp.zeros_like(s)
-        (s, s_bar, gradient, z_bars), _ = lax.scan(visit, state, self.visits, reverse=True)
-        return s[: self.n], s_bar[: self.n], gradient, z_bars[: self.n]
+        state = s, s_bar, jnp.zeros_like(s[:1]), gradient.activation
+        (s, s_bar, power, parameters_bar), found = lax.scan(visit, state, self.visits, reverse=True)
+        moves, z_bars = (self._sweeps(each) for each in found)
+        z_bar = jnp.sum(z_bars, 0)
+        # z saw the neurons of one side after their moves of this sweep, those of the other before:
+        # below the diagonal both sweeps saw the state in their middle.
+        middle = s + moves[0]
+        A_bar = jnp.tril(self._product(z_bar, middle.T))
+        for each, seen in zip(z_bars, (s, middle + moves[-1]), strict=False):
+            A_bar = A_bar + jnp.triu(self._product(each, seen.T))
+        gradient = gradient._replace(
+            A=gradient.A + A_bar,
+            activation=parameters_bar,
+            dt=gradient.dt + jnp.sum(power) / dt,
+        )
+        return s[: self.n], s_bar[: self.n], gradient, z_bar[: self.n]
+
+    def _sweeps(self, visited: Array) -> Array:
+        """What visits found, (visits, _BLOCK, batch), by sweeps and neurons: (sweeps, n, batch)."""
+        sweeps = jnp.split(visited, 2 if self.there_and_back else 1)
+        if self.there_and_back:
+            sweeps[1] = sweeps[1][::-1]
+        return jnp.stack(sweeps).reshape(len(sweeps), -1, visited.shape[-1])
 
     def anchor(self, back: _Back, x: Array) -> _Back:
         """See `AbstractRetrace`."""
