@@ -77,10 +77,10 @@ def simulate(
             run in which a trajectory overflows are finite only with `max_norm`.
         adjoint: how gradients are made in reverse mode. "checkpointed" recomputes segments of
             √num_steps steps, memory ~ √num_steps; "direct" stores every step; "reversible" undoes
-            the steps and stores two states per 1250 of them: for solvers that can undo a step
-            (`PoissonSplitting`, `DiscreteGradient`, `ImplicitMidpoint`), first derivatives only.
-            In chaotic networks it takes twice the time, to find the way back. With `fold` or
-            `max_norm`, which cannot be undone, it works as "checkpointed".
+            the steps and stores some hundred states, whatever their number: for solvers that can
+            undo a step (`PoissonSplitting`, `DiscreteGradient`, `ImplicitMidpoint`), first
+            derivatives only. In chaotic networks it takes twice the time, to find the way back.
+            With `fold` or `max_norm`, which cannot be undone, it works as "checkpointed".
         progress: True for a progress bar on stderr, or a diffrax progress meter.
         mesh: devices that share the batch, see `batch_mesh`; all axes of the mesh do. Each runs
             its part alone, with the results of a single device to rounding; the arrays returned
