@@ -35,14 +35,20 @@ def update_fold(update: Callable, fold: Any, t: Scalar, x: State) -> Any:
 
 
 def fixed_step_segments(
-    step: Step, dt: Scalar, update: Callable | None, max_norm: Scalar | None, checkpoint: bool
+    step: Step,
+    dt: Scalar,
+    update: Callable | None,
+    max_norm: Scalar | None,
+    checkpoint: bool,
+    check_every_step: bool = False,
 ) -> RunSegment:
     """How a segment is run with steps of `dt`.
 
     Checking every trajectory after every step would nearly double the cost of an Euler step.
     But a state that is not finite never becomes finite again, so one look at the end of the
     segment tells; only then the segment is run once more, with a check at every step, for
-    those trajectories alone. A norm bound has no such property and is checked at every step.
+    those trajectories alone. A norm bound has no such property and is checked at every step, and so
+    is all with `check_every_step`, for steps that cost and compile so much more than a check.
     """
 
     def free_step(carry: Carry) -> Carry:
@@ -85,7 +91,7 @@ def fixed_step_segments(
         return lax.scan(block, carry, None, length=segment.blocks)
 
     def run(carry: Carry, segment: Segment):
-        if max_norm is not None:
+        if max_norm is not None or check_every_step:
             return loop(checked_step, carry, segment)
         new, saves = loop(free_step, carry, segment)
         stopped = carry.stopped_at >= 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -45,6 +46,7 @@ def over_devices(
     run: Callable[[PyTree, Rows, diffrax.AbstractProgressMeter], PyTree],
     mesh: Mesh,
     alone: bool,
+    gradients_alone: bool,
     values: PyTree,
     rows: Rows,
     meter: diffrax.AbstractProgressMeter,
@@ -52,34 +54,41 @@ def over_devices(
     """`run(values, rows, meter)` with an equal share of the rows on each device of the mesh.
 
     The leaves of what it returns have the batch as their first axis. `alone`: each device runs its
-    part by itself, faster than as the compiler divides the work, which what diffrax does within
-    its own loops and implicit solvers asks for.
+    part by itself, faster than as the compiler divides the work. diffrax's implicit solvers ask
+    for the latter, and so do reverse-mode derivatives of its own loops (`gradients_alone`).
     """
     # jax.make_mesh makes axes whose sharding is part of the types of all arrays; not so here.
     mesh, shared = Mesh(mesh.devices, mesh.axis_names), PartitionSpec(mesh.axis_names)
     batch, rows = rows.shape[0], _padded(rows, mesh.size)
-    if not alone:
-        distributed = NamedSharding(mesh, shared)
-        out = run(values, lax.with_sharding_constraint(rows, distributed), meter)
-        out = jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, distributed), out)
-        return _first(batch, out)
     arrays, static = eqx.partition(values, eqx.is_array)
-    if not isinstance(meter, diffrax.NoProgressMeter):
-        meter = _OnFirstDevice(meter, mesh.axis_names)
 
-    def share(arrays, rows):
-        return run(eqx.combine(arrays, static), rows, meter)
+    def by_compiler(arrays, rows):
+        distributed = NamedSharding(mesh, shared)
+        rows = lax.with_sharding_constraint(rows, distributed)
+        out = run(eqx.combine(arrays, static), rows, meter)
+        return jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, distributed), out)
+
+    def one_share(arrays, rows):
+        own = meter
+        if not isinstance(meter, diffrax.NoProgressMeter):
+            own = _OnFirstDevice(meter, mesh.axis_names)
+        return run(eqx.combine(arrays, static), rows, own)
 
     # No two trajectories meet, so nothing is communicated. check_vma is about collectives, and
     # refuses custom derivatives without need.
-    mapped = jax.shard_map(
-        share,
+    each = jax.shard_map(
+        one_share,
         mesh=mesh,
         in_specs=(PartitionSpec(), shared),
         out_specs=shared,
         check_vma=False,
     )
-    return _first(batch, mapped(arrays, rows))
+    if not alone:
+        each = by_compiler
+    elif not gradients_alone:
+        each = jax.custom_vjp(each)
+        each.defvjp(partial(jax.vjp, by_compiler), lambda pull, bars: pull(bars))
+    return _first(batch, each(arrays, rows))
 
 
 def over_blocks(

@@ -197,7 +197,7 @@ def _closed_orbit(unit: Oscillator) -> tuple[Array, Array, Array]:
     line = dominant_frequency(y, 1 / _PER_PERIOD)
     T0 = 1 / jnp.where(jnp.isfinite(line), line, 1)
 
-    def gap(unknown):
+    def gap(unknown):  # and again, for jacfwd to return it beside the slope
         z, T = unknown[:-1] * size, unknown[-1]
         run = simulate(
             unit.rnn,
@@ -208,11 +208,12 @@ def _closed_orbit(unit: Oscillator) -> tuple[Array, Array, Array]:
             solver=diffrax.Dopri8(),
         )
         assert run.xs is not None
-        return (run.xs[-1] - z) / size
+        missing = (run.xs[-1] - z) / size
+        return missing, missing
 
     def newton(state, _):
         unknown, best, least = state
-        missing, slope = gap(unknown), jax.jacfwd(gap)(unknown)
+        slope, missing = jax.jacfwd(gap, has_aux=True)(unknown)
         error = jnp.linalg.norm(missing)
         # Rest returns at once, and after two periods every orbit has returned, too.
         near = jnp.abs(jnp.log2(unknown[-1] / T0)) < 0.5

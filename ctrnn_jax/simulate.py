@@ -244,13 +244,19 @@ def _simulate(
         return over_blocks(block, rows, meter, size)
 
     if mesh is not None:
-        inner = solver.solver if isinstance(solver, Projected) else solver
-        implicit = isinstance(inner, diffrax.AbstractImplicitSolver)
-        run = partial(over_devices, run, mesh, tolerances is None and not implicit)
+        adaptive, direct = tolerances is not None, settings["adjoint"] == "direct"
+        alone = not _is_implicit(solver) and not (adaptive and direct)
+        run = partial(over_devices, run, mesh, alone, not adaptive)
     out = run(values, x0.reshape(-1, n), meter)
     out = jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), out)
     saved_steps = save_every * jnp.arange(num_steps // save_every + 1, dtype=jnp.int32)
     return Trajectory(ts=saved_steps.astype(x0.dtype) * dt, **out)
+
+
+def _is_implicit(solver: diffrax.AbstractSolver) -> bool:
+    """Whether a step is diffrax's Newton method, for each trajectory alone."""
+    inner = solver.solver if isinstance(solver, Projected) else solver
+    return isinstance(inner, diffrax.AbstractImplicitSolver)
 
 
 def _local(mesh: Mesh) -> tuple[str, int]:
@@ -291,7 +297,9 @@ def _run(
             run = reversible_segments(solver, rnn, dt)
             segment_steps = reversible_segment_steps(num_steps)
         else:
-            run = fixed_step_segments(step, dt, update, max_norm, adjoint != "direct")
+            run = fixed_step_segments(
+                step, dt, update, max_norm, adjoint != "direct", _is_implicit(solver)
+            )
             segment_steps = square_root_segment(num_steps)
     else:
         solver_state, (rtol, atol) = None, tolerances
