@@ -246,6 +246,8 @@ def _simulate(
     if mesh is not None:
         adaptive, direct = tolerances is not None, settings["adjoint"] == "direct"
         alone = not _is_implicit(solver) and not (adaptive and direct)
+        if _is_implicit(solver) and platform == "cpu" and devices > 1:
+            size = 1  # jaxlib's LU of a batch may wait for ever: see solvers/_implicit.py
         run = partial(over_devices, run, mesh, alone, not adaptive)
     out = run(values, x0.reshape(-1, n), meter)
     out = jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), out)

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import diffrax
@@ -86,6 +87,21 @@ def test_gradients_are_summed_over_devices(name):
     point = network(), states(7), jnp.ones(())
     shared, alone = jax.grad(loss)(point, ct.batch_mesh()), jax.grad(loss)(point, None)
     assert largest_difference(shared, alone) <= 2e5 * EPS
+
+
+@pytest.mark.parametrize(
+    ("solver", "dt"),
+    # At so long a step the discrete gradient's iteration fails, and Newton's method is called.
+    [(ct.DiscreteGradient(), 2.0), (ct.ImplicitMidpoint(), 2.0), (diffrax.ImplicitEuler(), 0.1)],
+    ids=lambda value: type(value).__name__,
+)
+def test_linear_equations_do_not_wait_for_each_other(solver, dt):
+    # Many enough for jaxlib to spread them over the threads that the devices run on.
+    rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(0), 20, scale=2.0))
+    x0 = jax.random.normal(jax.random.key(1), (256, 20))
+    run = partial(ct.simulate, rnn, x0, dt=dt, num_steps=4, save_every=4, solver=solver)
+    shared, alone = run(mesh=ct.batch_mesh()), run()
+    assert largest_difference(shared.xs, alone.xs) <= 1e5 * EPS
 
 
 def test_a_diverging_state_stops_alone_on_its_device():

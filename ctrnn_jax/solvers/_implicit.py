@@ -129,7 +129,7 @@ def _newton(residual, guess, columns, tol):
 
         def body(now):
             y, _, count = now
-            step = jnp.linalg.solve(jax.jacfwd(scaled)(y), scaled(y))
+            step = _dense_solve(jax.jacfwd(scaled)(y), scaled(y))
             change = jnp.max(jnp.abs(step) / (1 + jnp.abs(y)))
             return y - step, change, count + 1
 
@@ -144,6 +144,18 @@ def _newton(residual, guess, columns, tol):
     return jax.vmap(one, in_axes=-1, out_axes=-1)(guess, columns)
 
 
+def _dense_solve(A: Float[Array, "n n"], b: Float[Array, " n"]) -> Float[Array, " n"]:
+    """A⁻¹ b by LU.
+
+    jaxlib spreads a batch of LU over the threads that XLA's programs run on, and waits. Where each
+    of them runs the program of one CPU device, all wait for ever: so one after another there.
+    """
+    if jax.sharding.get_abstract_mesh().empty:  # outside jax.shard_map
+        return jnp.linalg.solve(A, b)
+    one_by_one = jax.custom_batching.sequential_vmap(jnp.linalg.solve)
+    return lax.platform_dependent(A, b, cpu=one_by_one, default=jnp.linalg.solve)
+
+
 def _linear_solve(g: Callable[[Array], Array], y: Float[Array, "n batch"]) -> Array:
     """g(x) = y for a linear g that maps each column to itself: by contraction, else by LU."""
     x, found = _contract(lambda x, y: g(x) - y, y, y, None, 64)
@@ -152,7 +164,7 @@ def _linear_solve(g: Callable[[Array], Array], y: Float[Array, "n batch"]) -> Ar
         n = y.shape[0]
         units = jnp.broadcast_to(jnp.eye(n, dtype=y.dtype)[:, :, None], (n, *y.shape))
         matrices = jnp.transpose(jax.vmap(g)(units), (2, 1, 0))
-        return jnp.where(found, x, jnp.linalg.solve(matrices, y.T[..., None])[..., 0].T)
+        return jnp.where(found, x, jax.vmap(_dense_solve)(matrices, y.T).T)
 
     return lax.cond(any_at_all(~found), dense, lambda x: x, x)
 
