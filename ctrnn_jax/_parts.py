@@ -86,8 +86,7 @@ def over_devices(
     if not alone:
         each = by_compiler
     elif not gradients_alone:
-        each = jax.custom_vjp(each)
-        each.defvjp(partial(jax.vjp, by_compiler), lambda pull, bars: pull(bars))
+        each = partial(_differentiated_as, by_compiler, each)
     return _first(batch, each(arrays, rows))
 
 
@@ -118,6 +117,31 @@ def over_blocks(
         out = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
     meter.close(state)
     return _first(batch, out)
+
+
+def _differentiated_as(other: Callable, run: Callable, *args: PyTree) -> PyTree:
+    """`run(*args)` with the reverse-mode derivatives of `other(*args)`.
+
+    Also by what they close over, such as the parameters of a function that observes.
+    """
+    run, values = jax.closure_convert(run, *args)
+    other, other_values = jax.closure_convert(other, *args)
+
+    @jax.custom_vjp
+    def either(args, values, other_values):
+        return run(*args, *values)
+
+    def forward(args, values, other_values):
+        out, pull = jax.vjp(lambda args, more: other(*args, *more), args, other_values)
+        return out, (pull, values)
+
+    def backward(residuals, bars):
+        pull, values = residuals
+        args_bar, other_bar = pull(bars)
+        return args_bar, jax.tree.map(jnp.zeros_like, values), other_bar
+
+    either.defvjp(forward, backward)
+    return either(args, values, other_values)
 
 
 class _OnFirstDevice(diffrax.AbstractProgressMeter):

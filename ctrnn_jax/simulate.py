@@ -77,7 +77,7 @@ def simulate(
             run in which a trajectory overflows are finite only with `max_norm`.
         adjoint: how gradients are made in reverse mode. "checkpointed" recomputes segments of
             √num_steps steps, memory ~ √num_steps; "direct" stores every step; "reversible" undoes
-            the steps and stores some hundred states, whatever their number: for solvers that can
+            the steps and stores at most some hundred states up to 10⁷ steps: for solvers that can
             undo a step (`PoissonSplitting`, `DiscreteGradient`, `ImplicitMidpoint`), first
             derivatives only. In chaotic networks it takes twice the time, to find the way back.
             With `fold` or `max_norm`, which cannot be undone, it works as "checkpointed".

@@ -1,5 +1,6 @@
 """A batch over the devices of a mesh, in blocks, and over two processes."""
 
+import faulthandler
 import inspect
 import re
 import socket
@@ -89,6 +90,19 @@ def test_gradients_are_summed_over_devices(name):
     assert largest_difference(shared, alone) <= 2e5 * EPS
 
 
+@pytest.mark.parametrize("name", ["Tsit5", "adaptive"])
+def test_gradients_by_what_functions_close_over(name):
+    def loss(read, mesh):
+        run = ct.simulate(
+            network(), states(6), dt=0.1, num_steps=8, mesh=mesh, save_every=4, **RUNS[name],
+            observe=lambda t, x: read @ x, fold=(0.0, lambda total, t, x: total + read @ x),
+        )  # fmt: skip
+        return jnp.sum(run.observed**2) + jnp.sum(run.folded)
+
+    shared, alone = jax.grad(loss)(READ, ct.batch_mesh()), jax.grad(loss)(READ, None)
+    assert largest_difference(shared, alone) <= 2e5 * EPS
+
+
 @pytest.mark.parametrize(
     ("solver", "dt"),
     # At so long a step the discrete gradient's iteration fails, and Newton's method is called.
@@ -100,7 +114,10 @@ def test_linear_equations_do_not_wait_for_each_other(solver, dt):
     rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(0), 20, scale=2.0))
     x0 = jax.random.normal(jax.random.key(1), (256, 20))
     run = partial(ct.simulate, rnn, x0, dt=dt, num_steps=4, save_every=4, solver=solver)
-    shared, alone = run(mesh=ct.batch_mesh()), run()
+    faulthandler.dump_traceback_later(300, exit=True)  # a failure would be a wait for ever
+    shared = jax.block_until_ready(run(mesh=ct.batch_mesh()))
+    faulthandler.cancel_dump_traceback_later()
+    alone = run()
     assert largest_difference(shared.xs, alone.xs) <= 1e5 * EPS
 
 
