@@ -32,7 +32,7 @@ from .weights import DenseSkew
 _PERIODS, _PER_PERIOD = 12, 32
 _OPTIMIZER = optax.adam(0.01)
 _AT_ONCE = 1024
-_NEWTON, _NEWTON_STEPS = 16, 256
+_NEWTON, _NEWTON_STEPS = 16, 512
 
 
 def fit_frequency(
@@ -205,7 +205,7 @@ def _closed_orbit(unit: Oscillator) -> tuple[Array, Array, Array]:
             dt=T / _NEWTON_STEPS,
             num_steps=_NEWTON_STEPS,
             save_every=_NEWTON_STEPS,
-            solver=diffrax.Dopri8(),
+            solver=diffrax.Tsit5(),
         )
         assert run.xs is not None
         missing = (run.xs[-1] - z) / size
