@@ -11,14 +11,21 @@ _STRUCTURE_PAYS_FROM = 64
 
 # XLA runs an operation on an array below about 256 KiB on one core, and what a step of a block
 # touches should stay in the second-level cache of the cores that work on it. One core with a device
-# of its own: 512 KiB in all were best (0.84 of the limit for Euler, two neurons, instead of 0.64).
-# Several cores a device share a larger cache: 2 MiB an array, so that all of them have enough to
-# do: 0.7 to 1.05 of the time without blocks, for 8 to 40 neurons and 65536 to 262144 states (1 MiB:
-# 0.8 to 1.25). Fewer columns than 64 are slow with any weights, and products by a matrix that fills
-# the cache need 128 (64 take 1.15 of the time for 512 neurons; from 1024 on they do not).
-_BYTES_PER_CORE = 2**19
+# of its own: 256 to 512 KiB in all were best, 1.3 MiB had 0.6 to 0.7 of that speed (8 to 128
+# neurons, second-level caches of 1 MiB). Several cores a device share a larger cache: 2 MiB an
+# array, so that all of them have enough to do: 0.5 to 1.05 of the time without blocks, for 8 to 40
+# neurons and 65536 to 262144 states (1 MiB: 0.5 to 1.25). Rows of less than 256 bytes are slow with
+# any weights.
+_BYTES_PER_CORE = 2**18.5
 _BYTES_PER_ARRAY = 2**21
-_LEAST_BLOCK, _LEAST_VALUES = 64, 2**16
+_BYTES_PER_ROW = 256
+
+
+def _least_columns(n: int, itemsize: int) -> int:
+    """Below so many columns products are slow: where A fills the cache, and where it exceeds it."""
+    if n < 256:
+        return _BYTES_PER_ROW // itemsize
+    return 128 if n < 1024 else 64
 
 
 def structure_pays(n: int, rank: int = 0) -> bool:
@@ -40,8 +47,7 @@ def block_size(n: int, itemsize: int, arrays: int, platform: str, devices: int) 
         return None
     lone = devices >= _cores()
     size = _BYTES_PER_CORE / arrays if lone else _BYTES_PER_ARRAY
-    least = max(_LEAST_BLOCK, min(2 * _LEAST_BLOCK, _LEAST_VALUES // n))
-    return max(least, 2 ** round(math.log2(size / (n * itemsize))))
+    return max(_least_columns(n, itemsize), 2 ** round(math.log2(size / (n * itemsize))))
 
 
 def spare_columns(columns: int, itemsize: int, platform: str) -> int:
