@@ -36,7 +36,7 @@ def float_array(
     if value is None or isinstance(value, str | bytes | dict):
         fail(name, expected, type(value).__name__, TypeError)
     try:
-        array = jnp.asarray(value)
+        array = value if isinstance(value, jax.Array) else jnp.asarray(value)
     except (TypeError, ValueError):
         fail(name, expected, type(value).__name__, TypeError)
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -86,6 +86,13 @@ def integer(name: str, value: Any, minimum: int) -> int:
 
 def real(name: str, value: Any, dtype: Any = None, *, positive: bool = False) -> jax.Array:
     """A finite real scalar, in `dtype`: there it must be finite, and positive where asked for."""
+    return jnp.asarray(number(name, value, dtype, positive=positive))
+
+
+def number(
+    name: str, value: Any, dtype: Any = None, *, positive: bool = False
+) -> jax.Array | np.ndarray:
+    """`real`, not yet on a device where it is known: half the time, for what is compiled next."""
     expected = "a finite number > 0" if positive else "a finite number"
     dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
     if value is None or isinstance(value, bool | str | bytes):
@@ -103,12 +110,12 @@ def real(name: str, value: Any, dtype: Any = None, *, positive: bool = False) ->
     if isinstance(value, int) and abs(value) > 2**127:
         fail(name, expected, "an integer above 2^127")
     with np.errstate(all="ignore"):
-        number = np.asarray(float(value)).astype(dtype)
+        known = np.asarray(float(value)).astype(dtype)
     # Below the smallest normal number devices round to 0.
-    if not np.isfinite(number) or (positive and number < jnp.finfo(dtype).tiny):
+    if not np.isfinite(known) or (positive and known < jnp.finfo(dtype).tiny):
         valid = math.isfinite(value) and (value > 0 or not positive)
-        fail(name, expected, f"{value}, which is {number} in {dtype.name}" if valid else value)
-    return jnp.asarray(number)
+        fail(name, expected, f"{value}, which is {known} in {dtype.name}" if valid else value)
+    return known
 
 
 def positive(name: str, value: Any, dtype: Any = None) -> jax.Array:

@@ -13,7 +13,7 @@ SKEW = (ct.DenseSkew, ct.BlockSkew, ct.BipartiteSkew, ct.LowRankSkew)
 SIZES = [
     (cls, n)
     for cls in (*SKEW, ct.DenseWeights)
-    for n in (2, 7, 64)
+    for n in (2, 7, 20, 64, 130)  # a single column is multiplied in one of three ways, by size
     if n % 2 == 0 or cls is not ct.BlockSkew
 ]
 
@@ -52,6 +52,10 @@ def test_products_agree_with_the_matrix(cls, n, key):
         for w in (weights, weights.prepared()):
             np.testing.assert_allclose(w.matvec(x), y, rtol=0, atol=64 * EPS * np.abs(y).max())
             assert w.matvec(x).shape == shape
+            slope = jax.grad(lambda x, w=w: jnp.vdot(w.matvec(x), x**2))(x)
+            expected = A.T @ np.asarray(x, float) ** 2 + 2 * np.asarray(x, float) * y
+            bound = 128 * EPS * np.abs(expected).max()
+            np.testing.assert_allclose(slope, expected, rtol=0, atol=bound)
     assert weights.is_skew is (cls is not ct.DenseWeights)
     if weights.is_skew:
         # To the bit, zero diagonal included.
