@@ -41,8 +41,9 @@ def fixed_step_segments(
     max_norm: Scalar | None,
     checkpoint: bool,
     check_every_step: bool = False,
+    spare: int = 0,
 ) -> RunSegment:
-    """How a segment is run with steps of `dt`.
+    """How a segment is run with steps of `dt`; states are saved with `spare` columns more.
 
     Checking every trajectory after every step would nearly double the cost of an Euler step.
     But a state that is not finite never becomes finite again, so one look at the end of the
@@ -50,6 +51,12 @@ def fixed_step_segments(
     those trajectories alone. A norm bound has no such property and is checked at every step, and so
     is all with `check_every_step`, for steps that cost and compile so much more than a check.
     """
+
+    def padded(a):
+        return jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, spare)]) if spare else a
+
+    def pick(lanes, saves, otherwise):
+        return None if saves is None else jnp.where(padded(lanes), saves, otherwise)
 
     def free_step(carry: Carry) -> Carry:
         x, solver, converged = step(carry.x, carry.solver, carry.step)
@@ -83,7 +90,7 @@ def fixed_step_segments(
             whole, rest = divmod(segment.steps, span)
             spans = one_step if span == 1 else lambda c: repeat(one_step, c, span)
             carry = repeat(one_step, repeat(spans, carry, whole), rest)
-            return carry, carry.x if segment.keep else None
+            return carry, padded(carry.x) if segment.keep else None
 
         if segment.blocks == 1:
             carry, saves = block(carry, None)
@@ -103,13 +110,13 @@ def fixed_step_segments(
             # Seldom run, and so in less memory: it would add its own to that of the free steps.
             span = math.isqrt(segment.steps) if checkpoint else 1
             checked, checked_saves = loop(checked_step, carry, segment, span)
-            return choose(~diverged, new, checked), _pick(~diverged, saves, checked_saves)
+            return choose(~diverged, new, checked), pick(~diverged, saves, checked_saves)
 
         def as_is(new, saves):
             return new, saves
 
         def mend(new, saves):
-            new, saves = choose(~stopped, new, carry), _pick(~stopped, saves, carry.x)
+            new, saves = choose(~stopped, new, carry), pick(~stopped, saves, padded(carry.x))
             return lax.cond(any_at_all(diverged), stop_diverged, as_is, new, saves)
 
         # One choice that is seldom made, not two in turn: XLA copies what passes through the first.
@@ -120,7 +127,3 @@ def fixed_step_segments(
     return lambda carry, segment: jax.checkpoint(run, static_argnums=1, prevent_cse=False)(
         carry, segment
     )
-
-
-def _pick(lanes, saves, otherwise):
-    return None if saves is None else jnp.where(lanes, saves, otherwise)

@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from . import _checks
-from ._segments import Progress
+from ._segments import Progress, near_divisor
 from ._types import Array, Float, PyTree
 
 Rows = Float[Array, "batch n"]
@@ -91,32 +91,40 @@ def over_devices(
 
 
 def over_blocks(
-    run: Callable[[Rows, Progress], tuple[PyTree, PyTree]],
+    run: Callable[[Rows, PyTree, Any, Progress], tuple[PyTree, dict, dict]],
     rows: Rows,
+    empty: Callable[[int], dict],
     meter: diffrax.AbstractProgressMeter,
     size: int | None,
-) -> PyTree:
-    """`run(rows, progress)` for `size` rows at a time, or a little less, one block after another.
+) -> dict:
+    """`run(part, out, first, progress)` for about `size` rows at a time, one block after another.
 
-    It returns the state of the meter and leaves with the batch as their first axis.
+    It writes what it makes of the rows from `first` on into `out`, which begins as `empty(batch)`,
+    and returns the meter's state, `out` and more leaves, with the rows as their first axis.
     """
     batch = rows.shape[0]
-    blocks = 1 if size is None else -(-batch // size)
+    size = batch if size is None or size >= batch else near_divisor(batch, size)
+    blocks = -(-batch // size)
+    rows = _padded(rows, blocks)
     progress = Progress(meter, meter.init(), jnp.zeros((), rows.dtype), 1 / blocks)
     if blocks == 1:
-        state, out = run(rows, progress)
+        state, out, rest = run(rows, empty(batch), 0, progress)
     else:
-        parts = _padded(rows, blocks).reshape(blocks, -1, rows.shape[1])
+        size = rows.shape[0] // blocks
+        first = size * jnp.arange(blocks, dtype=jnp.int32)
         starts = jnp.arange(blocks, dtype=rows.dtype) / blocks
 
-        def block(state, inputs):
-            part, start = inputs
-            return run(part, progress._replace(state=state, start=start))
+        def block(carry, inputs):
+            state, out = carry
+            part, first, start = inputs
+            state, out, rest = run(part, out, first, progress._replace(state=state, start=start))
+            return (state, out), rest
 
-        state, out = lax.scan(block, progress.state, (parts, starts))
-        out = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
+        parts = rows.reshape(blocks, size, -1), first, starts
+        (state, out), rest = lax.scan(block, (progress.state, empty(rows.shape[0])), parts)
+        rest = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rest)
     meter.close(state)
-    return _first(batch, out)
+    return _first(batch, out | rest)
 
 
 def _differentiated_as(other: Callable, run: Callable, *args: PyTree) -> PyTree:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ._fixed import fixed_step_segments
-from ._segments import Carry, Progress, RunSegment, Segment, run_segments
+from ._segments import Carry, Progress, RunSegment, Segment, run_segments, write
 from ._stepping import make_step
 from ._types import Array, Bool, Scalar, State, any_at_all
 from .model import CTRNN
@@ -61,13 +61,14 @@ def reversible_segments(solver: Any, rnn: CTRNN, dt: Scalar) -> RunSegment:
     run = _retraced_segments(solver, rnn, dt)
 
     def one_after_another(carry: Carry, segment: Segment):
-        def emit(steps, states):
-            return states if segment.keep else None
+        def store(saves, index, steps, states):
+            return write(saves, states, index) if segment.keep else None
 
+        saves = jnp.zeros((segment.blocks, *carry.x.shape), carry.x.dtype) if segment.keep else None
         total = segment.blocks * segment.steps
         progress = Progress(diffrax.NoProgressMeter(), None, jnp.zeros(()), 0.0)
         carry, saves, _ = run_segments(
-            run, emit, carry, total, segment.steps, _SEGMENT_STEPS, progress
+            run, store, carry, saves, total, segment.steps, _SEGMENT_STEPS, progress
         )
         return carry, saves
 

@@ -17,10 +17,10 @@ from ._adaptive import adaptive_segments
 from ._fixed import fixed_step_segments, within
 from ._parts import over_blocks, over_devices
 from ._reversible import reversible_segment_steps, reversible_segments
-from ._segments import Carry, Progress, run_segments, square_root_segment
-from ._size_rules import block_size, spare_columns
+from ._segments import Carry, Progress, run_segments, square_root_segment, write
+from ._size_rules import block_size, saved_at_once
 from ._stepping import make_step
-from ._types import Array, ArrayLike, Float, PyTree, Scalar
+from ._types import Array, ArrayLike, Float, Int, PyTree, Scalar
 from .invariants import energy
 from .model import CTRNN, states_for
 from .solvers import DiscreteGradient, Projected
@@ -240,13 +240,20 @@ def _simulate(
     values = rnn.prepared(), dt, solver, tolerances, initial, max_norm
     platform, devices = (jax.default_backend(), 1) if mesh is None else _local(mesh)
     size = block_size(n, x0.dtype.itemsize, _arrays(solver), platform, devices)
+    saved_steps = save_every * jnp.arange(num_steps // save_every + 1, dtype=jnp.int32)
 
     def run(values, rows, meter):
-        def block(rows, progress):
-            spare = spare_columns(len(rows), rows.dtype.itemsize, platform)
-            return _run(values, rows, num_steps, save_every, spare, progress=progress, **settings)
+        def block(part, out, first, progress):
+            kept = saved_at_once(n, len(part), part.dtype.itemsize, platform)
+            return _run(values, part, out, first, num_steps, save_every, kept, progress, settings)
 
-        return over_blocks(block, rows, meter, size)
+        def empty(batch):
+            one = rows[:1].T[None]
+            shapes = jax.eval_shape(partial(_emit, settings, values[1]), saved_steps[:1], one)
+            first = batch, len(saved_steps)
+            return jax.tree.map(lambda a: jnp.zeros(first + a.shape[2:], a.dtype), shapes)
+
+        return over_blocks(block, rows, empty, meter, size)
 
     if mesh is not None:
         adaptive, direct = tolerances is not None, settings["adjoint"] == "direct"
@@ -256,7 +263,6 @@ def _simulate(
         run = partial(over_devices, run, mesh, alone, not adaptive)
     out = run(values, x0.reshape(-1, n), meter)
     out = jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), out)
-    saved_steps = save_every * jnp.arange(num_steps // save_every + 1, dtype=jnp.int32)
     return Trajectory(ts=saved_steps.astype(x0.dtype) * dt, **out)
 
 
@@ -279,52 +285,65 @@ def _arrays(solver: diffrax.AbstractSolver) -> int:
     return stages + 3
 
 
+def _emit(
+    settings: dict[str, Any],
+    dt: Scalar,
+    steps: Int[Array, " saves"],
+    states: Float[Array, "saves n batch"],
+) -> dict[str, PyTree]:
+    """What is kept of saved states: leaves (batch, saves, ...)."""
+    observe, ts = settings["observe"], steps.astype(states.dtype) * dt
+    out: dict[str, PyTree] = {"xs": None, "observed": None}
+    if settings["keep_states"]:
+        out["xs"] = jnp.moveaxis(states, 2, 0)
+    if observe is not None:
+        out["observed"] = jax.vmap(jax.vmap(observe), in_axes=(None, 2))(ts, states)
+    return out
+
+
 def _run(
     values: tuple[Any, ...],
     rows: Float[Array, "batch n"],
+    out: dict[str, PyTree],
+    first: Any,
     num_steps: int,
     save_every: int,
-    spare: int,
-    *,
-    observe: Callable | None,
-    keep_states: bool,
-    update: Callable | None,
-    adjoint: str,
+    kept: tuple[int, int],
     progress: Progress,
-) -> tuple[PyTree, dict[str, PyTree]]:
-    """The progress meter's state and what `Trajectory` holds of these rows, batch first.
+    settings: dict[str, Any],
+) -> tuple[PyTree, dict[str, PyTree], dict[str, PyTree]]:
+    """The progress meter's state, `out`, and what `Trajectory` holds of these rows beside it.
 
-    Saved states are stored with `spare` columns more.
+    What is saved of them is written into `out` from the row `first` on, about `kept[0]` states of
+    each at once, which have `kept[1]` columns more until then.
     """
     columns = rows.T
     rnn, dt, solver, tolerances, initial, max_norm = values
+    saves_at_once, spare = kept
+    update, checkpoint = settings["update"], settings["adjoint"] != "direct"
     if tolerances is None:
         solver_state, step = make_step(solver, rnn, dt, columns)
-        if adjoint == "reversible" and update is None and max_norm is None:
+        if settings["adjoint"] == "reversible" and update is None and max_norm is None:
             run = reversible_segments(solver, rnn, dt)
             segment_steps = reversible_segment_steps(num_steps)
         else:
             run = fixed_step_segments(
-                step, dt, update, max_norm, adjoint != "direct", _is_implicit(solver)
+                step, dt, update, max_norm, checkpoint, _is_implicit(solver), spare
             )
             segment_steps = square_root_segment(num_steps)
+            if settings["keep_states"]:
+                segment_steps = min(segment_steps, save_every * saves_at_once)
     else:
         solver_state, (rtol, atol) = None, tolerances
-        run = adaptive_segments(solver, rnn, dt, rtol, atol, update, max_norm, adjoint != "direct")
+        run = adaptive_segments(solver, rnn, dt, rtol, atol, update, max_norm, checkpoint)
         # Restarting costs a choice of the step size; what limits a segment is that fold and
         # max_norm need the states of all its steps.
         every_step = update is not None or max_norm is not None
         segment_steps = max(64, 2**22 // columns.size) if every_step else num_steps
 
-    def emit(steps, states):
-        """What is kept of saved states (saves, n, batch), trajectories second."""
-        out = {}
-        if keep_states:
-            out["xs"] = jnp.pad(states, ((0, 0), (0, 0), (0, spare))) if spare else states
-        if observe is not None:
-            each = jax.vmap(jax.vmap(observe, in_axes=(None, 1)), in_axes=(0, 0))
-            out["observed"] = each(steps.astype(states.dtype) * dt, states)
-        return out
+    def store(out, index, steps, states):
+        made = _emit(settings, dt, steps, states[..., : len(rows)])
+        return jax.tree.map(lambda whole, part: write(whole, part, first, index), out, made)
 
     start = jnp.zeros((), jnp.int32)
     never = jnp.full(columns.shape[1:], -1, jnp.int32)
@@ -336,23 +355,19 @@ def _run(
         stopped_at=jnp.where(within(columns, max_norm), never, 0),
         unconverged_at=never,
     )
-    first = emit(start[None], columns[None])
-    carry, rest, meter_state = run_segments(
-        run, emit, carry, num_steps, save_every, segment_steps, progress
+    carry, out, meter_state = run_segments(
+        run,
+        lambda out, index, *saved: store(out, index + 1, *saved),
+        carry,
+        store(out, 0, start[None], columns[None]),
+        num_steps,
+        save_every,
+        segment_steps,
+        progress,
     )
-    observed = jax.tree.map(
-        lambda a, b: jnp.moveaxis(jnp.concatenate([a, b]), 1, 0),
-        first.get("observed"),
-        rest.get("observed"),
-    )
-    xs = None  # to transpose takes long: the initial states are there as rows
-    if keep_states:
-        saved = rest["xs"][..., : len(rows)]
-        xs = jnp.concatenate([rows[:, None], jnp.moveaxis(saved, 2, 0)], axis=1)
-    return meter_state, {
-        "xs": xs,
-        "observed": observed,
+    rest = {
         "folded": carry.fold,
         "stopped_at": carry.stopped_at,
         "unconverged_at": carry.unconverged_at,
     }
+    return meter_state, out, rest

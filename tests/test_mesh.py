@@ -137,7 +137,7 @@ def test_any_mesh_will_do():
         assert largest_difference(found, expected) <= 5000 * EPS
 
 
-@pytest.mark.parametrize("batch", [10, 4096])
+@pytest.mark.parametrize("batch", [10, 11, 4096])  # the second is no multiple of any block
 @pytest.mark.parametrize("name", ["everything", "adaptive"])
 def test_blocks_change_nothing(monkeypatch, name, batch):
     def run():
@@ -148,6 +148,41 @@ def test_blocks_change_nothing(monkeypatch, name, batch):
     size = 4 if batch < 100 else 1000
     monkeypatch.setattr(MODULE, "block_size", lambda *_: size)
     assert largest_difference(run(), whole) <= 5000 * EPS
+
+
+@pytest.mark.parametrize("save_every", [1, 2, 6])
+@pytest.mark.parametrize("size", [4, None])
+def test_derivatives_of_all_that_is_saved(monkeypatch, size, save_every):
+    monkeypatch.setattr(MODULE, "block_size", lambda *_: size)
+    monkeypatch.setattr(MODULE, "saved_at_once", lambda *_: (2, 3))
+    jax.clear_caches()
+    rnn, x0, v = network(), states(11), states(11) + 1
+
+    def saved(x0):
+        settings = {"dt": 0.1, "num_steps": 12, "save_every": save_every}
+        observe = lambda t, x: (t * (READ @ x), jnp.argmax(x))  # noqa: E731
+        run = ct.simulate(rnn, x0, solver=diffrax.Euler(), observe=observe, **settings)
+        return run.xs, run.observed
+
+    def plainly(x0):
+        A, xs = rnn.weights.as_matrix(), [x0]
+        for _ in range(12):
+            xs.append(xs[-1] + 0.1 * jnp.tanh(xs[-1] @ A.T))
+        xs = jnp.stack(xs[::save_every], 1)
+        ts = 0.1 * save_every * jnp.arange(xs.shape[1], dtype=xs.dtype)
+        return xs, (xs @ READ * ts[None], jnp.argmax(xs, -1))
+
+    def all_of(f):
+        def loss(x0):
+            xs, (read, _) = f(x0)
+            return jnp.sum(jnp.sin(xs)) + jnp.sum(read**2)
+
+        backward = jax.grad(loss)
+        forward = jax.jvp(loss, (x0,), (v,))[1]
+        second = jax.jvp(backward, (x0,), (v,))[1]
+        return f(x0), backward(x0), forward, second, jax.vmap(backward)(jnp.stack([x0, v]))
+
+    assert largest_difference(all_of(saved), all_of(plainly)) <= 2e5 * EPS
 
 
 def test_progress_passes_through_blocks_and_devices(monkeypatch, capfd):
@@ -175,9 +210,9 @@ def test_a_block_fits_where_it_is_worked_on(monkeypatch):
 
 @pytest.mark.parametrize("batch", [1, 64, 128, 200, 256])
 def test_saved_states_may_have_columns_to_spare(batch):
-    spare = _size_rules.spare_columns(batch, states().dtype.itemsize, "cpu")
+    _, spare = _size_rules.saved_at_once(5, batch, states().dtype.itemsize, "cpu")
     assert bool(spare) == (batch == 256 or (batch == 128 and X64))
-    assert _size_rules.spare_columns(256, 4, "gpu") == 0
+    assert _size_rules.saved_at_once(5, 256, 4, "gpu")[1] == 0
     settings = {"dt": 0.1, "num_steps": 6, "save_every": 2, "observe": lambda t, x: x}
     run = ct.simulate(network(), states(batch), **settings)
     assert run.xs.shape == (batch, 4, 5)
