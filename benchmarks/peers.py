@@ -111,38 +111,47 @@ def faster(*calls: Call) -> Call:
     return calls[min(seconds, key=lambda i: seconds[i].min())]
 
 
-def by_diffrax(p: Problem, *, vmap: bool) -> Call:
+def by_diffrax(p: Problem, *, vmap: bool, all_steps: bool = False) -> Call:
+    """The last states (batch, n), or those after each step (batch, steps, n)."""
     ts = np.arange(p.num_steps + 1, dtype=p.x0.dtype) * p.x0.dtype.type(p.dt)
+    saveat = diffrax.SaveAt(steps=True) if all_steps else diffrax.SaveAt(t1=True)
 
     def solve(A, x):
-        return diffrax.diffeqsolve(
+        ys = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda t, x, A: jnp.tanh(_product(A, x))),
             METHODS[p.method].solver, ts[0], ts[-1], None, x, A,
-            stepsize_controller=diffrax.StepTo(ts=ts), saveat=diffrax.SaveAt(t1=True),
+            stepsize_controller=diffrax.StepTo(ts=ts), saveat=saveat,
             max_steps=p.num_steps, throw=False,
-        ).ys[-1]  # fmt: skip
+        ).ys  # fmt: skip
+        return ys if all_steps else ys[-1]
 
     if vmap:
         run = jax.jit(jax.vmap(solve, in_axes=(None, 0)))
     else:
-        run = jax.jit(lambda A, x0: solve(A, x0.T).T)
+        run = jax.jit(lambda A, x0: jnp.moveaxis(solve(A, x0.T), -1, 0))
     return partial(run, jnp.asarray(p.A), jnp.asarray(p.x0))
 
 
-def by_scan(p: Problem) -> Call:
+def by_scan(p: Problem, *, all_steps: bool = False, batch_first: bool = True) -> Call:
+    """As `by_diffrax`; or else as the steps make them, (steps, batch, n) or (steps, n, batch)."""
+
     def steps(velocity, x):
-        method = METHODS[p.method]
-        return lax.scan(
-            lambda x, _: (step(method, velocity, x, p.dt), None), x, length=p.num_steps
-        )[0]
+        def one(x, _):
+            x = step(METHODS[p.method], velocity, x, p.dt)
+            return x, x if all_steps else None
+
+        last, each = lax.scan(one, x, None, length=p.num_steps)
+        return each if all_steps else last
 
     @jax.jit
     def columns(A, x0):
-        return steps(lambda x: jnp.tanh(_product(A, x)), x0.T).T
+        xs = steps(lambda x: jnp.tanh(_product(A, x)), x0.T)
+        return jnp.moveaxis(xs, -1, 0) if batch_first else xs
 
     @jax.jit
     def rows(A, x0):
-        return steps(lambda x: jnp.tanh(_product(x, A.T)), x0)
+        xs = steps(lambda x: jnp.tanh(_product(x, A.T)), x0)
+        return jnp.moveaxis(xs, -2, 0) if batch_first else xs
 
     A, x0 = jnp.asarray(p.A), jnp.asarray(p.x0)
     return faster(partial(columns, A, x0), partial(rows, A, x0))

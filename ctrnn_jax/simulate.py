@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from . import _checks
@@ -211,8 +211,8 @@ def _progress_meter(progress: Any, num_steps: int) -> diffrax.AbstractProgressMe
 def _compiled(function: Callable, *arguments: Any) -> Any:
     """`eqx.filter_jit(function)(*arguments)`, which takes three times as long before it runs."""
     leaves, structure = jax.tree.flatten(arguments)
-    arrays = [leaf if _is_array(leaf) else None for leaf in leaves]
-    rest = tuple([None if _is_array(leaf) else leaf for leaf in leaves])
+    arrays = [leaf if eqx.is_array(leaf) else None for leaf in leaves]
+    rest = tuple([None if eqx.is_array(leaf) else leaf for leaf in leaves])
     return _call(function, arrays, rest, structure)
 
 
@@ -220,10 +220,6 @@ def _compiled(function: Callable, *arguments: Any) -> Any:
 def _call(function: Callable, arrays: list, rest: tuple, structure: Any) -> Any:
     leaves = [b if a is None else a for a, b in zip(arrays, rest, strict=True)]
     return function(*jax.tree.unflatten(structure, leaves))
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic)
 
 
 def _simulate(

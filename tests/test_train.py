@@ -391,7 +391,7 @@ data = jnp.sin(jnp.arange(201.0)[:, None] * jnp.array([0.1, 0.11, 0.12, 0.13, 0.
 train.fit(model, lambda m, b, key: loss(m, b.T, key), steps=int(sys.argv[2]), data=data.T,
           key=jax.random.key(1), batch_size=2, checkpoint=sys.argv[1])
 """
-KILL_STEPS = 1200
+KILL_STEPS = 2400
 
 
 @pytest.mark.slow
