@@ -90,8 +90,8 @@ def run_segments(
     def repeat(body, state, indices: range):
         if len(indices) == 1:  # no loop around a single segment
             return body(state, indices[0])
-        each = jnp.asarray(indices, jnp.int32)
-        return lax.scan(lambda state, index: (body(state, index), None), state, each)[0]
+        every = jnp.arange(indices.start, indices.stop, indices.step, dtype=jnp.int32)
+        return lax.scan(lambda state, index: (body(state, index), None), state, every)[0]
 
     def some_saves(saves: int):
         def body(state, index):
