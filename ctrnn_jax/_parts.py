@@ -103,7 +103,7 @@ def over_blocks(
     and returns the meter's state, `out` and more leaves, with the rows as their first axis.
     """
     batch = rows.shape[0]
-    size = batch if size is None or size >= batch else near_divisor(batch, size)
+    size = near_divisor(batch, size or batch)
     blocks = -(-batch // size)
     rows = _padded(rows, blocks)
     progress = Progress(meter, meter.init(), jnp.zeros((), rows.dtype), 1 / blocks)

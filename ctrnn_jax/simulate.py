@@ -76,10 +76,10 @@ def simulate(
             alone, and keeps that state; it is checked at every step. One that stops being
             finite is stopped in any case and keeps its last finite state. Gradients through a
             run in which a trajectory overflows are finite only with `max_norm`.
-        adjoint: how gradients are made in reverse mode. "checkpointed" recomputes segments of
-            √num_steps steps, memory ~ √num_steps; "direct" stores every step; "reversible" undoes
-            the steps and stores at most some hundred states up to 10⁷ steps: for solvers that can
-            undo a step (`PoissonSplitting`, `DiscreteGradient`, `ImplicitMidpoint`), first
+        adjoint: how gradients are made in reverse mode. "checkpointed" recomputes segments of up
+            to √num_steps steps, memory ~ √num_steps; "direct" stores every step; "reversible"
+            undoes the steps and stores at most some hundred states up to 10⁷ steps: for solvers
+            that can undo a step (`PoissonSplitting`, `DiscreteGradient`, `ImplicitMidpoint`), first
             derivatives only. In chaotic networks it takes twice the time, to find the way back.
             With `fold` or `max_norm`, which cannot be undone, it works as "checkpointed".
         progress: True for a progress bar on stderr, or a diffrax progress meter.

@@ -159,8 +159,10 @@ def test_derivatives_of_all_that_is_saved(monkeypatch, size, save_every):
     rnn, x0, v = network(), states(11), states(11) + 1
 
     def saved(x0):
+        def observe(t, x):
+            return t * (READ @ x), jnp.argmax(x)
+
         settings = {"dt": 0.1, "num_steps": 12, "save_every": save_every}
-        observe = lambda t, x: (t * (READ @ x), jnp.argmax(x))  # noqa: E731
         run = ct.simulate(rnn, x0, solver=diffrax.Euler(), observe=observe, **settings)
         return run.xs, run.observed
 
@@ -213,6 +215,9 @@ def test_saved_states_may_have_columns_to_spare(batch):
     _, spare = _size_rules.saved_at_once(5, batch, states().dtype.itemsize, "cpu")
     assert bool(spare) == (batch == 256 or (batch == 128 and X64))
     assert _size_rules.saved_at_once(5, 256, 4, "gpu")[1] == 0
+    # As many states as stay in the cache, or one.
+    for n, columns, count in ((20, 4096, 12), (128, 4096, 2), (1024, 4096, 1)):
+        assert _size_rules.saved_at_once(n, columns, 4, "cpu")[0] == count
     settings = {"dt": 0.1, "num_steps": 6, "save_every": 2, "observe": lambda t, x: x}
     run = ct.simulate(network(), states(batch), **settings)
     assert run.xs.shape == (batch, 4, 5)
