@@ -1,4 +1,8 @@
-"""What is decided by size: measured on CPUs, see `benchmarks/throughput.py` and `scaling.py`."""
+"""What is decided by size: measured on CPUs, see `benchmarks/throughput.py` and `scaling.py`.
+
+Numbers of neurons are compared with `NEURONS` alone, from which tests take their sizes: what is
+computed on both sides of each must agree with the general path, and so must its derivatives.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,13 @@ import os
 # Below so many neurons one dense product takes less time than two that use a structure: with
 # two groups 0.8 of it at 20, 1.0 at 64, 1.4 at 128; of rank 2·8 0.5, 1.1 and 2.2.
 _STRUCTURE_PAYS_FROM = 64
+_NEURONS_PER_RANK = 8
+
+# From so many neurons on A fills the second-level cache, and exceeds it.
+_CACHE_FILLED_FROM = 256
+_CACHE_EXCEEDED_FROM = 1024
+
+NEURONS = (_STRUCTURE_PAYS_FROM, _CACHE_FILLED_FROM, _CACHE_EXCEEDED_FROM)
 
 # XLA runs an operation on an array below about 256 KiB on one core, and what a step of a block
 # touches should stay in the second-level cache of the cores that work on it. One core with a device
@@ -26,26 +37,15 @@ _BYTES_SAVED = 2**22
 
 
 def _least_columns(n: int, itemsize: int) -> int:
-    """Below so many columns products are slow: where A fills the cache, and where it exceeds it."""
-    if n < 256:
+    """Below so many columns products are slow."""
+    if n < _CACHE_FILLED_FROM:
         return _BYTES_PER_ROW // itemsize
-    return 128 if n < 1024 else 64
+    return 128 if n < _CACHE_EXCEEDED_FROM else 64
 
 
 def structure_pays(n: int, rank: int = 0) -> bool:
     """Whether products by the structure of A are faster than by A itself."""
-    return n >= _STRUCTURE_PAYS_FROM and 8 * rank <= n
-
-
-def single_product(n: int) -> str:
-    """How a matrix is multiplied with a single column of n numbers.
-
-    As a "row" below 16 (0.6 to 0.97 of the time of a "column") and from 128 on (0.5 to 1.05), as a
-    "sum" of the matrix's own columns where that is fused with the activation (0.65 to 1.0).
-    """
-    if n < 16 or n >= 128:
-        return "row"
-    return "sum" if n <= 24 else "column"
+    return n >= _STRUCTURE_PAYS_FROM and _NEURONS_PER_RANK * rank <= n
 
 
 def block_size(n: int, itemsize: int, arrays: int, platform: str, devices: int) -> int | None:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import ctrnn_jax as ct
-from ctrnn_jax import _size_rules
 
 FLOAT = jnp.result_type(float)
 EPS = float(jnp.finfo(FLOAT).eps)
@@ -14,7 +13,7 @@ SKEW = (ct.DenseSkew, ct.BlockSkew, ct.BipartiteSkew, ct.LowRankSkew)
 SIZES = [
     (cls, n)
     for cls in (*SKEW, ct.DenseWeights)
-    for n in (2, 7, 20, 64, 130)  # a single column is multiplied in one of three ways, by size
+    for n in (2, 7, 20, 64, 130)
     if n % 2 == 0 or cls is not ct.BlockSkew
 ]
 
@@ -64,12 +63,6 @@ def test_products_agree_with_the_matrix(cls, n, key):
             np.testing.assert_array_equal(a, -a.T)
         rank = np.linalg.matrix_rank(A, tol=n * EPS * np.linalg.norm(A, 2))
         assert weights.nullity == weights.prepared().nullity == n - rank
-
-
-def test_a_single_column_is_multiplied_as_is_fastest():
-    ways = {"row": (2, 15, 128), "sum": (16, 24), "column": (25, 127)}
-    for way, sizes in ways.items():
-        assert {_size_rules.single_product(n) for n in sizes} == {way}
 
 
 @pytest.mark.parametrize("p", [1, 3, 6])
