@@ -10,11 +10,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
+from jax import lax
 
 from ._types import Array, Bool, Float, Int, Scalar, State
 from .model import CTRNN
 from .solvers import ExactLinear, Projected
-from .solvers._common import conservative_network_of, level_of
+from .solvers._common import AbstractNetworkSolver, conservative_network_of, level_of
 
 # step(x, solver_state, k) -> x, solver_state, converged; k counts the steps already made.
 Step = Callable[[State, Any, Int[Array, ""]], tuple[State, Any, Bool[Array, " batch"] | None]]
@@ -23,18 +24,21 @@ _CYCLE = 4
 
 
 class _StepTerm(diffrax.AbstractTerm):
-    """The network as a diffrax term whose time counts steps, modulo 4.
+    """The network as a diffrax term whose time counts steps, modulo 4, from step `k` on.
 
     Real time k·dt has a spacing of eps·k·dt, so (k+1)·dt - k·dt is off by eps·k: 6 % after 10⁶
-    steps in float32. Small integers are exact, and the network is autonomous. Two-step
-    methods ask for the control over two steps, across the end of a cycle too, and get 2 dt.
+    steps in float32. Small integers are exact; a network whose equation knows the time is given the
+    real one. Two-step methods ask for the control over two steps, across the end of a cycle too,
+    and get 2 dt.
     """
 
     vector_field: CTRNN
     dt: Scalar
+    k: Int[Array, ""]
 
     def vf(self, t, y, args):
-        return self.vector_field(t, y, args)
+        fraction = t - (self.k % _CYCLE).astype(self.dt.dtype)
+        return self.vector_field(time_at(self.k, fraction, self.dt), y, args)
 
     def contr(self, t0, t1, **kwargs):
         return self.dt * (jnp.mod(t1 - t0 + 1, _CYCLE) - 1)
@@ -43,46 +47,74 @@ class _StepTerm(diffrax.AbstractTerm):
         return vf * control
 
 
+def time_at(k: Int[Array, ""], fraction: Any, dt: Scalar) -> Scalar:
+    """The time of a `fraction` of a step after step k."""
+    return k.astype(dt.dtype) * dt + fraction * dt
+
+
+def is_implicit(solver: diffrax.AbstractSolver) -> bool:
+    """Whether a step is diffrax's Newton method, for each trajectory alone."""
+    return isinstance(_innermost(solver), diffrax.AbstractImplicitSolver)
+
+
+def _innermost(solver: Any) -> Any:
+    while isinstance(solver, diffrax.AbstractWrappedSolver):
+        solver = solver.solver
+    return solver
+
+
+def _wraps_ours(solver: Any) -> bool:
+    wrapped = isinstance(solver, diffrax.AbstractWrappedSolver)
+    return wrapped and isinstance(solver, AbstractNetworkSolver | Projected)
+
+
 def make_step(
     solver: diffrax.AbstractSolver, rnn: CTRNN, dt: Scalar, x0: Float[Array, "n batch"]
 ) -> tuple[Any, Step]:
     """The initial solver state and the step function of `solver` for columns of states."""
     if type(solver) is diffrax.Euler:
-        return None, lambda x, state, k: (x + dt * rnn(None, x, None), None, None)
+        return None, lambda x, state, k: (x + dt * rnn(time_at(k, 0, dt), x, None), None, None)
     if _is_plain_explicit(solver):
         return None, _explicit_runge_kutta(type(solver).tableau, rnn, dt)  # pyright: ignore[reportAttributeAccessIssue]
-    if isinstance(solver, Projected):
+    if type(solver) is Projected:  # isinstance is true of what wraps one, too
         return _projected(solver, rnn, dt, x0)
-    term = _StepTerm(rnn, dt)
     one, zero = jnp.ones((), x0.dtype), jnp.zeros((), x0.dtype)
 
-    def initial(x):
-        return solver.init(term, zero, one, x, None)
+    def initial(solver, x):
+        return solver.init(_StepTerm(rnn, dt, jnp.zeros((), jnp.int32)), zero, one, x, None)
 
-    def step(x, state, k):
+    def advance(solver, x, state, k):
         t0 = (k % _CYCLE).astype(x0.dtype)
-        x, _, _, state, result = solver.step(term, t0, t0 + 1, x, None, state, False)
+        x, _, _, state, result = solver.step(
+            _StepTerm(rnn, dt, k), t0, t0 + 1, x, None, state, False
+        )
         return x, state, diffrax.is_successful(result)
 
-    if isinstance(solver, diffrax.AbstractImplicitSolver):
-        solver = _with_tolerances(solver, x0.dtype)
-        # diffrax would solve one system for the whole batch, with a Jacobian (n·batch)².
-        step_each = jax.vmap(step, in_axes=(1, 0, None), out_axes=(1, 0, 0))
-        return jax.vmap(initial, in_axes=1)(x0), step_each
+    if is_implicit(solver) or _wraps_ours(solver):
+        # diffrax would solve one system for the whole batch, with a Jacobian (n·batch)², and the
+        # result of a wrapped solver of ours would be one for the whole batch.
+        def initial_each(x):
+            return initial(_for_steps_from(x, solver), x)
+
+        def step_each(x, state, k):
+            return advance(_for_steps_from(x, solver), x, state, k)
+
+        step = jax.vmap(step_each, in_axes=(1, 0, None), out_axes=(1, 0, 0))
+        return jax.vmap(initial_each, in_axes=1)(x0), step
 
     # Ours step all columns at once and know by themselves which of them failed.
     def step_all(x, state, k):
-        x, state, _ = step(x, state, k)
+        x, state, _ = advance(solver, x, state, k)
         return x, state, solver.converged(state) if hasattr(solver, "converged") else None  # pyright: ignore[reportAttributeAccessIssue]
 
-    return initial(x0), step_all
+    return initial(solver, x0), step_all
 
 
 def _projected(
     solver: Projected, rnn: CTRNN, dt: Scalar, x0: Float[Array, "n batch"]
 ) -> tuple[Any, Step]:
     """The inner solver's own fast step, then the projection."""
-    conservative_network_of(_StepTerm(rnn, dt), solver)
+    conservative_network_of(diffrax.ODETerm(rnn), solver)
     level = level_of(rnn, x0)
     inner, inner_step = make_step(solver.solver, rnn, dt, x0)
 
@@ -98,20 +130,28 @@ def _projected(
     return (inner, level), step
 
 
-def _with_tolerances(
-    solver: diffrax.AbstractImplicitSolver, dtype: Any
-) -> diffrax.AbstractImplicitSolver:
-    """Tolerances for the root finder, which diffrax leaves to an adaptive step size."""
-    tolerance = float(jnp.finfo(dtype).eps) ** 0.5
-    finder = solver.root_finder
-    names = ("rtol", "atol", "norm")
-    # What is still open is a marker object, neither a number nor a norm.
-    missing = [n for n in names if not eqx.is_inexact_array_like(getattr(finder, n, 0.0))]
-    missing = [n for n in missing if not callable(getattr(finder, n))]
-    if not missing:
+def with_tolerances(solver: Any, rtol: Any, atol: Any) -> Any:
+    """The root finder of an implicit solver with these tolerances, where its own are left open.
+
+    Chord iterations, and not diffrax's own ones: those take it for divergence where the updates
+    have come down to rounding.
+    """
+    inner = _innermost(solver)
+    if not isinstance(inner, diffrax.AbstractImplicitSolver):
         return solver
-    values = [optx.max_norm if n == "norm" else tolerance for n in missing]
-    return eqx.tree_at(lambda s: [getattr(s.root_finder, n) for n in missing], solver, values)
+    options = [getattr(inner.root_finder, name, 0.0) for name in ("rtol", "atol", "norm")]
+    # What is still open is a marker object, neither a number nor a norm.
+    if all(eqx.is_inexact_array_like(option) or callable(option) for option in options):
+        return solver
+    finder = optx.Chord(rtol, atol, optx.max_norm)
+    return eqx.tree_at(lambda solver: _innermost(solver).root_finder, solver, finder)
+
+
+def _for_steps_from(x: State, solver: Any) -> Any:
+    """An implicit solver with tolerances in shares of the state: no result depends on its unit."""
+    rtol = float(jnp.finfo(x.dtype).eps) ** 0.5
+    size = jnp.maximum(jnp.max(jnp.abs(x)), float(jnp.finfo(x.dtype).tiny))
+    return with_tolerances(solver, rtol, rtol * lax.stop_gradient(size))
 
 
 def _is_plain_explicit(solver: diffrax.AbstractSolver) -> bool:
@@ -130,21 +170,22 @@ def _explicit_runge_kutta(tableau: diffrax.ButcherTableau, rnn: CTRNN, dt: Scala
     computed, and from step to step only the state is handed on, and kept for reverse mode.
     """
 
-    def f(x):
-        return rnn(None, x, None)
+    def f(k, stage, x):
+        fraction = float(tableau.c[stage - 1]) if stage else 0.0
+        return rnn(time_at(k, fraction, dt), x, None)
 
     def advance(x, coefficients, slopes):
         terms = [float(a) * k for a, k in zip(coefficients, slopes, strict=True) if a != 0]
         return x + dt * sum(terms[1:], start=terms[0])
 
     def step(x, state, k):
-        slopes = [f(x)]
-        for row in tableau.a_lower[:-1]:
-            slopes.append(f(advance(x, row, slopes)))
+        slopes = [f(k, 0, x)]
+        for stage, row in enumerate(tableau.a_lower[:-1], 1):
+            slopes.append(f(k, stage, advance(x, row, slopes)))
         last = advance(x, tableau.a_lower[-1], slopes)
         if tableau.ssal:  # the last stage is the solution
             return last, None, None
-        slopes.append(f(last))
+        slopes.append(f(k, len(tableau.a_lower), last))
         return advance(x, tableau.b_sol, slopes), None, None
 
     return step

@@ -106,6 +106,15 @@ class CTRNN(eqx.Module):
         """Whether the equations conserve the energy: skew-symmetric weights and no leak."""
         return self.weights.is_skew and self.leak is None
 
+    @property
+    def has_own_equation(self) -> bool:
+        """Whether a subclass has replaced the equation, by one that may know the time."""
+        return any(
+            name in vars(cls)
+            for cls in type(self).__mro__[: type(self).__mro__.index(CTRNN)]
+            for name in ("__call__", "preactivation")
+        )
+
     def preactivation(self, x: State) -> State:
         """What the activation sees: z = A x + b in the rate form, z = x in the current form."""
         if self.form == "current":

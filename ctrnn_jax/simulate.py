@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from . import _checks
-from ._adaptive import adaptive_segments
+from ._adaptive import SEGMENT_STEPS, adaptive_segments
 from ._fixed import fixed_step_segments, within
 from ._parts import over_blocks, over_devices
 from ._reversible import reversible_segment_steps, reversible_segments
 from ._segments import Carry, Progress, run_segments, square_root_segment, write
 from ._size_rules import block_size, saved_at_once
-from ._stepping import make_step
+from ._stepping import is_implicit, make_step
 from ._types import Array, ArrayLike, Float, Int, PyTree, Scalar
 from .invariants import energy
 from .model import CTRNN, states_for
@@ -65,7 +65,10 @@ def simulate(
             between takes no memory.
         rtol, atol: relative and absolute tolerance. Given, the solver chooses its own step
             sizes, for each trajectory by itself, and `dt` only spaces the grid of steps on which
-            saves, `fold` and `max_norm` work. One left out equals the other.
+            saves, `fold` and `max_norm` work. One left out equals the other. A trajectory is
+            stopped, see `Trajectory.unconverged_at`, where it would need more than 1.6·10⁷ steps in
+            512 on the grid, or steps too small for the spacing of numbers (in float32 below some
+            10⁻⁷ of these 512): a smaller `dt` allows smaller ones.
         observe: `observe(t, x) -> PyTree` for one state x (n,), evaluated at every save.
         keep_states: False returns no states, only what `observe` and `fold` make of them.
         fold: `(init, update)`, `update(carry, t, x) -> carry` for one state: sees every step from
@@ -253,19 +256,13 @@ def _simulate(
 
     if mesh is not None:
         adaptive, direct = tolerances is not None, settings["adjoint"] == "direct"
-        alone = not _is_implicit(solver) and not (adaptive and direct)
-        if _is_implicit(solver) and platform == "cpu" and devices > 1:
+        alone = not is_implicit(solver) and not (adaptive and direct)
+        if is_implicit(solver) and platform == "cpu" and devices > 1:
             size = 1  # jaxlib's LU of a batch may wait for ever: see solvers/_implicit.py
         run = partial(over_devices, run, mesh, alone, not adaptive)
     out = run(values, x0.reshape(-1, n), meter)
     out = jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), out)
     return Trajectory(ts=saved_steps.astype(x0.dtype) * dt, **out)
-
-
-def _is_implicit(solver: diffrax.AbstractSolver) -> bool:
-    """Whether a step is diffrax's Newton method, for each trajectory alone."""
-    inner = solver.solver if isinstance(solver, Projected) else solver
-    return isinstance(inner, diffrax.AbstractImplicitSolver)
 
 
 def _local(mesh: Mesh) -> tuple[str, int]:
@@ -324,7 +321,7 @@ def _run(
             segment_steps = reversible_segment_steps(num_steps)
         else:
             run = fixed_step_segments(
-                step, dt, update, max_norm, checkpoint, _is_implicit(solver), spare
+                step, dt, update, max_norm, checkpoint, is_implicit(solver), spare
             )
             segment_steps = square_root_segment(num_steps)
             if settings["keep_states"]:
@@ -335,7 +332,7 @@ def _run(
         # Restarting costs a choice of the step size; what limits a segment is that fold and
         # max_norm need the states of all its steps.
         every_step = update is not None or max_norm is not None
-        segment_steps = max(64, 2**22 // columns.size) if every_step else num_steps
+        segment_steps = max(64, 2**22 // columns.size) if every_step else SEGMENT_STEPS
 
     def store(out, index, steps, states):
         made = _emit(settings, dt, steps, states[..., : len(rows)])

@@ -21,7 +21,8 @@ class Trajectory(eqx.Module):
         stopped_at: (...,) the step at which |x| passed `max_norm` or stopped being finite,
             -1 where it never did. 0 marks an initial state that was already out of bounds.
         unconverged_at: (...,) the first step whose implicit equation was not solved to the
-            solver's tolerance, -1 where all were (always, for explicit solvers).
+            solver's tolerance, or at which an adaptive solver gave up, which stops the trajectory,
+            too: its steps had become too small or too many. -1 where there was none.
     """
 
     ts: Float[Array, " S"]

@@ -19,9 +19,13 @@ def network_of(terms: Any, solver: Any) -> CTRNN:
     term = terms
     while hasattr(term, "term"):  # diffrax wraps terms to integrate backwards in time
         term = term.term
-    rnn = getattr(term, "vector_field", None)
     name = type(solver).__name__
-    return _checks.instance("terms", rnn, CTRNN, f"ODETerm(rnn) with a CTRNN for {name}")
+    rnn: Any = getattr(term, "vector_field", None)
+    _checks.instance("terms", rnn, CTRNN, f"ODETerm(rnn) with a CTRNN for {name}")
+    if rnn.has_own_equation:
+        expected = f"the equation of CTRNN for {name}, which makes steps of its own"
+        _checks.fail("rnn", expected, f"a subclass with another one, {type(rnn).__name__}")
+    return rnn
 
 
 def conservative_network_of(terms: Any, solver: Any) -> CTRNN:

@@ -1,0 +1,108 @@
+"""Solvers of diffrax that wrap others or solve equations; networks with their own equation."""
+
+import diffrax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+from systems import DTYPE, SYSTEMS, normal, reference
+
+import ctrnn_jax as ct
+
+EULER = diffrax.ImplicitEuler()
+WRAPPED = {
+    "half": diffrax.HalfSolver(EULER),
+    "half Kvaerno3": diffrax.HalfSolver(diffrax.Kvaerno3()),
+    "projected half": ct.Projected(diffrax.HalfSolver(EULER)),
+    "projected Kvaerno3": ct.Projected(diffrax.Kvaerno3()),
+    "half projected": diffrax.HalfSolver(ct.Projected(diffrax.Heun())),
+    "half ours": diffrax.HalfSolver(ct.DiscreteGradient()),
+}
+
+
+BOTH_LOOPS = [
+    *((name, None) for name in WRAPPED),
+    *((name, 1e-5) for name in ("half", "projected half", "projected Kvaerno3")),
+]
+
+
+@pytest.mark.parametrize(("name", "tolerance"), BOTH_LOOPS)
+def test_wrapped_solvers(name, tolerance):
+    rnn, x0 = SYSTEMS["current tanh n=3"], normal(0, 4, 3)
+    settings = {"rtol": tolerance} if tolerance else {}
+    run = ct.simulate(rnn, x0, dt=0.02, num_steps=50, solver=WRAPPED[name], **settings)
+    exact = np.stack([reference(rnn, x, [0.0, 1.0])[-1] for x in x0])
+    np.testing.assert_allclose(run.xs[:, -1], exact, atol=0.05)
+    assert (np.asarray(run.unconverged_at) == -1).all()
+    if "projected" in name.split()[0] and tolerance is None:
+        assert float(jnp.abs(ct.energy_drift(rnn, run.xs)).max()) < 1e3 * float(
+            jnp.finfo(DTYPE).eps
+        )
+
+
+KVAERNO = [diffrax.Kvaerno3(), diffrax.Kvaerno4(), diffrax.Kvaerno5(), EULER]
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1.0, 1e15])
+@pytest.mark.parametrize("solver", KVAERNO, ids=lambda s: type(s).__name__)
+def test_implicit_steps_that_are_right_are_not_reported(solver, unit):
+    rnn = ct.CTRNN(ct.BlockSkew(jnp.array([1.0], DTYPE)), ct.Tanh() if unit == 1 else ct.Linear())
+    x0 = unit * normal(1, 32, 2)
+    run = ct.simulate(rnn, x0, dt=0.1, num_steps=10, solver=solver)
+    exact = np.stack([reference(rnn, x, [0.0, 1.0])[-1] for x in np.asarray(x0) / unit])
+    error = 0.2 if solver is EULER else 1e-3
+    np.testing.assert_allclose(run.xs[:, -1] / unit, exact, atol=error)
+    assert (np.asarray(run.unconverged_at) == -1).all()
+
+
+class Driven(ct.CTRNN):
+    """The rate form with an input (cos 3t, 0)."""
+
+    def __call__(self, t, x, args=None):
+        velocity = super().__call__(t, x, args)
+        return velocity.at[0].add(jnp.cos(3 * jnp.asarray(t, x.dtype)))
+
+
+KNOW_THE_TIME = [
+    *(diffrax.Euler(), diffrax.Tsit5(), diffrax.Bosh3(), diffrax.Dopri8(), ct.RK4()),
+    *(diffrax.ReversibleHeun(), diffrax.LeapfrogMidpoint(), diffrax.Kvaerno3()),
+    diffrax.HalfSolver(diffrax.Midpoint()),
+]
+
+
+@pytest.mark.parametrize("solver", KNOW_THE_TIME, ids=lambda s: type(s).__name__)
+def test_an_equation_that_knows_the_time_is_given_it(solver):
+    rnn = Driven(ct.BlockSkew(jnp.array([1.0, 2.0], DTYPE)))
+    x0, A = normal(2, 3, 4), np.asarray(rnn.weights.as_matrix())
+
+    def field(t, x):
+        return np.tanh(A @ x) + np.cos(3 * t) * np.eye(4)[0]
+
+    exact = [solve_ivp(field, (0, 4), x, "DOP853", rtol=1e-12, atol=1e-12).y[:, -1] for x in x0]
+    settings = {"dt": 0.01, "num_steps": 400, "save_every": 400, "solver": solver}
+    found = ct.simulate(rnn, x0, **settings).xs[:, -1]
+    order = 1 if isinstance(solver, diffrax.Euler) else 2
+    np.testing.assert_allclose(found, np.stack(exact), atol=5 * 0.01**order)
+    if isinstance(solver, diffrax.Tsit5 | diffrax.Kvaerno3):
+        # More than one segment of adaptive steps, each of which counts time anew.
+        fine = {**settings, "dt": 4 / 2048, "num_steps": 2048, "save_every": 8}
+        found = ct.simulate(rnn, x0, **fine, rtol=1e-5).xs[:, -1]
+        np.testing.assert_allclose(found, np.stack(exact), atol=1e-3)
+
+
+OF_THEIR_OWN = [
+    *(ct.PoissonSplitting(), ct.DiscreteGradient(), ct.ImplicitMidpoint(), ct.ExactLinear()),
+    ct.Projected(diffrax.Tsit5()),
+]
+
+
+@pytest.mark.parametrize("solver", OF_THEIR_OWN, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("overridden", ["__call__", "preactivation"])
+def test_an_equation_that_a_solver_cannot_honour_is_refused(solver, overridden):
+    method = {overridden: lambda self, *arguments: arguments[-1]}
+    Own = type("Own", (ct.CTRNN,), method)
+    rnn = Own(ct.BlockSkew(jnp.array([1.0], DTYPE)), ct.Linear())
+    with pytest.raises(
+        ValueError, match=r"^rnn: expected the equation of CTRNN for .*, got .* Own"
+    ):
+        ct.simulate(rnn, jnp.ones(2, DTYPE), dt=0.1, num_steps=2, solver=solver)
