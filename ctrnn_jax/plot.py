@@ -33,7 +33,7 @@ from ._drawing import (
     _mark,
 )
 from ._types import ArrayLike
-from .model import CTRNN
+from .model import CTRNN, one_network
 from .plot_training import loss_curve as loss_curve
 from .plot_training import signal_fit as signal_fit
 from .plot_training import signal_residual as signal_residual
@@ -349,7 +349,7 @@ def level_sets(
         TypeError, ValueError: for another number of neurons, an empty extent, and levels that
             the energy does not take in it.
     """
-    _checks.instance("rnn", rnn, CTRNN, "a CTRNN")
+    one_network(rnn)
     if rnn.size != 2:
         _checks.fail("rnn", "a network of 2 neurons", rnn.size)
     resolution = _checks.integer("resolution", resolution, 8)
