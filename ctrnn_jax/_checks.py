@@ -66,7 +66,7 @@ def _single_or_double(name: str, dtype: Any) -> None:
 
 
 def available(name: str, dtype: Any) -> None:
-    """Refuse all but float32 and float64, and float64 made before jax_enable_x64 was switched off."""
+    """Refuse all but float32 and float64, and float64 of before jax_enable_x64 was switched off."""
     _single_or_double(name, dtype)
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         fail(name, "dtype float32, as jax_enable_x64 is off", dtype, TypeError)

@@ -69,7 +69,7 @@ def test_an_ensemble_of_biases_or_leaks_is_one_too(name):
         values
     )
     shared = eqx.tree_at(lambda rnn: rnn.weights, rnn, weights)
-    with pytest.raises(ValueError, match="^rnn: expected one network; map over an ensemble"):
+    with pytest.raises(ValueError, match="rnn: expected one network; map over an ensemble"):
         ct.energy(shared, STATE)
 
 
@@ -86,8 +86,10 @@ def test_the_field_takes_columns_and_says_so():
     columns = rnn(0.0, rows.T)
     np.testing.assert_allclose(columns[:, 1], rnn(0.0, rows[1]), rtol=1e-5)
     for wrong in (rows, jnp.ones(())):
-        line = f"x: expected one state (4,) or a state in each column, (4, batch); of rows pass x.T, got shape {wrong.shape}"
-        with pytest.raises(ValueError, match=re.escape(line)):
+        states = "one state (4,) or a state in each column, (4, batch); of rows pass x.T"
+        with pytest.raises(
+            ValueError, match=re.escape(f"x: expected {states}, got shape {wrong.shape}")
+        ):
             rnn(0.0, wrong)
 
 

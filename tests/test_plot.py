@@ -107,10 +107,10 @@ def test_portrait_marks_starts_and_ends_and_labels_everything():
     np.testing.assert_array_equal(drawn(ax, "start"), xs[:, 0, ::-1])
     np.testing.assert_array_equal(drawn(ax, "end"), xs[:, -1, ::-1])
     assert legend(ax) == ["start", "end"]
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("$x_{1}$ [a.u.]", "$x_{0}$ [a.u.]")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("$x_{1}$ (a.u.)", "$x_{0}$ (a.u.)")
     assert ax.get_aspect() == 1
     (bar,) = ax.child_axes
-    assert bar.get_ylabel() == "time [s]"
+    assert bar.get_ylabel() == "time (s)"
     assert not plot.phase_portrait(make(ts, xs), colorbar=False).child_axes
 
 
@@ -143,14 +143,15 @@ def test_portrait_of_a_large_batch_is_a_spread_of_it():
 
 def test_time_series_draws_the_chosen_neurons_of_the_chosen_trajectory():
     rng = np.random.default_rng(0)
-    ts, xs = np.linspace(0, 1, 30, dtype=FLOAT), rng.normal(size=(2, 3, 30, 8)).astype(FLOAT)
+    ts, phase = np.linspace(0, 1, 30, dtype=FLOAT), rng.uniform(0, 6, size=(2, 3, 1, 8))
+    xs = np.cos(4 * ts[:, None] + phase).astype(FLOAT)
     ax = plot.time_series(make(ts, xs))
     assert legend(ax) == [f"$x_{{{k}}}$" for k in range(6)]
     np.testing.assert_array_equal(drawn(ax, "$x_{5}$"), np.stack([ts, xs[0, 0, :, 5]], 1))
     ax = plot.time_series(make(ts, xs), neurons=[7, 2], index=4)
     assert legend(ax) == ["$x_{7}$", "$x_{2}$"]
     np.testing.assert_array_equal(drawn(ax, "$x_{7}$"), np.stack([ts, xs[1, 1, :, 7]], 1))
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time [s]", "state [a.u.]")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time (s)", "state (a.u.)")
     seven, two = ax.lines
     assert seven.get_linestyle() != two.get_linestyle()
 
@@ -184,7 +185,7 @@ def test_drift_is_the_median_the_band_and_the_maximum():
     np.testing.assert_allclose(at_end.max(), np.quantile(expected[:, -1], 0.9), **CLOSE)
     assert legend(ax) == ["median of 20", "10 to 90 %", "maximum"]
     assert ax.get_yscale() == "log"
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time [s]", "|relative energy drift|")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time (s)", "|relative energy drift|")
 
 
 def test_drift_of_stopped_trajectories_is_held_and_marked():
@@ -235,7 +236,7 @@ def test_spectrum_marks_the_known_frequency():
     np.testing.assert_allclose(height, line[:, 1].max())
     # One-sided density: its integral is the variance, here 2²/2.
     np.testing.assert_allclose(line[:, 1].sum() * line[0, 0], 2.0, rtol=1e-6)
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("frequency [Hz]", "power of $x_{0}$ [a.u.²/Hz]")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("frequency (Hz)", "power of $x_{0}$ (a.u.²/Hz)")
     assert ax.get_yscale() == "log"
     assert ax.get_ylim()[0] == pytest.approx(height / 1e10)
     assert legend(ax) == ["median of 3", "10 to 90 %", "peak at 2.5 Hz"]
@@ -290,8 +291,8 @@ def test_spectrogram_shows_when_the_frequency_changes():
     # In decibels, hence 20 log₁₀ 3 between the two amplitudes.
     np.testing.assert_allclose(power[:, -1].max() - power[:, 0].max(), 20 * np.log10(3), atol=0.01)
     assert np.ptp(power) <= 100 + 1e-9
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time [s]", "frequency [Hz]")
-    assert image.colorbar.ax.get_ylabel() == "power of $x_{0}$ [dB re 1 a.u.²/Hz]"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time (s)", "frequency (Hz)")
+    assert image.colorbar.ax.get_ylabel() == "power of $x_{0}$ (dB re 1 a.u.²/Hz)"
     assert image.get_cmap().name == "viridis"
 
 
@@ -324,7 +325,7 @@ def test_level_sets_are_closed_and_on_their_level(activation):
         np.testing.assert_allclose(curve[0], curve[-1])
     assert legend(ax) == ["$E$ = 0.2", "$E$ = 1.5", "$E$ = 3"]
     assert ax.get_aspect() == 1
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("$x_{0}$ [a.u.]", "$x_{1}$ [a.u.]")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("$x_{0}$ (a.u.)", "$x_{1}$ (a.u.)")
 
 
 def test_level_sets_follow_a_bias():

@@ -24,5 +24,5 @@ def portraits(panels: list[list[tuple[str, Trajectory]]], same_axes: bool = Fals
             ax = plot.phase_portrait(trajectory, colorbar=False, ax=axes[i, j])
             ax.collections[0].set_clim(0, duration)
             ax.set_title(title, fontsize=10)
-    figure.colorbar(axes[0, 0].collections[0], ax=axes, label="time [s]")
+    figure.colorbar(axes[0, 0].collections[0], ax=axes, label="time (s)")
     return figure

@@ -143,7 +143,7 @@ def plot(data: Data) -> Any:
         dots = orbit[:: max(1, config.points // 24)]
         ax.plot(dots[:, 0], dots[:, 1], "o", color="black", markersize=2.5)
     ax.plot([], [], "o", color="black", markersize=2.5, label="24 moments of one simulated period")
-    ax.set(xlabel="$x$ [a.u.]", ylabel="$y$ [a.u.]", aspect="equal", ylim=(-limit, 1.35 * limit))
+    ax.set(xlabel="$x$ (a.u.)", ylabel="$y$ (a.u.)", aspect="equal", ylim=(-limit, 1.35 * limit))
     ax.set_title(f"Level sets log(cosh ωx cosh ωy) = l, ω = {config.omega:g} rad/s", fontsize=11)
     ax.legend(loc="upper center", frameon=False, ncols=2, fontsize=9)
     return figure
