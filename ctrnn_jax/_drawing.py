@@ -36,7 +36,7 @@ class _Spaced(MaxNLocator):
     """
 
     def __init__(self) -> None:
-        super().__init__(nbins=9, steps=[1, 2, 2.5, 5, 10])
+        super().__init__(nbins=9, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
         size = FontProperties(size=plt.rcParams["xtick.labelsize"]).get_size_in_points()
@@ -89,13 +89,14 @@ def _mark(ax: Axes, kind: str, x: Any, y: Any, label: str | None = None) -> None
 def _legend(ax: Axes, title: str | None = None) -> None:
     """A legend in room made for it above the data, so that it covers none of them."""
     entries = {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    if not entries:
+    if not entries and title is None:
         return
     ax.get_ylim()  # scales the axes to their data, which until now was only due
     ax.apply_aspect()
     inches = ax.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted())
-    widest = max(len(label.translate(dict.fromkeys(map(ord, "${}_")))) for label in entries)
-    columns = int(np.clip(inches.width / (0.45 + 0.07 * widest), 1, len(entries)))
+    bare = [len(label.translate(dict.fromkeys(map(ord, "${}_")))) for label in entries]
+    widest = max(bare, default=0)
+    columns = int(np.clip(inches.width / (0.45 + 0.07 * widest), 1, max(len(entries), 1)))
     title = title and textwrap.fill(title, max(12, int(inches.width / 0.075)))
     rows = -(-len(entries) // columns) + (title.count("\n") + 1 if title else 0)
     top = ax.transAxes.transform((0, 1 + (0.1 + 0.21 * rows) / inches.height))

@@ -68,7 +68,9 @@ def are_sparse(path: np.ndarray, turn: int = 12) -> bool:
         path = path.reshape(len(path), -1) / np.abs(path).max()
         step = np.linalg.norm(np.diff(path, axis=0), axis=-1).sum()
         bend = np.linalg.norm(np.diff(path, 2, axis=0), axis=-1).sum()
-        return bool(bend > 2 * np.sin(np.pi / turn) * step)
+        # A state at rest turns by rounding alone.
+        moves = step > 64 * np.finfo(path.dtype).eps * len(path)
+        return bool(moves and bend > 2 * np.sin(np.pi / turn) * step)
 
 
 def before_they_left(paths: np.ndarray, last: np.ndarray) -> np.ndarray:

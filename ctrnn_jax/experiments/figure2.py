@@ -21,10 +21,10 @@ from ._common import Verdict, at_most, needs_float64, states
 from ._portraits import portraits
 
 CAPTION = (
-    "State space of two neurons with linear (left), tanh (middle) and hard-tanh activation (right), "
-    "for several initial states and angular frequencies. A black dot is a start, a blue star an "
-    "end; colours run from violet (early) to yellow (late). Here each orbit is followed for exactly "
-    "one period."
+    "State space of two neurons with linear (left), tanh (middle) and hard-tanh activation "
+    "(right), for several initial states and angular frequencies. A black dot is a start, a blue "
+    "star an end; colours run from violet (early) to yellow (late). Here each orbit is followed "
+    "for exactly one period."
 )
 READING = (
     "All orbits close: ends lie on starts. Linear ones are circles that take 2π/ω, however large; "

@@ -20,13 +20,14 @@ from ._portraits import portraits
 
 CAPTION = (
     "State space of two neurons with tanh for comparison (left), sigmoid (centre) and ReLU "
-    "activation (right), which are not odd. A black dot is a start, a blue star an end, a red cross "
-    "where the run was interrupted because the norm of the state passed a threshold; colours run "
-    "from violet (early) to yellow (late)."
+    "activation (right), which are not odd. A black dot is a start, a blue star an end, a red "
+    "cross where the run was interrupted because the norm of the state passed a threshold; "
+    "colours run from violet (early) to yellow (late)."
 )
 READING = (
-    "Without oddness the energy is conserved all the same, but its level sets are open: the states "
-    "turn once and run away for ever, at a constant speed that the energy tells beforehand."
+    "Without oddness the energy is conserved all the same, but its level sets are open: the "
+    "states turn once and run away for ever, at a constant speed that the energy tells "
+    "beforehand."
 )
 ACTIVATIONS = {"tanh": Tanh, "sigmoid": Sigmoid, "ReLU": ReLU}
 

@@ -18,11 +18,11 @@ from ..weights import BlockSkew
 from ._common import Verdict, at_least, at_most, needs_float64, states
 
 CAPTION = (
-    "Spectral response of two neurons for selected angular frequencies, one colour each: amplitude "
-    "(logarithmic) against frequency, for linear (a), tanh (b) and hard-tanh activation with w_m = "
-    "10 (c) and w_m = 25 (d). The caption does not define w_m: that it is the largest angular "
-    "frequency of the sweep, and that (a) and (b) are swept to the first one, is our reading. Below, "
-    "linear and tanh with the other w_m."
+    "Spectral response of two neurons for selected angular frequencies, one colour each: "
+    "amplitude (logarithmic) against frequency, for linear (a), tanh (b) and hard-tanh activation "
+    "with w_m = 10 (c) and w_m = 25 (d). The caption does not define w_m: that it is the largest "
+    "angular frequency of the sweep, and that (a) and (b) are swept to the first one, is our "
+    "reading. Below, linear and tanh with the other w_m."
 )
 READING = (
     "Linear neurons answer at ω/2π alone; saturating ones do not get beyond 1/(4(|x| + |y|)), "

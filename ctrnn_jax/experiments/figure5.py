@@ -19,12 +19,11 @@ from ..trajectory import Trajectory
 from ..weights import DenseSkew
 from ._common import Verdict, at_least, at_most, needs_float64, spread, states
 
-
 CAPTION = (
-    "Skew-symmetric tanh networks of growing size, integrated by forward Euler: output against time "
-    "(above), short-time Fourier spectrum (below), yellower where larger; the instability of the "
-    "method, visible at n = 2, is mitigated as n grows. Added here: the growth without saturation "
-    "(red), and the norms of the states (middle); rows share their scales."
+    "Skew-symmetric tanh networks of growing size, integrated by forward Euler: output against "
+    "time (above), short-time Fourier spectrum (below), yellower where larger; the instability of "
+    "the method, visible at n = 2, is mitigated as n grows. Added here: the growth without "
+    "saturation (red), and the norms of the states (middle); rows share their scales."
 )
 READING = (
     "Without saturation Euler's amplitude grows exponentially; tanh tames it to a slow growth at "
