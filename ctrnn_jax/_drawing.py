@@ -39,13 +39,14 @@ class _Spaced(MaxNLocator):
         super().__init__(nbins=9, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
+        axis: Any = self.axis
         size = FontProperties(size=plt.rcParams["xtick.labelsize"]).get_size_in_points()
-        points = self.axis.axes.bbox.width / self.axis.axes.figure.dpi * 72
+        points = axis.axes.bbox.width / axis.axes.figure.dpi * 72
         ticks = np.array([])
         for bins in range(9, 0, -1):
             self.set_params(nbins=bins)
-            ticks = super().tick_values(vmin, vmax)
-            labels = self.axis.get_major_formatter().format_ticks(ticks)
+            ticks = np.asarray(super().tick_values(vmin, vmax))
+            labels = axis.get_major_formatter().format_ticks(ticks)
             room = points * (ticks[1] - ticks[0]) / abs(vmax - vmin)
             if room > size * (0.64 * max(map(len, labels)) + 0.8):
                 break

@@ -20,6 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import Normalize
 
 from . import _checks, invariants, spectra
 from ._drawing import (
@@ -111,7 +112,7 @@ def phase_portrait(
     ]
     when = np.array([(ts[a] + ts[b]) / 2 for _, a, b in pieces])
     few = len(xy) <= 16
-    time = {"cmap": colors, "norm": plt.Normalize(ts[0], ts[last.max()])}
+    time = {"cmap": colors, "norm": Normalize(float(ts[0]), float(ts[last.max()]))}
     style = {"linewidths": 1.5 if few else 0.9, "capstyle": "round"}
     drawn = LineCollection([xy[row, a : b + 1] for row, a, b in pieces], **time, **style)
     if pieces:
@@ -120,7 +121,8 @@ def phase_portrait(
     if dotted.any():
         row, save = np.nonzero(dotted[:, None] & (np.arange(len(ts)) <= last[:, None]))
         size = 12 if few and len(row) < 1000 else 4
-        drawn = ax.scatter(*xy[row, save].T, size, ts[save], linewidths=0, **time)
+        x, y = xy[row, save].T
+        drawn = ax.scatter(x, y, s=size, c=ts[save], linewidths=0, **time)
     ax.autoscale_view()
     final = xy[np.arange(len(xy)), last]
     _mark(ax, "start", *xy[last >= 0, 0].T)

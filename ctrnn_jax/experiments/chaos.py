@@ -237,6 +237,8 @@ def check(data: Data) -> list[Verdict]:
 def plot(data: Data) -> Any:
     """Median largest exponent as a map, every exponent, and the share of chaotic orbits."""
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Rectangle
 
     config = data.config
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(16, 4.8), layout="constrained")
@@ -262,8 +264,8 @@ def plot(data: Data) -> Any:
     for ax in (middle, right):
         ax.set_xticks(range(len(config.sizes)), [str(n) for n in config.sizes])
         ax.set_xlabel("neurons")
-    floor = plt.Rectangle((0, 0), 1, 1, color="0.88")
-    bound = plt.Line2D([], [], color="#d03020", linewidth=1, linestyle="--")
+    floor = Rectangle((0, 0), 1, 1, color="0.88")
+    bound = Line2D([], [], color="#d03020", linewidth=1, linestyle="--")
     handles, labels = right.get_legend_handles_labels()
     figure.legend(
         [*handles, floor, bound],
@@ -275,6 +277,8 @@ def plot(data: Data) -> Any:
 
 def _map(ax: Any, data: Data) -> None:
     """Medians as colours and numbers; hatched where they are not above the bound of chaos."""
+    from matplotlib.patches import Rectangle
+
     config = data.config
     median = np.median(data.exponents, axis=-1).T
     picture = ax.imshow(median, origin="lower", aspect="auto", cmap="viridis", vmin=0)
@@ -288,7 +292,7 @@ def _map(ax: Any, data: Data) -> None:
         quiet = value <= config.chaotic
         if quiet:
             box = {"fill": False, "hatch": "///", "edgecolor": "0.45", "linewidth": 0}
-            ax.add_patch(type(ax.patch)((j - 0.5, i - 0.5), 1, 1, **box))
+            ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, **box))
         ax.text(
             j, i, f"{value:.3f}", ha="center", va="center", fontsize=8,
             color="white" if value < 0.6 * median.max() else "black",
