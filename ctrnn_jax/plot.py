@@ -112,7 +112,7 @@ def phase_portrait(
     ]
     when = np.array([(ts[a] + ts[b]) / 2 for _, a, b in pieces])
     few = len(xy) <= 16
-    time = {"cmap": colors, "norm": Normalize(float(ts[0]), float(ts[last.max()]))}
+    time: dict[str, Any] = {"cmap": colors, "norm": Normalize(float(ts[0]), float(ts[last.max()]))}
     style = {"linewidths": 1.5 if few else 0.9, "capstyle": "round"}
     drawn = LineCollection([xy[row, a : b + 1] for row, a, b in pieces], **time, **style)
     if pieces:
@@ -130,7 +130,7 @@ def phase_portrait(
     _mark(ax, "stopped", *final[cut & ~left].T)
     _mark(ax, "leaves the picture", *final[left].T)
     _name(ax, orbits.which)
-    _portrait_axes(ax, *pair, _SPARSE if dotted.any() else None)
+    _portrait_axes(ax, pair[0], pair[1], _SPARSE if dotted.any() else None)
     if colorbar:
         # An inset keeps the height of axes of equal aspect in every layout.
         bar = ax.inset_axes((1.03, 0, 0.04, 1))

