@@ -41,6 +41,7 @@ def float_array(
         fail(name, expected, type(value).__name__, TypeError)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         fail(name, expected, f"dtype {array.dtype}", TypeError)
+    available(name, array.dtype)
     if array.ndim == 0 if ndim is None else array.ndim not in ndim:
         fail(name, f"shape {shape}", array.shape)
     return array
@@ -54,7 +55,21 @@ def float_dtype(dtype: Any) -> Any:
         fail("dtype", "a floating-point dtype", repr(dtype), TypeError)
     if not jnp.issubdtype(dtype, jnp.floating):
         fail("dtype", "a floating-point dtype", dtype, TypeError)
+    _single_or_double("dtype", dtype)
     return dtype
+
+
+def _single_or_double(name: str, dtype: Any) -> None:
+    # Half precision and less cannot hold a time or an energy.
+    if dtype not in (jnp.float32, jnp.float64):
+        fail(name, "dtype float32 or float64", dtype, TypeError)
+
+
+def available(name: str, dtype: Any) -> None:
+    """Refuse all but float32 and float64, and float64 of before jax_enable_x64 was switched off."""
+    _single_or_double(name, dtype)
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        fail(name, "dtype float32, as jax_enable_x64 is off", dtype, TypeError)
 
 
 def finite(name: str, array: jax.Array | np.ndarray) -> None:

@@ -40,6 +40,8 @@ class AbstractWeights(eqx.Module):
     """A of shape (n, n), in 1/s, known by its product with a state."""
 
     is_skew: eqx.AbstractClassVar[bool]
+    parameter_ndim: ClassVar[int | None] = None
+    """Dimensions of each array of parameters, which in an ensemble has more; None: not known."""
 
     @property
     @abc.abstractmethod

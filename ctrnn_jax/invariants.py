@@ -12,15 +12,14 @@ import numpy as np
 
 from . import _checks
 from ._types import Array, ArrayLike, Float, matmul_precision
-from .model import CTRNN
+from .model import CTRNN, one_network
 
 DRIFT_KINDS = ("rms", "mean", "max")
 
 
 def _columns(rnn: CTRNN, name: str, x: ArrayLike) -> tuple[Float[Array, "n m"], tuple[int, ...]]:
     """States (..., n) as columns (n, m), and the shape of their leading axes."""
-    _checks.instance("rnn", rnn, CTRNN, "a CTRNN")
-    n = rnn.size
+    n = one_network(rnn).size
     x = _checks.float_array(name, x, f"(..., {n})")
     if x.shape[-1] != n:
         _checks.fail(name, f"shape (..., {n}), one value per neuron", x.shape)

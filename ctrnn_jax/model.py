@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -31,7 +32,9 @@ class CTRNN(eqx.Module):
     ============  ==============================  ============================
 
     With skew-symmetric A and no leak both conserve an energy, see `ctrnn_jax.energy`.
-    The object is its own diffrax vector field, `rnn(t, x, args)`, and a PyTree.
+    The object is its own diffrax vector field, `rnn(t, x, args)`, and a PyTree. As a field it
+    takes one state (n,) or states as columns, (n, batch), where `simulate` and all else take
+    states as rows, (batch, n): of a batch of n states, which has both shapes, pass `x.T`.
 
     Args:
         weights: A, for example `DenseSkew(W)`; n neurons, in 1/s.
@@ -123,8 +126,15 @@ class CTRNN(eqx.Module):
         return z if self.bias is None else z + _per_neuron(self.bias, z)
 
     def __call__(self, t, x: State, args: Any = None) -> State:
-        """x' at state x, (n,) or (n, batch); `t` and `args` are there for diffrax."""
+        """x' at one state x (n,), or at each column of x (n, batch): rows, as `simulate` takes
+        them, pass as `x.T`. `t` and `args` are there for diffrax.
+        """
         del t, args
+        one_network(self)
+        if not jnp.ndim(x) or x.shape[0] != self.size:
+            n = self.size
+            states = f"one state ({n},) or a state in each column, ({n}, batch)"
+            _checks.fail("x", f"{states}; of rows pass x.T", f"shape {jnp.shape(x)}")
         velocity = self.activation(self.preactivation(x))
         if self.form == "current":
             velocity = self.weights.matvec(velocity)
@@ -137,9 +147,23 @@ class CTRNN(eqx.Module):
         return eqx.tree_at(lambda rnn: rnn.weights, self, self.weights.prepared())
 
 
-def states_for(rnn: Any, x0: Any) -> Float[Array, "*batch n"]:
-    """x0 as an array, refused unless rnn is a CTRNN and x0 holds states of it."""
+def one_network(rnn: Any) -> CTRNN:
+    """rnn, refused unless it is a single CTRNN of a dtype that JAX has now."""
     _checks.instance("rnn", rnn, CTRNN, "a CTRNN")
+    ndim, n = rnn.weights.parameter_ndim, rnn.size
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(rnn.weights)] if ndim else []
+    stacked = any(len(shape) > (ndim or 0) for shape in shapes)
+    stacked = stacked or (rnn.bias is not None and rnn.bias.shape != (n,))
+    if stacked or (rnn.leak is not None and rnn.leak.shape not in ((), (n,))):
+        expected = "one network; map over an ensemble by eqx.filter_vmap or jax.vmap"
+        _checks.fail("rnn", expected, f"parameters with leading axes, weights {shapes}")
+    _checks.available("rnn", rnn.dtype)
+    return rnn
+
+
+def states_for(rnn: Any, x0: Any) -> Float[Array, "*batch n"]:
+    """x0 as an array, refused unless rnn is a single CTRNN and x0 holds states of it."""
+    one_network(rnn)
     array = _checks.float_array("x0", x0, f"(..., {rnn.size})")
     if array.shape[-1] != rnn.size:
         _checks.fail("x0", f"shape (..., {rnn.size}), one value per neuron", array.shape)

@@ -15,7 +15,7 @@ from jax import lax
 from . import _checks
 from ._types import Array, ArrayLike, Float, Int
 from .activations import HardTanh, Linear, Tanh
-from .model import CTRNN, states_for
+from .model import CTRNN, one_network, states_for
 from .weights import BlockSkew
 
 
@@ -36,7 +36,7 @@ def natural_frequencies(rnn: CTRNN) -> Float[Array, " half"]:
     Source:
         Casoni et al. 2025, Theorem 1 and Remark 2.
     """
-    _checks.instance("rnn", rnn, CTRNN, "a CTRNN")
+    one_network(rnn)
     if not rnn.weights.is_skew:
         _checks.fail("rnn", "skew-symmetric weights", type(rnn.weights).__name__)
     if isinstance(rnn.weights, BlockSkew):
@@ -106,7 +106,7 @@ def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, "*shape"]:
         >>> rnn = ct.CTRNN(ct.BlockSkew.from_hz(jnp.array([1.0])))
         >>> ct.orbit_frequency(rnn, jnp.array([0.1, 0.0]))  # below 1 Hz, and falling with |x0|
     """
-    _checks.instance("rnn", rnn, CTRNN, "a CTRNN")
+    one_network(rnn)
     n = rnn.size
     if not rnn.weights.is_skew or not (n == 2 or isinstance(rnn.weights, BlockSkew)):
         got = f"{type(rnn.weights).__name__} of size {n}"

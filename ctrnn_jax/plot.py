@@ -20,6 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import Normalize
 
 from . import _checks, invariants, spectra
 from ._drawing import (
@@ -31,65 +32,28 @@ from ._drawing import (
     _highest_frequency,
     _legend,
     _mark,
+    _name,
 )
+from ._saves import Orbits, are_sparse, before_they_left, position
 from ._types import ArrayLike
-from .model import CTRNN
+from .model import CTRNN, one_network
 from .plot_training import loss_curve as loss_curve
 from .plot_training import signal_fit as signal_fit
 from .plot_training import signal_residual as signal_residual
 from .plot_training import spectrum_fit as spectrum_fit
 from .trajectory import Trajectory
 
-
-class _Orbits:
-    """The states of a trajectory as NumPy arrays with one batch axis, checked.
-
-    `last` (B,) is the last save worth drawing, -1 where there is none: a stopped trajectory only
-    repeats its state from there on. `cut` (B,) marks those that end before the final time.
-    """
-
-    def __init__(self, trajectory: Any, saves: int, *, index: Any = None, at_most: Any = None):
-        _checks.instance("trajectory", trajectory, Trajectory, "a Trajectory, as of simulate")
-        if trajectory.xs is None:
-            _checks.fail("trajectory.xs", "states, as simulate(keep_states=True) keeps them", None)
-        size, self.n = trajectory.xs.shape[-2:]
-        if size < saves:
-            _checks.fail("trajectory.xs", f"at least {saves} saves", size)
-        xs = trajectory.xs.reshape(-1, size, self.n)
-        if index is None:
-            rows = np.linspace(0, len(xs) - 1, min(len(xs), at_most or len(xs))).astype(int)
-        else:
-            rows = np.array([_position("index", index, len(xs))])
-        self.ts, self.xs = np.asarray(trajectory.ts), np.asarray(xs[rows])
-        self.dt = float(self.ts[-1] - self.ts[0]) / (size - 1)
-
-        finite = np.isfinite(self.xs).all(axis=-1)
-        self.last = np.where(finite.all(axis=-1), size, finite.argmin(axis=-1)) - 1
-        stopped = np.asarray(trajectory.stopped_at).reshape(-1)[rows] >= 0
-        changes = (self.xs[stopped, 1:] != self.xs[stopped, :-1]).any(axis=-1)
-        last_change = (changes * np.arange(1, size)).max(axis=-1)
-        self.last[stopped] = np.minimum(self.last[stopped], last_change)
-        self.cut = stopped | (self.last < size - 1)
-        if (self.last < 0).all():
-            got = f"{len(rows)} of {len(rows)} not finite from the start"
-            _checks.fail("trajectory.xs", "a trajectory with finite states", got)
-
-
-def _position(name: str, value: Any, size: int) -> int:
-    number = _checks.integer(name, value, 0)
-    if number >= size:
-        _checks.fail(name, f"an index below {size}", number)
-    return number
+_SPARSE = "dots: saves, fewer than 12 a turn"
 
 
 def _state(neuron: int) -> str:
     return f"$x_{{{neuron}}}$"
 
 
-def _portrait_axes(ax: Axes, horizontal: int, vertical: int) -> None:
-    ax.set(xlabel=f"{_state(horizontal)} [a.u.]", ylabel=f"{_state(vertical)} [a.u.]")
+def _portrait_axes(ax: Axes, horizontal: int, vertical: int, note: str | None = None) -> None:
+    ax.set(xlabel=f"{_state(horizontal)} (a.u.)", ylabel=f"{_state(vertical)} (a.u.)")
     ax.set_aspect("equal")
-    _legend(ax)
+    _legend(ax, note)
 
 
 def _band(ax: Axes, x: np.ndarray, values: np.ndarray) -> None:
@@ -113,7 +77,8 @@ def phase_portrait(
     """One neuron against another, coloured by time from violet (early) to yellow (late).
 
     A black dot is a start, a blue star an end; a red cross is where a trajectory was stopped or
-    last finite.
+    last finite, a red square where one that grows beyond all bounds leaves the picture. Where fewer
+    than 12 saves make a turn they are drawn as dots: lines between them would be polygons.
 
     Args:
         neurons: the two indices, horizontal and vertical.
@@ -125,35 +90,51 @@ def phase_portrait(
         >>> ct.plot.phase_portrait(trajectory).figure.savefig("portrait.pdf")
     """
     at_most = _checks.integer("max_trajectories", max_trajectories, 1)
-    orbits = _Orbits(trajectory, 2, at_most=at_most)
+    orbits = Orbits(trajectory, 2, at_most=at_most)
     if orbits.n < 2:
         _checks.fail("trajectory.xs", "at least 2 neurons", orbits.n)
-    pair = [_position("neurons", k, orbits.n) for k in neurons]
+    pair = [position("neurons", k, orbits.n) for k in neurons]
     if len(pair) != 2:
         _checks.fail("neurons", "two indices", pair)
     colors = plt.get_cmap(cmap)
     ax = _axes(ax)
-    ts, last, xy = orbits.ts, orbits.last, orbits.xs[:, :, pair]
+    ts, xy = orbits.ts, orbits.xs[:, :, pair]
+    last = before_they_left(xy, orbits.last)
+    left, cut = last < orbits.last, orbits.cut & (orbits.last >= 0)
+    dotted = np.array([are_sparse(xy[row, : end + 1]) for row, end in enumerate(last)])
     # A piece of line for each of 256 colours, not for each save: much faster for long runs.
     edges = np.linspace(0, len(ts) - 1, min(len(ts), 257)).astype(int)
     pieces = [
-        (row, a, min(b, end)) for row, end in enumerate(last) for a, b in pairwise(edges) if a < end
+        (row, a, min(b, last[row]))
+        for row in np.flatnonzero(~dotted)
+        for a, b in pairwise(edges)
+        if a < last[row]
     ]
     when = np.array([(ts[a] + ts[b]) / 2 for _, a, b in pieces])
-    style = {"linewidths": 1.5 if len(xy) <= 16 else 0.9, "capstyle": "round"}
-    lines = LineCollection([xy[row, a : b + 1] for row, a, b in pieces], cmap=colors, **style)
-    lines.set(array=when, clim=(ts[0], ts[last.max()]))
-    ax.add_collection(lines)
+    few = len(xy) <= 16
+    time: dict[str, Any] = {"cmap": colors, "norm": Normalize(float(ts[0]), float(ts[last.max()]))}
+    style = {"linewidths": 1.5 if few else 0.9, "capstyle": "round"}
+    drawn = LineCollection([xy[row, a : b + 1] for row, a, b in pieces], **time, **style)
+    if pieces:
+        drawn.set_array(when)
+        ax.add_collection(drawn)
+    if dotted.any():
+        row, save = np.nonzero(dotted[:, None] & (np.arange(len(ts)) <= last[:, None]))
+        size = 12 if few and len(row) < 1000 else 4
+        x, y = xy[row, save].T
+        drawn = ax.scatter(x, y, s=size, c=ts[save], linewidths=0, **time)
     ax.autoscale_view()
     final = xy[np.arange(len(xy)), last]
     _mark(ax, "start", *xy[last >= 0, 0].T)
-    _mark(ax, "end", *final[~orbits.cut].T)
-    _mark(ax, "stopped", *final[orbits.cut & (last >= 0)].T)
-    _portrait_axes(ax, *pair)
+    _mark(ax, "end", *final[~orbits.cut & ~left].T)
+    _mark(ax, "stopped", *final[cut & ~left].T)
+    _mark(ax, "leaves the picture", *final[left].T)
+    _name(ax, orbits.which)
+    _portrait_axes(ax, pair[0], pair[1], _SPARSE if dotted.any() else None)
     if colorbar:
         # An inset keeps the height of axes of equal aspect in every layout.
         bar = ax.inset_axes((1.03, 0, 0.04, 1))
-        ax.figure.colorbar(lines, cax=bar, label="time [s]")
+        ax.figure.colorbar(drawn, cax=bar, label="time (s)")
     return ax
 
 
@@ -166,43 +147,57 @@ def time_series(
 ) -> Axes:
     """The states of some neurons of one trajectory against time, up to where it was stopped.
 
+    Where fewer than 12 saves make a cycle they are drawn as dots, below 4 without lines.
+
     Args:
         neurons: indices; the first six unless given.
         index: which trajectory of the batch.
     """
-    orbits = _Orbits(trajectory, 2, index=index)
+    orbits = Orbits(trajectory, 2, index=index)
     chosen = range(min(orbits.n, 6)) if neurons is None else neurons
-    chosen = [_position("neurons", k, orbits.n) for k in chosen]
+    chosen = [position("neurons", k, orbits.n) for k in chosen]
     if not chosen:
         _checks.fail("neurons", "at least one index", chosen)
     ax = _axes(ax)
     shown = slice(orbits.last[0] + 1)
     ts, xs = orbits.ts[shown], orbits.xs[0, shown]
     colors = plt.get_cmap(_CMAP)(np.linspace(0, 0.85, len(chosen)))
+    sparse = [are_sparse(xs[:, k]) for k in chosen]
     for i, k in enumerate(chosen):
-        ax.plot(ts, xs[:, k], _STYLES[i % len(_STYLES)], color=colors[i], label=_state(k))
+        style: dict[str, Any] = {"linestyle": _STYLES[i % 4], "color": colors[i]}
+        if sparse[i]:
+            if not are_sparse(xs[:, k], 4):
+                ax.plot(ts, xs[:, k], **style, linewidth=0.8, alpha=0.4)
+            size = 3.5 if len(ts) <= 200 else 2
+            style |= {"linestyle": "none", "marker": "osD^"[i % 4], "markersize": size}
+        ax.plot(ts, xs[:, k], **style, label=_state(k))
     if orbits.cut[0]:
         _mark(ax, "stopped", np.full(len(chosen), ts[-1]), xs[-1, chosen])
-    ax.set(xlabel="time [s]", ylabel="state [a.u.]")
-    _legend(ax)
+    ax.set(xlabel="time (s)", ylabel="state (a.u.)")
+    _name(ax, orbits.which)
+    _legend(ax, _SPARSE if any(sparse) else None)
     return ax
 
 
 def energy_drift(rnn: CTRNN, trajectory: Trajectory, *, ax: Axes | None = None) -> Axes:
     """The size of the relative energy drift, |E(t) - E(0)| / |E(0)|, against time.
 
-    For a batch its median, its 10 to 90 % band and its maximum. A stopped trajectory counts with
-    its drift at the stop, a red cross, from there on. The first save, 0 by definition, has no
-    place on the logarithmic axis; drifts below the rounding unit are drawn at it.
+    For a batch its median, its 10 to 90 % band and its maximum, at each time. A stopped trajectory
+    counts with its drift at the stop, a red cross, from there on. The first save, 0 by definition,
+    has no place on the logarithmic axis; drifts below the rounding unit are drawn at it.
+
+    The legend tells the largest drift of a run, for a batch the median and the maximum over those
+    that ran to the end.
 
     Raises:
         TypeError, ValueError: also for another number of neurons than the network's.
     """
-    orbits = _Orbits(trajectory, 2)
+    orbits = Orbits(trajectory, 2)
     drift = np.abs(np.asarray(invariants.energy_drift(rnn, orbits.xs)))
     saves = np.arange(len(orbits.ts))
     # Without those that stopped, the batch would seem to drift less from their stop on.
     drift = np.take_along_axis(drift, np.minimum(saves, orbits.last[:, None]), axis=1)
+    worst = drift[~orbits.cut].max(axis=1)
     drift[~np.isfinite(drift)] = np.nan
     some = (saves > 0) & (saves <= orbits.last.max()) & np.isfinite(drift).any(axis=0)
     if not some.any():
@@ -221,8 +216,12 @@ def energy_drift(rnn: CTRNN, trajectory: Trajectory, *, ax: Axes | None = None) 
     _mark(ax, "stopped", orbits.ts[at], drift[cut, at], f"stopped ({len(cut)} of {len(drift)})")
     if rounded:
         ax.axhline(unit, linestyle=":", color="0.4", linewidth=1, label="rounding unit")
-    ax.set(xlabel="time [s]", ylabel="|relative energy drift|")
-    _legend(ax)
+    ax.set(xlabel="time (s)", ylabel="|relative energy drift|")
+    told = None
+    if len(worst):
+        told = f"largest of a run: median {np.median(worst):.3g}, maximum {worst.max():.3g}"
+        told = told if len(drift) > 1 else f"largest: {worst[0]:.3g}"
+    _legend(ax, told)
     return ax
 
 
@@ -235,8 +234,9 @@ def spectrum(
 ) -> Axes:
     """Power spectral density against frequency, with its peak marked, down to 100 dB below it.
 
-    For a batch the median, whose peak it is, and the 10 to 90 % band. Stopped trajectories are
-    left out, and the legend says how many.
+    For a batch the median, whose peak it is, and the 10 to 90 % band. No peak is marked where the
+    power is largest in the lowest bin, a trend or less than a period, or where most trajectories
+    have no `dominant_frequency`. Stopped trajectories are left out, and the legend says how many.
 
     Args:
         neuron: its index, or None for the mean of the power over all neurons.
@@ -246,14 +246,17 @@ def spectrum(
     Raises:
         TypeError, ValueError: also for a constant signal or where the whole batch stopped.
     """
-    orbits = _Orbits(trajectory, 4)
-    chosen = slice(None) if neuron is None else [_position("neuron", neuron, orbits.n)]
+    orbits = Orbits(trajectory, 4)
+    chosen = slice(None) if neuron is None else [position("neuron", neuron, orbits.n)]
     xs = np.where(orbits.cut[:, None, None], 0, orbits.xs[..., chosen])
     # Less the first value, a constant signal has no power at all, not even from rounding.
     f, power = spectra.power_spectrum(np.moveaxis(xs - xs[:, :1], -1, 0), orbits.dt)
     # The mean is taken out of the signal, so 0 Hz means nothing.
     f, power = np.asarray(f)[1:], np.asarray(power)[..., 1:].mean(axis=0)
     power = power[~orbits.cut & np.isfinite(power).all(axis=-1)]
+    signals = np.moveaxis(xs, -1, 0)[..., : 2**20]  # as many as it takes
+    lines = np.asarray(spectra.dominant_frequency(signals, orbits.dt))
+    lines = lines[:, ~orbits.cut]
     total = len(orbits.cut)
     left_out = total - len(power)
     if left_out == total:
@@ -266,12 +269,18 @@ def spectrum(
     ax = _axes(ax)
     ax.set_yscale("log")
     _band(ax, f, power)
-    _mark(ax, "peak", f[peak], median[peak], f"peak at {f[peak]:.3g} Hz")
+    if peak > 0 and np.isfinite(lines).mean() >= 0.5:
+        _mark(ax, "peak", f[peak], median[peak], f"peak at {f[peak]:.3g} Hz")
+        notes = []
+    else:
+        where = "most power in the lowest bin" if peak == 0 else "no dominant frequency"
+        notes = [f"no peak: {where}"]
     name = "all neurons" if neuron is None else _state(neuron)
-    ax.set(xlabel="frequency [Hz]", ylabel=f"power of {name} [a.u.²/Hz]", xlim=(0, limit))
+    ax.set(xlabel="frequency (Hz)", ylabel=f"power of {name} (a.u.²/Hz)", xlim=(0, limit))
     lowest = power[:, f <= max(limit, f[0])].min()
     ax.set_ylim(bottom=max(lowest / 2, median[peak] / _POWER_RANGE), auto=None)
-    _legend(ax, f"{left_out} of {total} stopped, left out" if left_out else None)
+    notes += [f"{left_out} of {total} stopped, left out"] if left_out else []
+    _legend(ax, "; ".join(notes) or None)
     return ax
 
 
@@ -286,23 +295,30 @@ def spectrogram(
 ) -> Axes:
     """Power spectral density of a neuron against time and frequency, yellower where larger.
 
+    Colours span 50 dB, or down to 40 dB below the strongest line of the weakest window.
+
     Args:
         neuron: its index.
         index: which trajectory of the batch; a stopped one is drawn up to its stop.
-        window_length: samples in a window, 4 or more; an eighth of all unless given.
+        window_length: samples in a window, 4 or more; unless given an eighth of all, or four
+            periods of the dominant frequency where that is more, up to a quarter.
         max_frequency: end of the axis in Hz; unless given, about twice the frequency below
             which 99.9 % of the power of a window lies.
 
     Raises:
         TypeError, ValueError: also for a constant signal and a window longer than the signal.
     """
-    orbits = _Orbits(trajectory, 4, index=index)
+    orbits = Orbits(trajectory, 4, index=index)
     saves = int(orbits.last[0]) + 1
     if saves < 4:
         _checks.fail("trajectory.xs", "at least 4 saves before the stop", saves)
-    signal = orbits.xs[0, :saves, _position("neuron", neuron, orbits.n)]
-    length = max(4, saves // 8) if window_length is None else window_length
-    length = _checks.integer("window_length", length, 4)
+    signal = orbits.xs[0, :saves, position("neuron", neuron, orbits.n)]
+    if window_length is None:
+        # Four periods of the strongest line tell it from its neighbours, where there are as many.
+        f = float(spectra.dominant_frequency(signal[: 2**20], orbits.dt))
+        periods = 4 / (f * orbits.dt) if f > 0 else 0
+        window_length = max(4, saves // 8, int(min(periods, saves // 4)))
+    length = _checks.integer("window_length", window_length, 4)
     # Windows overlap by three quarters, or by more for a picture of 300 columns.
     hop = int(np.clip((saves - length) // 300, 1, length // 4))
     window = {"window_length": length, "overlap": length - hop}
@@ -311,17 +327,20 @@ def spectrogram(
     largest = power.max()
     if not 0 < largest < np.inf:
         _checks.fail("trajectory.xs", "a signal of finite, positive power", largest)
-    limit = _highest_frequency(max_frequency, f, power.T)
+    limit = _highest_frequency(max_frequency, f, power.T, least=8)
     ax = _axes(ax)
     width = (hop if len(t) > 1 else length) * orbits.dt
     start, end = orbits.ts[0] + np.asarray(t)[[0, -1]] + np.array([-width / 2, width / 2])
     extent = (start, end, f[0] / 2, f[-1] + f[0] / 2)
     decibels = 10 * np.log10(np.maximum(power, largest / _POWER_RANGE))
-    image = ax.imshow(
-        decibels, _CMAP, aspect="auto", origin="lower", interpolation="bilinear", extent=extent
-    )
-    ax.set(xlabel="time [s]", ylabel="frequency [Hz]", ylim=(f[0] / 2, max(limit, f[0])))
-    label = f"power of {_state(neuron)} [dB re 1 a.u.²/Hz]"
+    top = decibels.max()
+    # Below 40 dB the weakest window has little but leakage of its lines.
+    floor = np.clip(decibels.max(axis=0).min() - 40, top - 10 * np.log10(_POWER_RANGE), top - 50)
+    style = {"aspect": "auto", "origin": "lower", "interpolation": "bilinear", "extent": extent}
+    image = ax.imshow(decibels, _CMAP, vmin=floor, vmax=top, **style)
+    ax.set(xlabel="time (s)", ylabel="frequency (Hz)", ylim=(f[0] / 2, max(limit, f[0])))
+    _name(ax, orbits.which)
+    label = f"power of {_state(neuron)} (dB re 1 a.u.²/Hz)"
     ax.figure.colorbar(image, ax=ax, label=label)
     return ax
 
@@ -349,7 +368,7 @@ def level_sets(
         TypeError, ValueError: for another number of neurons, an empty extent, and levels that
             the energy does not take in it.
     """
-    _checks.instance("rnn", rnn, CTRNN, "a CTRNN")
+    one_network(rnn)
     if rnn.size != 2:
         _checks.fail("rnn", "a network of 2 neurons", rnn.size)
     resolution = _checks.integer("resolution", resolution, 8)

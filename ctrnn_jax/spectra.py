@@ -12,8 +12,6 @@ from ._types import Array, ArrayLike, Float
 
 def _signal(y: ArrayLike, minimum: int) -> Array:
     array = _checks.float_array("y", y, "(..., S)")
-    if array.dtype not in (jnp.float32, jnp.float64):
-        _checks.fail("y", "dtype float32 or float64", array.dtype, TypeError)
     if array.shape[-1] < minimum:
         _checks.fail("y", f"at least {minimum} samples on the last axis", f"shape {array.shape}")
     return array

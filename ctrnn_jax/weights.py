@@ -53,6 +53,7 @@ class DenseSkew(AbstractWeights):
 
     W: Float[Array, "n n"]
     is_skew: ClassVar[bool] = True
+    parameter_ndim: ClassVar[int | None] = 2
 
     def __init__(self, W):
         self.W = _square("W", W, 2)
@@ -100,6 +101,7 @@ class BlockSkew(AbstractTwoGroups):
     """
 
     omega: Float[Array, " half"]
+    parameter_ndim: ClassVar[int | None] = 1
 
     def __init__(self, omega):
         self.omega = _checks.float_array("omega", omega, "(n/2,)", ndim=(1,))
@@ -181,6 +183,7 @@ class BipartiteSkew(AbstractBipartite):
     """
 
     B: Float[Array, "p q"]
+    parameter_ndim: ClassVar[int | None] = 2
 
     def __init__(self, B):
         self.B = _checks.float_array("B", B, "(p, q)", ndim=(2,))
@@ -222,6 +225,7 @@ class LowRankSkew(AbstractWeights):
     U: Float[Array, "n r"]
     V: Float[Array, "n r"]
     is_skew: ClassVar[bool] = True
+    parameter_ndim: ClassVar[int | None] = 2
 
     def __init__(self, U, V):
         self.U = _checks.float_array("U", U, "(n, r)", ndim=(2,))
@@ -293,6 +297,7 @@ class DenseWeights(AbstractWeights):
 
     W: Float[Array, "n n"]
     is_skew: ClassVar[bool] = False
+    parameter_ndim: ClassVar[int | None] = 2
 
     def __init__(self, W):
         self.W = _square("W", W, 1)

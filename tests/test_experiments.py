@@ -1,5 +1,6 @@
 """The paper's figures in small: every verdict holds, files are whole, a second run is the same."""
 
+import html
 import json
 import subprocess
 import sys
@@ -8,11 +9,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import X64
+from pictures import assert_readable
 
 from ctrnn_jax import experiments
 from ctrnn_jax.experiments import figure4, figure5
 from ctrnn_jax.experiments._common import Verdict, at_least, at_most
-from ctrnn_jax.experiments.report import EXPERIMENTS, reproduce
+from ctrnn_jax.experiments.report import EXPERIMENTS, compute, reproduce, write
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_left():
+    yield
+    plt.close("all")
+
 
 SMALL = {
     "1": {"sizes": "[2]", "states": "2", "duration": "5", "points": "24"},
@@ -28,7 +37,13 @@ SMALL = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_verdict_passes_or_is_a_counter_example(name, tmp_path):
-    verdicts = reproduce(tmp_path / "out", [name], SMALL[name])
+    results = compute(tmp_path / "out", [name], SMALL[name], progress=False)
+    assert_readable(results[name].picture)
+    if name == "2":
+        assert_orbits_close(results[name].picture, json.loads(SMALL["2"]["starts"]))
+    assert len(results[name].picture.legends) <= 1
+    write(tmp_path / "out", results)
+    verdicts = results[name].verdicts
     assert verdicts and {v.status for v in verdicts} <= {"pass", "counter-example"}
     title = name if name == "chaos" else f"figure{name}"
     files = {path.name: path for path in (tmp_path / "out").iterdir()}
@@ -37,8 +52,44 @@ def test_every_verdict_passes_or_is_a_counter_example(name, tmp_path):
     assert [v["claim"] for v in stored[title]] == [v.claim for v in verdicts]
     page = files["report.html"].read_text()
     assert page.count("<img") == 1 and 'src="data:image/png;base64,' in page
+    for text in (EXPERIMENTS[name].CAPTION, EXPERIMENTS[name].READING):
+        assert text.endswith(".") and html.escape(text) in page
     assert "://" not in page and all(f">{v.status}<" in page for v in verdicts)
     assert not plt.get_fignums()
+
+
+def assert_orbits_close(figure, starts):
+    """Each is drawn once around, in axes of equal aspect."""
+    panels = [ax for ax in figure.axes if ax.get_title()]
+    assert len(panels) == 3
+    for ax in panels:
+        for lines, start in zip(ax.collections, starts, strict=True):
+            segments = lines.get_segments()
+            np.testing.assert_allclose(segments[0][0], start)
+            np.testing.assert_allclose(segments[-1][-1], start, atol=1e-8)
+        assert not ax.get_legend() and ax.get_aspect() == 1
+
+
+@pytest.mark.parametrize("w_m", [(25.0,), (10.0, 25.0)])
+def test_figure_4_has_the_panels_of_the_caption_first(w_m):
+    config = figure4.Config(w_m=w_m)
+    keys = [(name, w) for name in figure4.ACTIVATIONS for w in w_m]
+    f, rows = np.linspace(0, 5, 50), len(config.fractions)
+    amplitudes = {key: np.full((rows, 50), 0.1) for key in keys}
+    peaks = {key: np.linspace(0.3, 3, rows) for key in keys}
+    figure = figure4.plot(figure4.Data(config, f, amplitudes, peaks, peaks))
+    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    names = ["linear", "tanh", "hard tanh", "hard tanh"]
+    of = [w_m[0]] * 3 + [*w_m[1:]]
+    caption = [
+        f"({letter}) {name}, $w_m$ = {w:g} rad/s"
+        for letter, name, w in zip("abcd", names, of, strict=False)
+    ]
+    assert titles[: len(of)] == caption
+    grid = {title.split(") ")[-1] for title in titles}
+    assert grid == {f"{name}, $w_m$ = {w:g} rad/s" for name in set(names) for w in w_m}
+    assert_readable(figure)
+    plt.close(figure)
 
 
 @pytest.mark.skipif(not X64, reason="the bounds are those of float64")

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
+from pictures import assert_readable
 from scipy.integrate import solve_ivp
 
 import ctrnn_jax.plot as plot
@@ -107,10 +108,10 @@ def test_portrait_marks_starts_and_ends_and_labels_everything():
     np.testing.assert_array_equal(drawn(ax, "start"), xs[:, 0, ::-1])
     np.testing.assert_array_equal(drawn(ax, "end"), xs[:, -1, ::-1])
     assert legend(ax) == ["start", "end"]
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("$x_{1}$ [a.u.]", "$x_{0}$ [a.u.]")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("$x_{1}$ (a.u.)", "$x_{0}$ (a.u.)")
     assert ax.get_aspect() == 1
     (bar,) = ax.child_axes
-    assert bar.get_ylabel() == "time [s]"
+    assert bar.get_ylabel() == "time (s)"
     assert not plot.phase_portrait(make(ts, xs), colorbar=False).child_axes
 
 
@@ -138,19 +139,93 @@ def test_portrait_of_a_large_batch_is_a_spread_of_it():
     assert len(drawn(plot.phase_portrait(trajectory), "start")) == 64
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_few_saves_a_turn_are_dots_and_never_a_polygon(scale):
+    (ts, few), (_, many) = rotation(0.5, scale, 60, 0.25), rotation(0.5, scale, 60, 0.125)
+    few, many = few.astype(FLOAT), many.astype(FLOAT)
+    ax = plot.phase_portrait(make(ts, np.concatenate([few, many])))
+    lines, dots = ax.collections
+    assert isinstance(lines, LineCollection) and len(lines.get_segments()) == 59
+    np.testing.assert_array_equal(lines.get_segments()[7], many[0, 7:9])
+    np.testing.assert_array_equal(dots.get_offsets(), few[0])
+    assert lines.norm is dots.norm
+    assert ax.get_legend().get_title().get_text().startswith("dots: saves, fewer than 12 a turn")
+    assert len(ax.child_axes) == 1
+
+
+def test_few_saves_a_cycle_are_dots_on_a_faint_line_and_very_few_are_dots():
+    ts, slow = rotation(0.2, 1.0)
+    xs = np.concatenate([slow, rotation(9.0, 1.0)[1]], axis=-1)
+    xs[..., 3] = np.cos(2 * np.pi * 20.0 * ts)
+    ax = plot.time_series(make(ts, xs))
+    styles = [(line.get_label(), line.get_linestyle(), line.get_marker()) for line in ax.lines]
+    assert [s for s in styles if s[0][0] != "_"] == [
+        ("$x_{0}$", "-", "None"),
+        ("$x_{1}$", "--", "None"),
+        ("$x_{2}$", "None", "D"),
+        ("$x_{3}$", "None", "^"),
+    ]
+    (faint,) = [line for line in ax.lines if line.get_label()[0] == "_"]
+    assert faint.get_alpha() < 0.5
+    np.testing.assert_array_equal(faint.get_ydata(), xs[0, :, 2].astype(FLOAT))
+    # A state at rest turns by rounding alone.
+    still = make(ts, 0.1 + 1e-17 * np.random.default_rng(0).normal(size=(400, 2)))
+    assert not plot.time_series(still).get_legend().get_title().get_text()
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_what_grows_beyond_all_bounds_is_drawn_up_to_where_it_leaves(scale):
+    ts, xs = rotation(0.5, np.array([1.0, 2.0]) * scale, 2000)
+    growth = np.exp(ts)[:, None]
+    alone = plot.phase_portrait(make(ts, xs[:1] * growth))
+    # At most ten times from the middle of what is shown to its end, hence some 100 times in all.
+    (left,) = drawn(alone, "leaves the picture")
+    assert 50 * scale < np.abs(left).max() <= 120 * scale
+    assert alone.get_xlim()[1] < 200 * scale and "end" not in legend(alone)
+    # Beside one that stays the picture is of the size of that one.
+    xs[1] *= growth
+    both = plot.phase_portrait(make(ts, xs))
+    (left,) = drawn(both, "leaves the picture")
+    assert 1.5 * scale < np.abs(left).max() <= 3.1 * scale
+    np.testing.assert_array_equal(drawn(both, "end"), xs[:1, -1].astype(FLOAT))
+
+
+def test_what_grows_and_settles_or_grows_slowly_is_drawn_whole():
+    ts, xs = rotation(0.5, [1.0, 1.0], 2000)
+    xs[0] *= 1 / (1 + 1e6 * np.exp(-2 * ts))[:, None]  # onto a cycle, from 10⁻⁶ of its size
+    xs[1] *= 1 + 10 * ts[:, None]
+    ax = plot.phase_portrait(make(ts, xs))
+    np.testing.assert_array_equal(drawn(ax, "end"), xs[:, -1].astype(FLOAT))
+
+
+def test_pictures_name_the_trajectories_that_they_show():
+    ts, xs = rotation(0.5, np.arange(1.0, 13.0), 100)
+    batch = make(ts, xs.reshape(3, 4, 100, 2))
+    for draw in (plot.time_series, plot.spectrogram):
+        assert draw(batch, index=7).get_title() == "trajectory 7 of 12"
+        assert draw(make(ts, xs[0])).get_title() == ""
+    titles = {1: "trajectory 0 of 12", 5: "5 of 12 trajectories", 64: "all 12 trajectories"}
+    for most, title in titles.items():
+        assert plot.phase_portrait(batch, max_trajectories=most).get_title() == title
+    ax = plt.figure().subplots()
+    ax.set_title("mine")
+    assert plot.phase_portrait(batch, ax=ax).get_title() == "mine"
+
+
 # ------------------------------------------------------------------- time series, energy drift
 
 
 def test_time_series_draws_the_chosen_neurons_of_the_chosen_trajectory():
     rng = np.random.default_rng(0)
-    ts, xs = np.linspace(0, 1, 30, dtype=FLOAT), rng.normal(size=(2, 3, 30, 8)).astype(FLOAT)
+    ts, phase = np.linspace(0, 1, 30, dtype=FLOAT), rng.uniform(0, 6, size=(2, 3, 1, 8))
+    xs = np.cos(4 * ts[:, None] + phase).astype(FLOAT)
     ax = plot.time_series(make(ts, xs))
     assert legend(ax) == [f"$x_{{{k}}}$" for k in range(6)]
     np.testing.assert_array_equal(drawn(ax, "$x_{5}$"), np.stack([ts, xs[0, 0, :, 5]], 1))
     ax = plot.time_series(make(ts, xs), neurons=[7, 2], index=4)
     assert legend(ax) == ["$x_{7}$", "$x_{2}$"]
     np.testing.assert_array_equal(drawn(ax, "$x_{7}$"), np.stack([ts, xs[1, 1, :, 7]], 1))
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time [s]", "state [a.u.]")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time (s)", "state (a.u.)")
     seven, two = ax.lines
     assert seven.get_linestyle() != two.get_linestyle()
 
@@ -184,7 +259,7 @@ def test_drift_is_the_median_the_band_and_the_maximum():
     np.testing.assert_allclose(at_end.max(), np.quantile(expected[:, -1], 0.9), **CLOSE)
     assert legend(ax) == ["median of 20", "10 to 90 %", "maximum"]
     assert ax.get_yscale() == "log"
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time [s]", "|relative energy drift|")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time (s)", "|relative energy drift|")
 
 
 def test_drift_of_stopped_trajectories_is_held_and_marked():
@@ -223,6 +298,19 @@ def test_no_drift_at_all_is_drawn_at_the_rounding_unit():
     assert 0 < bottom < EPS < top
 
 
+def test_drift_is_told_as_a_table_would():
+    ts, xs, expected = drifting_orbits()
+    xs[19, 30:] = xs[19, 30]  # stopped: drawn, but no part of the numbers
+    stopped_at = np.where(np.arange(20) == 19, 31, -1)
+    rnn = two_neurons(Linear())
+    title = plot.energy_drift(rnn, make(ts, xs, stopped_at)).get_legend().get_title().get_text()
+    worst = expected[:19].max(axis=1)
+    told = f"largest of a run: median {np.median(worst):.3g}, maximum {worst.max():.3g}"
+    assert title.replace("\n", " ") == told
+    alone = plot.energy_drift(rnn, make(ts, xs[3])).get_legend()
+    assert alone.get_title().get_text() == f"largest: {expected[3].max():.3g}"
+
+
 # ------------------------------------------------------------------------------------ spectra
 
 
@@ -235,7 +323,7 @@ def test_spectrum_marks_the_known_frequency():
     np.testing.assert_allclose(height, line[:, 1].max())
     # One-sided density: its integral is the variance, here 2²/2.
     np.testing.assert_allclose(line[:, 1].sum() * line[0, 0], 2.0, rtol=1e-6)
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("frequency [Hz]", "power of $x_{0}$ [a.u.²/Hz]")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("frequency (Hz)", "power of $x_{0}$ (a.u.²/Hz)")
     assert ax.get_yscale() == "log"
     assert ax.get_ylim()[0] == pytest.approx(height / 1e10)
     assert legend(ax) == ["median of 3", "10 to 90 %", "peak at 2.5 Hz"]
@@ -248,6 +336,21 @@ def test_spectrum_leaves_out_stopped_trajectories_and_says_so():
     np.testing.assert_allclose(drawn(ax, "peak at 1.25 Hz")[0, 0], 1.25)
     assert ax.get_legend().get_title().get_text() == "1 of 4 stopped, left out"
     assert "median of 3" in legend(ax)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("cycles", [0.3, 0.45])
+def test_less_than_a_period_has_no_peak(cycles, batch):
+    ts, xs = rotation(cycles / 8, np.ones(batch))
+    ax = plot.spectrum(make(ts, xs), neuron=1)
+    assert not any("peak" in str(line.get_label()) for line in ax.lines)
+    assert ax.get_legend().get_title().get_text().replace("\n", " ").startswith("no peak: ")
+
+
+def test_several_periods_in_a_trend_keep_their_peak():
+    ts, xs = rotation(1.25, [1.0])
+    ax = plot.spectrum(make(ts, xs + 0.02 * ts[:, None]))
+    np.testing.assert_allclose(drawn(ax, "peak at 1.25 Hz")[0, 0], 1.25)
 
 
 def test_spectrum_of_all_neurons_is_the_mean_of_their_powers():
@@ -290,9 +393,23 @@ def test_spectrogram_shows_when_the_frequency_changes():
     # In decibels, hence 20 log₁₀ 3 between the two amplitudes.
     np.testing.assert_allclose(power[:, -1].max() - power[:, 0].max(), 20 * np.log10(3), atol=0.01)
     assert np.ptp(power) <= 100 + 1e-9
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time [s]", "frequency [Hz]")
-    assert image.colorbar.ax.get_ylabel() == "power of $x_{0}$ [dB re 1 a.u.²/Hz]"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time (s)", "frequency (Hz)")
+    assert image.colorbar.ax.get_ylabel() == "power of $x_{0}$ (dB re 1 a.u.²/Hz)"
     assert image.get_cmap().name == "viridis"
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_spectrogram_shows_the_line_and_not_the_floor(scale):
+    ts, xs = rotation(0.5, [scale], 4000)
+    ax = plot.spectrogram(make(ts, xs))
+    (image,) = ax.images
+    low, high = image.get_clim()
+    power = np.asarray(image.get_array())
+    assert high == power.max() and 30 <= high - low <= 60
+    # The line is at a visible height, and windows hold four of its periods.
+    assert 0.05 < 0.5 / ax.get_ylim()[1] < 0.8
+    short = plot.spectrogram(make(ts[:600], xs[:, :600])).images[0]
+    assert len(short.get_array()) == 600 // 4 // 2
 
 
 def test_spectrogram_ends_at_the_stop_and_may_be_one_window():
@@ -324,7 +441,7 @@ def test_level_sets_are_closed_and_on_their_level(activation):
         np.testing.assert_allclose(curve[0], curve[-1])
     assert legend(ax) == ["$E$ = 0.2", "$E$ = 1.5", "$E$ = 3"]
     assert ax.get_aspect() == 1
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("$x_{0}$ [a.u.]", "$x_{1}$ [a.u.]")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("$x_{0}$ (a.u.)", "$x_{1}$ (a.u.)")
 
 
 def test_level_sets_follow_a_bias():
@@ -359,6 +476,22 @@ CALLS = {
     "spectrogram": lambda trajectory, **k: plot.spectrogram(trajectory, **k),
     "level_sets": lambda trajectory, **k: plot.level_sets(RNN, **k),
 }
+
+
+@pytest.mark.parametrize("size", [(6.4, 4.8), (2.6, 2.6)], ids=["wide", "narrow"])
+@pytest.mark.parametrize(
+    ("time", "state"), [(1, 1), (1e-5, 2.4e-4), (37.0, 3.3e5)], ids=["plain", "tiny", "large"]
+)
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_tick_labels_do_not_touch(call, time, state, size):
+    ts, xs = tanh_orbits(80)
+    ax = plt.figure(figsize=size, layout="compressed").subplots()
+    if call is CALLS["level_sets"]:
+        half = 2 * state
+        plot.level_sets(two_neurons(omega=1 / state), [0.3], extent=(-half, half) * 2, ax=ax)
+    else:
+        call(make(1e4 * time + ts * time, xs * state), ax=ax)
+    assert_readable(plt.gcf())
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

@@ -17,6 +17,18 @@ from ..solvers import PoissonSplitting
 from ..weights import DenseSkew
 from ._common import Verdict, at_least, at_most, needs_float64, spread, states
 
+CAPTION = (
+    "Largest Lyapunov exponent of random tanh networks in the current form, by number of neurons "
+    "and amplitude of the initial states: medians (left; hatched: not above the bound of chaos), "
+    "every orbit with its median (middle) and the share of chaotic orbits (right). What is 0 "
+    "comes out at the noise floor log(t)/t or below. Not in the paper."
+)
+READING = (
+    "Two and three neurons stay at the floor, all others leave it as the amplitude grows: "
+    "perpetual motion in higher dimensions is quasi-periodic at small amplitude and chaotic at "
+    "larger ones, no limit cycle."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -40,6 +52,12 @@ class Config:
     dt: float = 0.1
     steps: int = 20_000
     chaotic: float = 0.01
+
+    @property
+    def noise_floor(self) -> float:
+        """log(t)/t in 1/s, near which an exponent of 0 comes out after t seconds."""
+        t = self.steps * self.dt
+        return float(np.log(t) / t)
 
 
 class Data(NamedTuple):
@@ -217,33 +235,68 @@ def check(data: Data) -> list[Verdict]:
 
 
 def plot(data: Data) -> Any:
-    """Median largest exponent as a map, and the share of chaotic orbits against size."""
+    """Median largest exponent as a map, every exponent, and the share of chaotic orbits."""
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Rectangle
 
     config = data.config
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
-    median = np.median(data.exponents, axis=-1).T
-    picture = left.imshow(median, origin="lower", aspect="auto", cmap="viridis", vmin=0)
-    left.set_xticks(range(len(config.sizes)), [str(n) for n in config.sizes])
-    left.set_yticks(range(len(config.amplitudes)), [f"{a:g}" for a in config.amplitudes])
-    left.set(xlabel="neurons", ylabel="amplitude of the initial states [a.u.]")
-    left.set_title(f"Median of {config.seeds} orbits, t = {config.steps * config.dt:g} s")
-    for (i, j), value in np.ndenumerate(median):
-        dark = value < 0.6 * median.max()
-        left.text(
-            j, i, f"{value:.3f}", ha="center", va="center", fontsize=8,
-            color="white" if dark else "black",
-        )  # fmt: skip
-    figure.colorbar(picture, ax=left, label="largest Lyapunov exponent [1/s]")
-    share = 100 * (data.exponents > config.chaotic).mean(axis=-1)
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(16, 4.8), layout="constrained")
+    _map(left, data)
     colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(config.amplitudes)))
-    for k, amplitude in enumerate(config.amplitudes):
-        right.plot(
-            range(len(config.sizes)), share[:, k], marker="osv^D"[k % 5], color=colors[k],
-            linestyle=("-", "--", "-.", ":")[k % 4], label=f"amplitude {amplitude:g}",
-        )  # fmt: skip
-    right.set_xticks(range(len(config.sizes)), [str(n) for n in config.sizes])
-    right.set(xlabel="neurons", ylabel=f"orbits with an exponent above {config.chaotic:g}/s [%]")
-    right.set_ylim(-4, 104)
-    right.legend(frameon=False)
+    share = 100 * (data.exponents > config.chaotic).mean(axis=-1)
+    middle.axhspan(0, config.noise_floor, color="0.88", zorder=0)
+    rng = np.random.default_rng(0)
+    for k, (amplitude, color) in enumerate(zip(config.amplitudes, colors, strict=True)):
+        style = {
+            "color": color, "marker": "osv^D"[k % 5], "linestyle": ("-", "--", "-.", ":")[k % 4]
+        }  # fmt: skip
+        at = np.arange(len(config.sizes)) + 0.16 * (k - (len(colors) - 1) / 2)
+        across = at[:, None] + rng.uniform(-0.06, 0.06, data.exponents[:, k].shape)
+        dots = {"s": 5, "color": color, "alpha": 0.5, "linewidths": 0}
+        middle.scatter(across.ravel(), data.exponents[:, k].ravel(), **dots)
+        middle.plot(at, np.median(data.exponents[:, k], axis=-1), **style)
+        right.plot(range(len(at)), share[:, k], **style, label=f"amplitude {amplitude:g}")
+    middle.axhline(config.chaotic, color="#d03020", linewidth=1, linestyle="--")
+    top = 1.12 * max(data.exponents.max(), 2 * config.chaotic)
+    middle.set(ylabel="largest Lyapunov exponent (1/s)", ylim=(min(0, data.exponents.min()), top))
+    right.set(ylabel=f"orbits with an exponent above {config.chaotic:g}/s (%)", ylim=(-4, 104))
+    for ax in (middle, right):
+        ax.set_xticks(range(len(config.sizes)), [str(n) for n in config.sizes])
+        ax.set_xlabel("neurons")
+    floor = Rectangle((0, 0), 1, 1, color="0.88")
+    bound = Line2D([], [], color="#d03020", linewidth=1, linestyle="--")
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend(
+        [*handles, floor, bound],
+        [*labels, f"noise floor log(t)/t = {config.noise_floor:.2g}/s", "above: chaotic"],
+        loc="outside lower right", ncols=len(handles) + 2, frameon=False,
+    )  # fmt: skip
     return figure
+
+
+def _map(ax: Any, data: Data) -> None:
+    """Medians as colours and numbers; hatched where they are not above the bound of chaos."""
+    from matplotlib.patches import Rectangle
+
+    config = data.config
+    median = np.median(data.exponents, axis=-1).T
+    picture = ax.imshow(median, origin="lower", aspect="auto", cmap="viridis", vmin=0)
+    ax.set_xticks(range(len(config.sizes)), [str(n) for n in config.sizes])
+    ax.set_yticks(range(len(config.amplitudes)), [f"{a:g}" for a in config.amplitudes])
+    ax.set(xlabel="neurons", ylabel="amplitude of the initial states (a.u.)")
+    ax.set_title(
+        f"Median of {config.seeds} orbits, t = {config.steps * config.dt:g} s", fontsize=10
+    )
+    for (i, j), value in np.ndenumerate(median):
+        quiet = value <= config.chaotic
+        if quiet:
+            box = {"fill": False, "hatch": "///", "edgecolor": "0.45", "linewidth": 0}
+            ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, **box))
+        ax.text(
+            j, i, f"{value:.3f}", ha="center", va="center", fontsize=8,
+            color="white" if value < 0.6 * median.max() else "black",
+        )  # fmt: skip
+    bar = ax.figure.colorbar(picture, ax=ax, label="largest Lyapunov exponent (1/s)")
+    bar.ax.axhline(config.noise_floor, color="white", linewidth=1.5)
+    bar.ax.axhline(config.chaotic, color="#d03020", linewidth=1.5, linestyle="--")

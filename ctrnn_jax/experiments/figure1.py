@@ -19,6 +19,14 @@ from ..solvers import DiscreteGradient
 from ..weights import BlockSkew, DenseSkew
 from ._common import Verdict, at_most, needs_float64, states
 
+CAPTION = (
+    "Level sets of log(cosh x cosh y) = l of two tanh neurons with ω = 1 rad/s, for l = 0.2, 1.5 "
+    "and 3. Added here: the states of a simulated period of each."
+)
+READING = (
+    "Simulated states lie on the level sets of a conserved energy, which are closed: what starts "
+    "on one goes around it for ever."
+)
 ODD = (Tanh, HardTanh, Linear, Arctan, Erf, Sin)
 
 
@@ -143,7 +151,7 @@ def plot(data: Data) -> Any:
         dots = orbit[:: max(1, config.points // 24)]
         ax.plot(dots[:, 0], dots[:, 1], "o", color="black", markersize=2.5)
     ax.plot([], [], "o", color="black", markersize=2.5, label="24 moments of one simulated period")
-    ax.set(xlabel="$x$ [a.u.]", ylabel="$y$ [a.u.]", aspect="equal", ylim=(-limit, 1.35 * limit))
+    ax.set(xlabel="$x$ (a.u.)", ylabel="$y$ (a.u.)", aspect="equal")
     ax.set_title(f"Level sets log(cosh ωx cosh ωy) = l, ω = {config.omega:g} rad/s", fontsize=11)
-    ax.legend(loc="upper center", frameon=False, ncols=2, fontsize=9)
+    figure.legend(loc="outside lower center", frameon=False, ncols=2, fontsize=9)
     return figure

@@ -20,6 +20,17 @@ from ..weights import BlockSkew, DenseSkew
 from ._common import Verdict, at_most, needs_float64, states
 from ._portraits import portraits
 
+CAPTION = (
+    "State space of two neurons with linear (left), tanh (middle) and hard-tanh activation "
+    "(right), for several initial states and angular frequencies. A black dot is a start, a blue "
+    "star an end; colours run from violet (early) to yellow (late). Here each orbit is followed "
+    "for exactly one period."
+)
+READING = (
+    "All orbits close: ends lie on starts. Linear ones are circles that take 2π/ω, however large; "
+    "saturation turns large orbits into diamonds that take longer and, in the end, 4(|x| + |y|) "
+    "seconds at any ω."
+)
 ACTIVATIONS = {"linear": Linear, "tanh": Tanh, "hard tanh": HardTanh}
 
 
@@ -30,8 +41,7 @@ class Config:
     Attributes:
         omegas: angular frequencies in rad/s.
         starts: (x, y) of the initial states.
-        duration: seconds that are drawn.
-        saves: states saved in that time.
+        saves: states saved in the one period that is drawn of each orbit.
         sizes: numbers of neurons of the random matrices whose spectra are checked.
         matrices: how many of each size.
         linear_steps: steps of 0.1 s over which the norm of the exact linear flow is watched.
@@ -40,8 +50,7 @@ class Config:
 
     omegas: tuple[float, ...] = (1.0, 2.0)
     starts: tuple[tuple[float, float], ...] = ((0.4, 0.0), (1.0, 0.2), (1.8, 0.4))
-    duration: float = 8.0
-    saves: int = 400
+    saves: int = 256
     sizes: tuple[int, ...] = (2, 3, 10, 21)
     matrices: int = 16
     linear_steps: int = 10_000
@@ -49,10 +58,10 @@ class Config:
 
 
 class Data(NamedTuple):
-    """Trajectories and returns by (activation, omega); spectra and norms of linear networks."""
+    """Orbits and returns by (activation, omega); spectra and norms of linear networks."""
 
     config: Config
-    trajectories: dict[tuple[str, float], Trajectory]
+    orbits: dict[tuple[str, float], list[Trajectory]]  # one period of each start
     return_distances: np.ndarray
     frequency_errors: np.ndarray
     real_parts: np.ndarray
@@ -63,30 +72,30 @@ def run(config: Config = Config()) -> Data:
     """Simulate what is drawn, follow every orbit once around, and look at linear networks."""
     needs_float64()
     x0 = jnp.asarray(config.starts)
-    trajectories, distances, errors = {}, [], []
+    drawn, distances, errors = {}, [], []
     for name, make in ACTIVATIONS.items():
 
         def orbits(omega, make=make):
-            """What is drawn, the distance after one located period, the error of the period."""
+            """One located period, the distance after it, the error of the period."""
             rnn = CTRNN(BlockSkew(omega[None]), make())
-            run = simulate(
-                rnn, x0, dt=config.duration / config.saves, num_steps=config.saves, rtol=1e-9
-            )
             T = period(rnn, x0)
 
             def once_around(x, T):
-                run = simulate(
-                    rnn, x, dt=T, num_steps=1, solver=diffrax.Dopri8(), rtol=1e-12, atol=1e-12
-                )
-                return states(run)[1]
+                return simulate(
+                    rnn, x, dt=T / config.saves, num_steps=config.saves, solver=diffrax.Dopri8(),
+                    rtol=1e-12, atol=1e-12,
+                )  # fmt: skip
 
-            around = jax.vmap(once_around)(x0, T)
-            distance = jnp.linalg.norm(around - x0, axis=-1) / jnp.linalg.norm(x0, axis=-1)
+            run = jax.vmap(once_around)(x0, T)
+            away = jnp.linalg.norm(states(run)[:, -1] - x0, axis=-1)
+            distance = away / jnp.linalg.norm(x0, axis=-1)
             return run, distance, jnp.abs(T * orbit_frequency(rnn, x0) - 1)
 
         runs, distance, error = jax.vmap(orbits)(jnp.asarray(config.omegas))
         for k, omega in enumerate(config.omegas):
-            trajectories[name, omega] = jax.tree.map(lambda leaf, k=k: leaf[k], runs)
+            drawn[name, omega] = [
+                jax.tree.map(lambda leaf, k=k, i=i: leaf[k, i], runs) for i in range(len(x0))
+            ]
         distances.append(np.asarray(distance))
         errors.append(np.asarray(error))
 
@@ -109,7 +118,7 @@ def run(config: Config = Config()) -> Data:
         changes.append(np.abs(norms / norms[:, :1] - 1).max())
     return Data(
         config,
-        trajectories,
+        drawn,
         np.array(distances),
         np.array(errors),
         np.array(real_parts),
@@ -157,7 +166,7 @@ def plot(data: Data) -> Any:
     """Rows of omega, columns of activations."""
     config = data.config
     panels = [
-        [(f"{name}, ω = {omega:g} rad/s", data.trajectories[name, omega]) for name in ACTIVATIONS]
+        [(f"{name}, ω = {omega:g} rad/s", data.orbits[name, omega]) for name in ACTIVATIONS]
         for omega in config.omegas
     ]
     return portraits(panels)

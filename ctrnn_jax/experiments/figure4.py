@@ -17,6 +17,18 @@ from ..spectra import dominant_frequency, power_spectrum
 from ..weights import BlockSkew
 from ._common import Verdict, at_least, at_most, needs_float64, states
 
+CAPTION = (
+    "Spectral response of two neurons for selected angular frequencies, one colour each: "
+    "amplitude (logarithmic) against frequency, for linear (a), tanh (b) and hard-tanh activation "
+    "with w_m = 10 (c) and w_m = 25 (d). The caption does not define w_m: that it is the largest "
+    "angular frequency of the sweep, and that (a) and (b) are swept to the first one, is our "
+    "reading. Below, linear and tanh with the other w_m."
+)
+READING = (
+    "Linear neurons answer at ω/2π alone; saturating ones do not get beyond 1/(4(|x| + |y|)), "
+    "whatever ω, and show odd harmonics instead. Every line is where the exact formula has it."
+)
+_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 ACTIVATIONS = {"linear": Linear, "tanh": Tanh, "hard tanh": HardTanh}
 
 
@@ -25,7 +37,8 @@ class Config:
     """Sweeps of omega up to w_m, for each activation.
 
     The paper's caption does not define w_m. Here it is the largest angular frequency of a sweep:
-    our reading. Each activation is shown with each w_m.
+    our reading. Each activation is shown with each w_m; the four panels of the caption are linear
+    and tanh with the first, hard tanh with both.
 
     Attributes:
         w_m: largest angular frequency of each sweep, in rad/s.
@@ -129,41 +142,62 @@ def check(data: Data) -> list[Verdict]:
 
 
 def plot(data: Data) -> Any:
-    """Rows of w_m, columns of activations, a colour and a line style for each omega."""
+    """The panels of the paper's caption above, those that complete our grid below."""
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     config = data.config
+    first, *others = config.w_m
+    above = [("linear", first), ("tanh", first), *(("hard tanh", w_m) for w_m in config.w_m)]
+    rest = [[(name, w_m) for name in ("linear", "tanh")] for w_m in others]
+    # The legend fills what is left of the grid, or a column of its own.
+    free = len(above) - 2 if others else 1
+    rows = [above + ([] if others else [None])] + [row + [None] * free for row in rest]
     figure, axes = plt.subplots(
-        len(config.w_m), len(ACTIVATIONS), figsize=(12, 3.4 * len(config.w_m) + 0.6),
-        sharey=True, sharex="row", squeeze=False, layout="constrained",
+        len(rows), len(rows[0]), figsize=(3.3 * len(rows[0]), 3.1 * len(rows)), squeeze=False,
+        layout="constrained",
     )  # fmt: skip
     colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(config.fractions)))
-    styles = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-    limit = 1 / (4 * np.abs(config.start).sum())
-    for i, w_m in enumerate(config.w_m):
-        for j, name in enumerate(ACTIVATIONS):
+    for i, row in enumerate(rows):
+        for j, panel in enumerate(row):
             ax = axes[i, j]
-            for k, omega in enumerate(_omegas(config, w_m)):
-                ax.semilogy(
-                    data.frequencies[1:], data.amplitudes[name, w_m][k, 1:], color=colors[k],
-                    linestyle=styles[k % len(styles)], linewidth=1.2,
-                    label=f"{omega:g}",
-                )  # fmt: skip
-                peak = data.exact[name, w_m][k]
-                ax.plot(
-                    peak, 1.9, "v", color=colors[k], markersize=6, clip_on=False,
-                    markeredgecolor="black", markeredgewidth=0.5,
-                )  # fmt: skip
-            if name != "linear":
-                ax.axvline(limit, color="0.5", linewidth=0.8, zorder=0)
-            ax.set_title(f"{name}, $w_m$ = {w_m:g} rad/s", fontsize=10)
-            ax.set(xlim=(0, 1.25 * w_m / (2 * np.pi)), ylim=(1e-6, 2))
-            if i == len(config.w_m) - 1:
-                ax.set_xlabel("frequency [Hz]")
-        axes[i, 0].set_ylabel("amplitude of $x$ [a.u.]")
-        axes[i, -1].legend(title="ω [rad/s]", fontsize=8, title_fontsize=8, loc="upper right")
-    figure.supxlabel(
-        "Triangles: exact frequencies. Grey line: the saturated limit 1/(4(|x0| + |y0|)).",
-        fontsize=9,
-    )
+            if panel is None:
+                ax.remove()
+                continue
+            letter = f"({chr(ord('a') + j)}) " if i == 0 else ""
+            ax.set_title(f"{letter}{panel[0]}, $w_m$ = {panel[1]:g} rad/s", fontsize=10)
+            _spectra(ax, data, panel, colors)
+            ax.set_xlabel("frequency (Hz)")
+        axes[i, 0].set_ylabel("amplitude of $x$ (a.u.)")
+    entries = [
+        Line2D([], [], color=color, linestyle=_STYLES[k % len(_STYLES)], label=f"{fraction:g}")
+        for k, (color, fraction) in enumerate(zip(colors, config.fractions, strict=True))
+    ]
+    entries += [
+        Line2D([], [], color="0.6", marker="v", linestyle="none", markeredgecolor="black",
+               label="exact frequency"),
+        Line2D([], [], color="0.5", linewidth=0.8, label="limit 1/(4(|x| + |y|)) of saturation"),
+    ]  # fmt: skip
+    spot = axes[0, 0].get_gridspec()[slice(0, 1) if not others else slice(1, None), -free:]
+    keys = figure.add_subplot(spot)
+    keys.axis("off")
+    lettered = "(a) to (d): the paper's panels; the others complete the grid." if others else ""
+    keys.text(0.5, 0.02, lettered, ha="center", fontsize=9)
+    keys.legend(handles=entries, title="ω / $w_m$", loc="center", frameon=False, fontsize=9)
     return figure
+
+
+def _spectra(ax: Any, data: Data, panel: tuple[str, float], colors: Any) -> None:
+    """A colour and a line style for each omega; triangles above the exact frequencies."""
+    name, w_m = panel
+    for k, color in enumerate(colors):
+        style = {"color": color, "linestyle": _STYLES[k % len(_STYLES)], "linewidth": 1.2}
+        ax.semilogy(data.frequencies[1:], data.amplitudes[panel][k, 1:], **style)
+        ax.plot(
+            data.exact[panel][k], 1.9, "v", color=color, markersize=6, clip_on=False,
+            markeredgecolor="black", markeredgewidth=0.5,
+        )  # fmt: skip
+    if name != "linear":
+        limit = 1 / (4 * np.abs(data.config.start).sum())
+        ax.axvline(limit, color="0.5", linewidth=0.8, zorder=0)
+    ax.set(xlim=(0, 1.25 * w_m / (2 * np.pi)), ylim=(1e-6, 2))

@@ -199,7 +199,8 @@ def _in_words(kind: Any) -> str:
 
 _STYLE = """
 body { font: 16px/1.5 sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-img { max-width: 100%; } table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
+figure { margin: 1rem 0; } img { max-width: 100%; } figcaption { color: #444; font-size: 0.9rem; }
+table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
 th, td { border-bottom: 1px solid #ccc; padding: 0.3rem 0.6rem; text-align: left;
 vertical-align: top; } td.number { white-space: nowrap; }
 .pass { color: #00663f; } .fail { color: #b3001b; font-weight: bold; } .counter-example {
@@ -217,7 +218,8 @@ def _report(results: dict[str, Result], folder: Path) -> str:
         "<body><h1>Generative System Dynamics in Recurrent Neural Networks, reproduced</h1>",
         "<p>Figures and claims of Casoni, Guidi, Betti, Melacci, Gori (IJCNN 2025), computed by "
         "<code>ctrnn reproduce</code>. A counter-example is a claim that needs a condition: the "
-        "verdict names it and the number shows what happens without it.</p>",
+        "verdict names it and the number shows what happens without it. Captions are the paper's "
+        "in our words, with what is added here.</p>",
         f"<p>{len(verdicts)} verdicts: {counts['pass']} pass, {counts['counter-example']} "
         f"counter-examples, {counts['fail']} fail.</p>",
     ]
@@ -227,7 +229,9 @@ def _report(results: dict[str, Result], folder: Path) -> str:
         heading = html.escape((module.__doc__ or "").split("\n")[0].rstrip("."))
         parts += [
             f"<h2>{heading}</h2>",
-            f'<img alt="{heading}" src="data:image/png;base64,{picture}">',
+            f'<figure><img alt="{heading}" src="data:image/png;base64,{picture}">',
+            f"<figcaption>{html.escape(module.CAPTION)}</figcaption></figure>",
+            f"<p>{html.escape(module.READING)}</p>",
             "<table><tr><th>claim</th><th>measured</th><th>value</th><th>bound</th>"
             "<th>verdict</th></tr>",
         ]

@@ -1,0 +1,91 @@
+"""The saves of trajectories as pictures show them: which, up to where, and joined or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _checks
+from .trajectory import Trajectory
+
+
+class Orbits:
+    """The states of a trajectory as NumPy arrays with one batch axis, checked.
+
+    `last` (B,) is the last save worth drawing, -1 where there is none: a stopped trajectory only
+    repeats its state from there on. `cut` (B,) marks those that end before the final time.
+    `which` names them, "" where there is only one.
+    """
+
+    def __init__(self, trajectory: Any, saves: int, *, index: Any = None, at_most: Any = None):
+        _checks.instance("trajectory", trajectory, Trajectory, "a Trajectory, as of simulate")
+        if trajectory.xs is None:
+            _checks.fail("trajectory.xs", "states, as simulate(keep_states=True) keeps them", None)
+        size, self.n = trajectory.xs.shape[-2:]
+        if size < saves:
+            _checks.fail("trajectory.xs", f"at least {saves} saves", size)
+        xs = trajectory.xs.reshape(-1, size, self.n)
+        if index is None:
+            rows = np.linspace(0, len(xs) - 1, min(len(xs), at_most or len(xs))).astype(int)
+        else:
+            rows = np.array([position("index", index, len(xs))])
+        self.ts, self.xs = np.asarray(trajectory.ts), np.asarray(xs[rows])
+        self.dt = float(self.ts[-1] - self.ts[0]) / (size - 1)
+
+        finite = np.isfinite(self.xs).all(axis=-1)
+        self.last = np.where(finite.all(axis=-1), size, finite.argmin(axis=-1)) - 1
+        stopped = np.asarray(trajectory.stopped_at).reshape(-1)[rows] >= 0
+        changes = (self.xs[stopped, 1:] != self.xs[stopped, :-1]).any(axis=-1)
+        last_change = (changes * np.arange(1, size)).max(axis=-1)
+        self.last[stopped] = np.minimum(self.last[stopped], last_change)
+        self.cut = stopped | (self.last < size - 1)
+        if (self.last < 0).all():
+            got = f"{len(rows)} of {len(rows)} not finite from the start"
+            _checks.fail("trajectory.xs", "a trajectory with finite states", got)
+        total = len(xs)
+        every = f"all {total}" if len(rows) == total else f"{len(rows)} of {total}"
+        one = f"trajectory {rows[0]} of {total}" if len(rows) == 1 else f"{every} trajectories"
+        self.which = one if total > 1 else ""
+
+
+def position(name: str, value: Any, size: int) -> int:
+    number = _checks.integer(name, value, 0)
+    if number >= size:
+        _checks.fail(name, f"an index below {size}", number)
+    return number
+
+
+def are_sparse(path: np.ndarray, turn: int = 12) -> bool:
+    """Whether fewer than 12 saves make a turn of the path (S, ...): lines would draw a polygon.
+
+    On a circle with k saves a turn second differences are 2 sin(π/k) times as large as first ones;
+    in a sine, on average, too.
+    """
+    if len(path) < 3:
+        return False
+    with np.errstate(all="ignore"):
+        path = path.reshape(len(path), -1) / np.abs(path).max()
+        step = np.linalg.norm(np.diff(path, axis=0), axis=-1).sum()
+        bend = np.linalg.norm(np.diff(path, 2, axis=0), axis=-1).sum()
+        # A state at rest turns by rounding alone.
+        moves = step > 64 * np.finfo(path.dtype).eps * len(path)
+        return bool(moves and bend > 2 * np.sin(np.pi / turn) * step)
+
+
+def before_they_left(paths: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """The last save (B,) worth drawing of paths (B, S, ...) of which some grow beyond all bounds.
+
+    A path leaves after the longest beginning whose second half is at most ten times as large as
+    its first; and where others stay, already at three times their size.
+    """
+    sizes = np.abs(paths).reshape(*paths.shape[:2], -1).max(axis=-1)
+    largest = np.fmax.accumulate(sizes, axis=1)
+    saves = np.arange(sizes.shape[1])
+    with np.errstate(over="ignore"):
+        inside = largest <= 10 * largest[:, saves // 2]
+        bounded = (inside & (saves <= last[:, None])) * saves
+        stays = bounded.max(axis=1) == last
+        here = np.where(stays & (last >= 0), largest[np.arange(len(last)), last], 0).max()
+        near = (largest <= 3 * here) | stays[:, None] | (here == 0)
+    return np.where(stays | (last < 0), last, np.where(near, bounded, 0).max(axis=1))
