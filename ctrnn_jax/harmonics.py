@@ -189,9 +189,10 @@ class Autoregression:
         order = len(self.coefficients)
         # Deviations from the mean, from the oldest of the history on.
         out = np.concatenate([self.history[::-1], np.empty((num_steps, self.mean.size))])
-        for j in range(order, order + num_steps):
-            latest_first = out[j - order : j][::-1]
-            out[j] = self.constant + np.sum(self.coefficients * latest_first, axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):  # an unstable one grows without bound
+            for j in range(order, order + num_steps):
+                latest_first = out[j - order : j][::-1]
+                out[j] = self.constant + np.sum(self.coefficients * latest_first, axis=0)
         out = self.mean + out[order:]
         return out[:, 0] if self.squeeze else out
 
@@ -231,9 +232,7 @@ def autoregression(y: ArrayLike, order: int) -> Autoregression:
         for w in windows.transpose(1, 0, 2)
     ]
     solution, history = np.stack(fits, axis=1), Y[: -order - 1 : -1] * deviation
-    return Autoregression(
-        solution[:-1], mean, solution[-1] * deviation, history, samples.ndim == 1
-    )
+    return Autoregression(solution[:-1], mean, solution[-1] * deviation, history, samples.ndim == 1)
 
 
 def _with_one(columns: np.ndarray) -> np.ndarray:

@@ -48,10 +48,10 @@ def signal_fit(
     target, generated, dt = _pair(target, generated, dt)
     shown = _shown(window, len(target), dt)
     ax = _axes(ax)
-    ax.plot(*_thinned(target, dt, shown), **_TARGET, label=label)
+    ax.plot(*_thinned(target, dt, shown), **_target_style(ax, target, shown), label=label)
     ax.plot(*_thinned(generated, dt, shown), **_MADE, label="generated")
     _held_out(ax, shown, training_samples, dt)
-    ax.set(xlabel="time [s]", ylabel="signal [a.u.]")
+    ax.set(xlabel="time (s)", ylabel="signal (a.u.)")
     _legend(ax)
     return ax
 
@@ -72,7 +72,7 @@ def signal_residual(
     ax.plot(*_thinned(target - generated, dt, shown), color=_LINE, linewidth=0.8)
     ax.axhline(0, color="black", linewidth=0.6)
     _held_out(ax, shown, training_samples, dt)
-    ax.set(xlabel="time [s]", ylabel="residual [a.u.]")
+    ax.set(xlabel="time (s)", ylabel="residual (a.u.)")
     return ax
 
 
@@ -119,7 +119,7 @@ def spectrum_fit(
         label = "target " + ", ".join(f"{line:.4g}" for line in sorted(lines)) + " Hz"
         label = label if len(lines) <= 4 else f"{len(lines)} targets"
         ax.axvline(line, color="black", linestyle="--", linewidth=1, zorder=1, label=label)
-    ax.set(xlabel="frequency [Hz]", ylabel="power [a.u.²/Hz]", xlim=(0, limit))
+    ax.set(xlabel="frequency (Hz)", ylabel="power (a.u.²/Hz)", xlim=(0, limit))
     # Without a floor of noise, what is generated would stretch the picture far below the target's.
     f, power, _ = next(iter(densities.values()))
     bottom = power[f <= max(limit, f[0])].min() / 10
@@ -164,6 +164,15 @@ def _pair(target: Any, generated: Any, dt: Any) -> tuple[np.ndarray, np.ndarray,
     if target.shape != generated.shape:
         _checks.fail("generated", f"shape {target.shape} as the target", generated.shape)
     return target, generated, _checks.positive_float("dt", dt)
+
+
+def _target_style(ax: Axes, target: np.ndarray, shown: slice) -> dict[str, Any]:
+    """The broad line, unless it would run into itself from one turn of the signal to the next."""
+    y = target[shown]
+    turns = np.count_nonzero(np.diff(np.sign(np.diff(y))))
+    points = 72 * ax.get_window_extent().width / ax.figure.dpi
+    broad = float(_TARGET["linewidth"])
+    return _TARGET | {"linewidth": float(np.clip(points / (3 * max(turns, 1)), 0.8, broad))}
 
 
 def _shown(window: Iterable[float | int] | None, size: int, dt: float) -> slice:

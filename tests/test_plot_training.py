@@ -33,7 +33,7 @@ def test_signal_and_residual_share_the_grid_and_the_held_out_part():
         draw(Y, made, 0.01, training_samples=200, window=(1.0, 2.5))
         for draw in (plot.signal_fit, plot.signal_residual)
     )
-    assert above.get_xlabel() == below.get_xlabel() == "time [s]"
+    assert above.get_xlabel() == below.get_xlabel() == "time (s)"
     assert np.allclose(_lines(above)["target"], np.c_[T, Y][100:251])
     assert np.allclose(_lines(above)["generated"], np.c_[T, made][100:251])
     assert np.allclose(below.get_lines()[0].get_xydata(), np.c_[T, Y - made][100:251])
@@ -61,7 +61,7 @@ def test_spectrum_peaks_at_the_lines():
             density.sum() / 3, power, rtol=1e-3
         )
     assert (lines["target 5 Hz"][:, 0] == 5).all()
-    assert ax.get_yscale() == "log" and ax.get_xlabel() == "frequency [Hz]"
+    assert ax.get_yscale() == "log" and ax.get_xlabel() == "frequency (Hz)"
 
 
 def test_loss_curve_leaves_out_what_is_not_finite():
