@@ -125,8 +125,9 @@ def _oscillators(
     """An ensemble of at most _AT_ONCE, and what it does."""
     neurons, activation, form, scale, steps, progress = options
     units = _random(keys, activation, neurons, scale, targets.dtype)
+    losses = jnp.zeros((targets.size, 0), targets.dtype)
     if steps:
-        units, _ = fit(
+        units, history = fit(
             units,
             _distance_from_1,
             steps=steps,
@@ -134,8 +135,12 @@ def _oscillators(
             ensemble=True,
             progress=progress,
         )
+        # As many for each part of an ensemble, whenever it stopped.
+        losses = np.full((targets.size, steps), np.nan)
+        losses[:, : len(history.losses)] = history.losses.T
+        losses = jnp.asarray(losses, targets.dtype)
     oscillators, closed = _tuned(units, targets, sizes, form)
-    report = measure(oscillators, targets[:, None], closed)
+    report = measure(oscillators, targets[:, None], closed, losses)
     flat = ("target_hz", "frequency", "error", "share")
     return oscillators, dataclasses.replace(
         report, **{name: getattr(report, name)[:, 0] for name in flat}

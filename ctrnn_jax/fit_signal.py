@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import diffrax
@@ -16,10 +17,18 @@ from . import _checks
 from ._modes import for_form, half_spectrum, mode_frequencies, oscillating, with_spectrum
 from ._types import Array
 from .activations import AbstractActivation, Tanh
-from .harmonics import Harmonics, harmonic_regression, signal_samples
+from .harmonics import Harmonics, harmonic_regression, signal_samples, standardised
 from .model import CTRNN, FORMS
 from .oscillator import Oscillator
-from .signal_report import SignalReport, measure_signal, nrmse
+from .signal_report import (
+    Baselines,
+    SignalReport,
+    fifth,
+    foreseen,
+    measure_signal,
+    nrmse,
+    num_parameters,
+)
 from .simulate import simulate
 from .train import progress_bar
 from .weights import DenseSkew
@@ -27,9 +36,10 @@ from .weights import DenseSkew
 _TINY = 1e-5  # rms of the pre-activations where tanh is linear to 1e-11
 _LARGE = 0.5
 _ANGLE = 0.5  # rad that the fastest mode turns in a step: Dopri8 is then exact to 1e-11 of it
+_COARSE = 1.0  # the same while fitting: to 3e-9
 _ENOUGH = 1e-3  # normalised RMSE that lines alone may leave
 _MOST_BEYOND = 100_000
-_MOST_ENTRIES = 2e7  # of the derivative of all samples by all unknowns
+_MOST_ENTRIES = 4e6  # of the derivatives of a block of samples by all unknowns
 
 
 class _Unknowns(NamedTuple):
@@ -58,11 +68,12 @@ def fit_signal(
 
     1. The last samples are held out. Sinusoids in the others are found by `harmonic_regression`: as
        many, up to n // 2, as best foresee the last two fifths of them, each from those before.
-    2. They become the modes of a network: of small amplitude, where it is nearly linear, and,
-       unless they leave less than 0.1 %, of one at which it is nonlinear. There weights, state,
-       read-out and offset are trained by the error of the waveform, as least squares
-       (`scipy.optimize.least_squares`) with derivatives through the simulation, over a quarter, a
-       half and all of the samples.
+    2. They become the modes of a network of small amplitude, where it is nearly linear. Where they
+       leave more than 0.1 %, and more than n // 2 lines foresee better, another one begins with
+       these modes at an amplitude at which it is nonlinear. There weights, state, read-out and
+       offset are trained by the squared error of the waveform (Levenberg-Marquardt) with
+       derivatives through the simulation: first over the first quarter of the samples, then over
+       the first half, then over all.
     3. The one that foresees the last fifth better is trained on all training samples.
 
     Args:
@@ -72,7 +83,7 @@ def fit_signal(
         activation: an odd one with a positive slope at 0.
         form: "rate" or "current".
         hold_out: share of the samples, the last ones, that only the report sees; 0 to 0.9.
-        steps: of least squares, for each horizon; 0 leaves the network nearly linear.
+        steps: of least squares, for each of these parts; 0 leaves the network nearly linear.
         key: of the weights; `jax.random.key(0)` unless given.
         dtype: of the oscillator; JAX's default unless given.
         progress: whether to show a progress bar.
@@ -90,6 +101,8 @@ def fit_signal(
 
     Source:
         Lines first because the error of a waveform misleads unless frequencies are right already.
+        Levenberg-Marquardt with Nielsen's damping: Madsen, Nielsen and Tingleff 2004, Methods for
+        Non-Linear Least Squares Problems, section 3.2.
     """
     samples = signal_samples("signal", signal, "(S,) or (S, channels)", (1, 2), 32)
     samples = samples.reshape(len(samples), -1)
@@ -106,51 +119,54 @@ def fit_signal(
     size = len(samples) - round(hold_out * len(samples))
     if size < 24:
         _checks.fail("hold_out", "at least 24 samples left to train on", f"{size}")
-    mean, deviation = samples[:size].mean(axis=0), samples[:size].std(axis=0)
-    if not np.any(deviation > 1e-12 * np.abs(samples).max(axis=0)):
+    known, mean, deviation, _ = standardised(samples[:size], np.asarray(signal).dtype)
+    if not np.any(known):
         _checks.fail("signal", "samples that vary", "constant ones")
-    deviation = np.where(deviation > 0, deviation, 1)
-    y = (samples - mean) / deviation
-    task = _Task(interval, n, activation, steps, key, dtype, progress)
-
-    # What is chosen is chosen by what it foresees, from two points of time.
-    known = size - max(size // 5, 1)
-    t = interval * np.arange(size)
-    early = known - max(size // 5, 1)
-    counts = range(1, min(n // 2, (early - 1) // 3) + 1)
-    errors = []
-    for count in counts:
-        sooner = harmonic_regression(y[:early], interval, count).predict(t[:known])
-        later = harmonic_regression(y[:known], interval, count).predict(t)
-        errors.append((_foreseen(sooner, y, early), _foreseen(later, y, known)))
-    best = int(np.argmin([a**2 + b**2 for a, b in errors]))
-    validation, kind, losses = {"lines": errors[best][1]}, "lines", np.zeros(0)
-    found = harmonic_regression(y[:size], interval, counts[best])
-    if steps and np.max(nrmse(found.predict(t), y[:size])) > _ENOUGH:
-        begun = harmonic_regression(y[:known], interval, counts[-1])
-        trained, first = task.waveform(y[:size], known, begun)
-        validation["nonlinear"] = _foreseen(task.predict(trained, size), y, known)
-        if validation["nonlinear"] < validation["lines"]:
-            kind = "nonlinear"
-            # All samples are more to learn from, and another minimum to be caught in.
-            result, second = task.waveform(y[:size], size, trained)
-            losses = np.concatenate([first, second])
-            before, after = (_foreseen(task.predict(r, size), y, 0) for r in (trained, result))
-            result = trained if before < after else result
-    if kind == "lines":
-        result = task.start(found, _TINY)
+    y = np.concatenate([known, (samples[size:] - mean) / deviation])
+    task = _Task(interval, n, activation, steps, key, dtype)
+    baselines = Baselines(y[:size], interval, _most_lines(n, y.shape[1]))
+    with progress_bar(progress, baselines.candidates(n // 2) + 4 * steps) as bar:
+        advance = _nothing if bar is None else bar.update
+        baselines.choose(n // 2, advance)
+        result, kind, validation, losses = _fitted(task, y[:size], baselines, advance)
+        if bar is not None:  # what was not needed counts as done
+            bar.update(bar.total - bar.n)
     oscillator = task.oscillator(result, form, mean, deviation)
     beyond = min(10 * len(y), _MOST_BEYOND)
     generated = np.asarray(oscillator.generate(interval, len(y) + beyond - 1), float)
     generated = (generated - mean) / deviation
-    report = measure_signal(generated, y, size, interval, oscillator, kind, validation, losses)
-    return oscillator, report
+    return oscillator, measure_signal(generated, y, oscillator, kind, validation, losses, baselines)
 
 
-def _foreseen(y: np.ndarray, target: np.ndarray, known: int) -> float:
-    """Error over the samples after `known`; infinite where something is not finite."""
-    error = float(np.sqrt(np.mean((y[known:] - target[known : len(y)]) ** 2)))
-    return error if np.isfinite(error) else math.inf
+def _fitted(task: _Task, y: np.ndarray, baselines: Baselines, advance: Callable[[int], Any]):
+    """What is best by what it foresees of y (S, channels): the result, its kind, errors, losses."""
+    size, known = len(y), len(y) - fifth(len(y))
+    kind, losses = "lines", np.zeros(0)
+    count, validation = baselines.in_modes, {"lines": baselines.error(baselines.in_modes)}
+    found = harmonic_regression(y, task.dt, count)
+    left = np.max(nrmse(found.predict(task.dt * np.arange(size)), y))
+    if task.steps and left > _ENOUGH and baselines.lines > task.n // 2:
+        begun = harmonic_regression(y[:known], task.dt, min(task.n // 2, (known - 1) // 3))
+        trained, first = task.waveform(y, known, begun, advance)
+        validation["nonlinear"] = foreseen(task.predict(trained, size)[known:], y[known:])
+        if validation["nonlinear"] < validation["lines"]:
+            kind = "nonlinear"
+            # All samples are more to learn from, and another minimum to be caught in.
+            result, second = task.waveform(y, size, trained, advance)
+            losses = np.concatenate([first, second])
+            before, after = (foreseen(task.predict(r, size), y) for r in (trained, result))
+            return trained if before < after else result, kind, validation, losses
+    return task.start(found, _TINY), kind, validation, losses
+
+
+def _most_lines(n: int, channels: int) -> int:
+    """Sinusoids with as many parameters as the oscillator."""
+    parameters = num_parameters(n, channels)
+    return (parameters - channels) // (1 + 2 * channels)
+
+
+def _nothing(_: int) -> None:
+    pass
 
 
 class _Result(NamedTuple):
@@ -167,7 +183,6 @@ class _Task(NamedTuple):
     steps: int
     key: Any
     dtype: Any
-    progress: bool
 
     def start(self, found: Harmonics, scale: float, size: int | None = None) -> _Result:
         """The network whose modes are the lines; exactly those where `scale` is small.
@@ -193,49 +208,36 @@ class _Task(NamedTuple):
         asked = asked / amplitude.astype(asked.dtype)[:, None]
         readout = jnp.real(asked.T @ (2 * lines.conj().T))
         if size is not None:
-            omega = _retuned(omega, modes, z, f.size, self.motion(speed, 1, size))
+            omega = _retuned(omega, modes, z, f.size, self.motion(speed, size))
         upper = with_spectrum(omega, modes).as_matrix()[np.triu_indices(self.n, 1)]
         offset = jnp.asarray(found.offset, self.dtype)
         return _Result(_Unknowns(upper, z, readout, offset), speed)
 
     def waveform(
-        self, y: np.ndarray, known: int, begin: Harmonics | _Result
+        self, y: np.ndarray, known: int, begin: Harmonics | _Result, advance: Callable[[int], Any]
     ) -> tuple[_Result, np.ndarray]:
         """Trained by the error of the first `known` samples; also the loss after each step."""
-        horizons = (known // 4, known // 2, known) if isinstance(begin, Harmonics) else (known,)
+        horizons = (known,)
         if isinstance(begin, Harmonics):
+            horizons = (known // 4, known // 2, known)
             begin = self.start(begin, _LARGE, len(y))
-        start, speed = begin
-        count = sum(leaf.size for leaf in start)
-        stride = max(1, math.ceil(y.size * count / _MOST_ENTRIES))
-        motion = self.motion(speed, stride, len(y))
-        target = jnp.asarray(y[::stride], self.dtype)
+        unknowns, speed = begin
+        motion = self.motion(speed, len(y))
         losses: list[float] = []
-        with progress_bar(self.progress, len(horizons) * self.steps) as bar:
+        for horizon in horizons:
+            unknowns, more = _least_squares(unknowns, motion, y, horizon, self.steps, advance)
+            losses += more
+        return _Result(unknowns, speed), np.asarray(losses)
 
-            def watch(total: float) -> None:
-                losses.append(total)
-                if bar is not None:
-                    bar.set_postfix_str(f"nrmse {total**0.5:.3g}", refresh=False)
-                    bar.update()
-
-            for horizon in horizons:
-                used = -(-horizon // stride)
-                weights = (np.arange(len(target)) < used) / np.sqrt(used * y.shape[1])
-                weights = jnp.asarray(weights, self.dtype)[:, None]
-                start = _least_squares(start, (motion, target, weights), self.steps, watch)
-        return _Result(start, speed), np.asarray(losses)
-
-    def motion(self, speed: float, stride: int, size: int) -> _Motion:
+    def motion(self, speed: float, size: int) -> _Motion:
         # A quarter is left to what training adds to the fastest mode.
-        parts = math.ceil(1.25 * self.dt * speed / _ANGLE)
+        parts = math.ceil(1.25 * self.dt * speed / _COARSE)
         step = jnp.asarray(self.dt * speed / parts, self.dtype)
-        samples = (size - 1) // stride
-        return _Motion(self.activation, self.n, step, parts * stride, samples)
+        return _Motion(self.activation, self.n, step, parts, size - 1)
 
     def predict(self, result: _Result, size: int) -> np.ndarray:
         unknowns, speed = result
-        return np.asarray(_outputs(unknowns, self.motion(speed, 1, size)), float)
+        return np.asarray(_outputs(unknowns, self.motion(speed, size)), float)
 
     def oscillator(
         self, result: _Result, form: str, mean: np.ndarray, deviation: np.ndarray
@@ -266,6 +268,20 @@ class _Motion(eqx.Module):
     every: int = eqx.field(static=True)
     samples: int = eqx.field(static=True)
 
+    def next_sample(self, z: Array, upper: Array) -> Array:
+        """The pre-activations one sample later."""
+        xs = simulate(
+            CTRNN(_weights(upper, self.n), self.activation, "current"),
+            z,
+            dt=self.step,
+            num_steps=self.every,
+            save_every=self.every,
+            solver=diffrax.Dopri8(),
+            adjoint="direct",
+        ).xs
+        assert xs is not None
+        return xs[-1]
+
     def observed(self, upper: Array, z: Array, observe: Any) -> Array:
         """What `observe` says of the pre-activations at every sample, from the first on."""
         return simulate(
@@ -290,41 +306,98 @@ def _outputs(unknowns: _Unknowns, motion: _Motion) -> Array:
     return motion.observed(upper, z, lambda z: readout @ z + offset)
 
 
-def _least_squares(start: _Unknowns, args: Any, steps: int, watch: Any) -> _Unknowns:
-    """Unknowns of a smaller Σ r² after at most `steps` evaluations; `watch` sees the least yet."""
-    from scipy.optimize import least_squares  # its import takes a fifth of a second
+def _least_squares(
+    start: _Unknowns,
+    motion: _Motion,
+    y: np.ndarray,
+    used: int,
+    steps: int,
+    advance: Callable[[int], Any],
+) -> tuple[_Unknowns, list[float]]:
+    """Unknowns of a smaller mean square error of the first `used` samples, and the least so far.
 
+    Levenberg-Marquardt on the normal equations: these are as small as the unknowns are few,
+    whatever the number of samples. Unscaled, as the unknowns are of order 1, and some change
+    nothing, such as turning all modes.
+    """
     values, unflatten = ravel_pytree(start)
-    least = math.inf
+    dtype = values.dtype
+    block = int(np.clip(_MOST_ENTRIES / (motion.n * values.size), 1, 256))
+    padded = np.zeros((-(-len(y) // block) * block, y.shape[1]), dtype)
+    padded[: len(y)] = y
+    target = jnp.asarray(padded.reshape(-1, block, y.shape[1]))
+    first = jnp.asarray(used, jnp.int32)  # an array: another number compiles nothing anew
 
-    def residual(values: np.ndarray) -> np.ndarray:
-        nonlocal least
-        r = np.asarray(_residual(jnp.asarray(values, dtype), unflatten, args), float)
-        least = float(np.fmin(least, r @ r))
-        watch(least)
-        return r
+    def equations(values: np.ndarray) -> list[np.ndarray]:
+        unknowns = unflatten(jnp.asarray(values, dtype))
+        return [np.asarray(part, float) for part in _normal(unknowns, motion, target, first)]
 
-    def slope(values: np.ndarray) -> np.ndarray:
-        return np.asarray(_slope(jnp.asarray(values, dtype), unflatten, args), float)
-
-    dtype, values = values.dtype, np.asarray(values, float)
-    if not np.all(np.isfinite(_residual(jnp.asarray(values, dtype), unflatten, args))):
-        return start
-    # Unscaled unknowns: they are of order 1, and some change nothing, such as turning all modes.
-    tolerances: dict[str, Any] = {"ftol": 1e-4, "xtol": 1e-9, "gtol": None}
-    found = least_squares(residual, values, slope, max_nfev=steps, **tolerances)  # pyright: ignore[reportArgumentType]
-    return unflatten(jnp.asarray(found.x, dtype))
+    values = np.asarray(values, float)
+    error, slope, normal = equations(values)
+    damping, growth = 1e-2 * float(np.max(np.diag(normal))), 2.0
+    losses = [float(error)]
+    advance(1)
+    while len(losses) < steps and np.isfinite(error) and damping < 1e15:
+        step = np.linalg.solve(normal + damping * np.eye(values.size), -slope)
+        expected = 0.5 * step @ (damping * step - slope)
+        error_there, *there = equations(values + step)
+        advance(1)
+        ratio = (error - error_there) / (2 * max(expected, 1e-300))
+        if not ratio > 0:
+            damping, growth = damping * growth, growth * 2
+            losses.append(losses[-1])
+            continue
+        settled = error - error_there < 1e-4 * error and ratio > 0.25
+        values, error, (slope, normal) = values + step, error_there, there
+        losses.append(float(error))
+        damping, growth = damping * max(1 / 3, 1 - (2 * ratio - 1) ** 3), 2.0
+        if settled:
+            break
+    advance(steps - len(losses))
+    return unflatten(jnp.asarray(values, dtype)), losses
 
 
 @eqx.filter_jit
-def _residual(values: Array, unflatten: Any, args: Any) -> Array:
-    motion, target, weights = args
-    return jnp.ravel(weights * (_outputs(unflatten(values), motion) - target))
+def _normal(unknowns: _Unknowns, motion: _Motion, target: Array, used: Array) -> tuple[Array, ...]:
+    """Σ r², Jᵀr and JᵀJ of the errors r of the first `used` samples, over √(used channels).
 
+    The state after a sample depends on the unknowns through the state before it and directly:
+    dz_{k+1} = ∂F/∂z dz_k + ∂F/∂A dA. These derivatives of single samples are taken side by side,
+    and backwards, as there are fewer neurons than weights; then dz_k follows by small products.
+    """
+    upper, z, readout, offset = unknowns
+    _, block, channels = target.shape
+    count = upper.size + z.size
+    share = jax.lax.rsqrt((used * channels).astype(z.dtype))
+    after = jax.vmap(jax.jacrev(motion.next_sample, (0, 1)), (0, None))
 
-@eqx.filter_jit
-def _slope(values: Array, unflatten: Any, args: Any) -> Array:
-    return jax.jacfwd(lambda values: _residual(values, unflatten, args))(values)
+    def sensitive(S: Array, parts: tuple[Array, Array]) -> tuple[Array, Array]:
+        by_z, by_upper = parts
+        return by_z @ S + jnp.pad(by_upper, ((0, 0), (0, z.size))), S
+
+    def add(i: Any, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+        z, S, error, slope, normal = sums
+        z, zs = jax.lax.scan(lambda z, _: (motion.next_sample(z, upper), z), z, length=block)
+        S, Ss = jax.lax.scan(sensitive, S, after(zs, upper))
+        weight = jnp.where(i * block + jnp.arange(block, dtype=used.dtype) < used, share, 0)[
+            :, None
+        ]
+        r = weight * (zs @ readout.T + offset[None] - target[i])
+        eye = jnp.eye(channels, dtype=z.dtype)
+        by_readout = (eye[None, :, :, None] * zs[:, None, None, :]).reshape(block, channels, -1)
+        by_offset = jnp.broadcast_to(eye, (block, channels, channels))
+        J = jnp.concatenate([jnp.einsum("cn,bnp->bcp", readout, Ss), by_readout, by_offset], axis=2)
+        J = (weight[:, :, None] * J).reshape(block * channels, -1)
+        r = r.ravel()
+        return z, S, error + r @ r, slope + J.T @ r, normal + J.T @ J
+
+    size = count + readout.size + channels
+    S = jnp.concatenate(
+        [jnp.zeros((z.size, upper.size), z.dtype), jnp.eye(z.size, dtype=z.dtype)], 1
+    )
+    zero = jnp.zeros((), z.dtype)
+    start = (z, S, zero, jnp.zeros(size, z.dtype), jnp.zeros((size, size), z.dtype))
+    return jax.lax.fori_loop(0, -(-used // block), add, start)[2:]
 
 
 @eqx.filter_jit

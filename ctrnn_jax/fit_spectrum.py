@@ -33,6 +33,7 @@ _ROUNDS = 6
 _PER_PERIOD = 32  # of the highest line
 _PERIODS = 256
 _AT_ONCE = 128
+_CLOSEST = 1e-4  # of the highest line
 
 
 def fit_spectrum(
@@ -60,13 +61,15 @@ def fit_spectrum(
     the smaller `scale`.
 
     Args:
-        target_hz: (lines,) frequencies in Hz, all different, or (K, lines); at most n // 2 lines.
+        target_hz: (lines,) frequencies in Hz, in any order, or (K, lines); at most n // 2 lines,
+            each 1e-4 of the highest from its neighbours and from 0, or more.
         target_power: of the same shape: their powers, in any unit; equal unless given.
         neurons: n.
         activation: an odd one with a positive slope at 0.
         form: "rate" or "current".
         amplitude: root mean square of the output, one number or (K,).
-        scale: root mean square of the pre-activations.
+        scale: root mean square of the pre-activations; less where lines are close, at most
+            0.3 √(their smallest distance / highest line), lest they exchange their energy.
         key: of weights, states and phases; `jax.random.key(0)` unless given.
         dtype: of the oscillators; JAX's default unless given.
 
@@ -89,9 +92,14 @@ def fit_spectrum(
     neurons = _checks.integer("neurons", neurons, 2)
     if lines > neurons // 2:
         _checks.fail("target_hz", f"at most neurons // 2 = {neurons // 2} lines", lines)
-    sorted_lines = np.sort(np.asarray(target, float), axis=-1)
-    if np.any(np.diff(sorted_lines, axis=-1) < 1e-4 * sorted_lines[..., -1:]):
-        _checks.fail("target_hz", "lines 1e-4 of the highest apart, or more", target)
+    # Of the highest line; the first is the lowest line's distance from 0 Hz, the constant.
+    ascending = np.sort(np.asarray(target, float), axis=-1)
+    apart = np.diff(ascending / ascending[..., -1:], prepend=0, axis=-1)
+    if np.any(apart < _CLOSEST):
+        got = f"{target.tolist()} with {apart.min():.2g}"
+        _checks.fail(
+            "target_hz", f"lines {_CLOSEST:g} of the highest apart and from 0, or more", got
+        )
     powers = jnp.ones_like(target)
     if target_power is not None:
         powers = _checks.positive_array("target_power", target_power, dtype)
@@ -111,7 +119,9 @@ def fit_spectrum(
 
     def made(keys, rows, powers, sizes):
         oscillators = _tuned(keys, rows, powers, sizes, activation, form, neurons, scale)
-        return oscillators, measure(oscillators, rows, jnp.zeros(len(rows), bool))
+        return oscillators, measure(
+            oscillators, rows, jnp.zeros(len(rows), bool), jnp.zeros((len(rows), 0), dtype)
+        )
 
     oscillators, report = in_parts(made, _AT_ONCE, keys, rows, powers, sizes)
     if target.ndim == 1:
@@ -151,7 +161,12 @@ def _tuned(
         chosen = modes[:, half - lines :]
         phases = 2 * np.pi * jax.random.uniform(key_state, (lines,), dtype)
         unit = np.sqrt(2 * n / lines).item()
-        z0 = scale * unit * (chosen.real @ jnp.cos(phases) - chosen.imag @ jnp.sin(phases))
+        closest = jnp.min(jnp.diff(jnp.sort(wanted), prepend=0))
+        z0 = (
+            jnp.minimum(scale, 0.3 * jnp.sqrt(closest))
+            * unit
+            * (chosen.real @ jnp.cos(phases) - chosen.imag @ jnp.sin(phases))
+        )
 
         def network(omega):
             return CTRNN(with_spectrum(omega, modes), activation, "current")

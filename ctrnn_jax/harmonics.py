@@ -26,7 +26,8 @@ class Harmonics:
     """A constant and K sinusoids, y(t) = offset + Σ_k a_k cos(2π f_k t) + b_k sin(2π f_k t).
 
     Attributes:
-        frequencies: (K,) in Hz, by decreasing power Σ_channels (a_k² + b_k²) / 2.
+        frequencies: (K,) in Hz, by decreasing power Σ_channels (a_k² + b_k²) / 2, each channel in
+            units of its standard deviation.
         cosines: (K, channels) a_k.
         sines: (K, channels) b_k.
         offset: (channels,) constants.
@@ -55,21 +56,24 @@ class Harmonics:
 def harmonic_regression(y: ArrayLike, dt: ArrayLike, lines: int | None = None) -> Harmonics:
     """The sinusoids that best describe a signal, their frequencies fitted jointly.
 
-    min over f, a, b, c of Σ_j |y_j - c - Σ_k a_k cos(2π f_k j dt) + b_k sin(2π f_k j dt)|².
+    min over f, a, b, c of Σ_j |(y_j - c - Σ_k a_k cos(2π f_k j dt) + b_k sin(2π f_k j dt)) / s|²,
+    s the standard deviation of each channel: the unit and the offset of a channel change nothing.
 
     Lines are added where the periodogram of the residual is strongest, all frequencies refined
     after each addition by Levenberg-Marquardt with a, b, c eliminated (variable projection,
     Kaufman's Jacobian). A few lines too many are added and the least useful removed again one by
     one, which leaves most local minima. Clean lines are resolved below 1 / duration. Frequencies
     stay above 0.05 / duration and 0.02 / duration apart, amplitudes below 10 times the largest
-    deviation from the mean: beyond, lines cancel within the record and explode after it.
+    deviation from the mean: beyond, lines cancel within the record and explode after it. What is no
+    sum of sinusoids, such as a decaying one, has lines at these bounds.
 
     Args:
         y: (S,) or (S, channels) samples, S >= 4; the channels share the frequencies.
         dt: sampling interval in seconds.
         lines: number of sinusoids, at most (S - 1) // 3; fewer are returned where the residual is
-            rounding already. None: as many, up to min(S // 8, 60), as minimise
-            S C log(Σ|residual|²) + (2 C + 3) K log S, C channels: the frequency counts three
+            rounding already, or no further line fits within the bounds. None: as many, up to
+            min(S // 8, 60), as minimise
+            S C log(Σ|residual / s|²) + (2 C + 3) K log S, C channels: the frequency counts three
             times, its error falling as S^(-3/2).
 
     Returns:
@@ -94,16 +98,15 @@ def harmonic_regression(y: ArrayLike, dt: ArrayLike, lines: int | None = None) -
         lines = _checks.integer("lines", lines, 0)
         if lines > (size - 1) // 3:
             _checks.fail("lines", f"at most (S - 1) // 3 = {(size - 1) // 3}", lines)
-    Y = samples.reshape(size, -1)
-    mean = np.mean(Y, axis=0)  # removed first, as a large constant would hide the rest
-    fit = _search(Y - mean, _rounding(y, Y), lines)
+    Y, mean, deviation, rounding = standardised(samples.reshape(size, -1), np.asarray(y).dtype)
+    fit = _search(Y, _floor(Y, rounding), lines)
     # The fit has its origin in the middle of the record.
     K, middle = fit.cycles.size, size // 2
     turn = np.exp(-2j * np.pi * fit.cycles * (middle / size))[:, None]
     amplitude = (fit.coefs[1 : K + 1] - 1j * fit.coefs[K + 1 :]) * turn
     order = np.argsort(-np.sum(np.abs(amplitude) ** 2, axis=1), kind="stable")
-    amplitude, frequencies = amplitude[order], fit.cycles[order] / (size * interval)
-    offset, squeeze = mean + fit.coefs[0], samples.ndim == 1
+    amplitude, frequencies = amplitude[order] * deviation, fit.cycles[order] / size / interval
+    offset, squeeze = mean + fit.coefs[0] * deviation, samples.ndim == 1
     return Harmonics(frequencies, amplitude.real, -amplitude.imag, offset, squeeze)
 
 
@@ -129,35 +132,68 @@ def signal_samples(
     return array.astype(np.float64)
 
 
+def standardised(
+    Y: np.ndarray, dtype: Any = np.float64
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(Y - mean) / deviation (S, C), mean, deviation and rounding of the samples (C,).
+
+    The rounding is that of samples of this dtype, in units of the deviation; a channel that varies
+    no more than by it is constant: its deviations are 0, in a unit of 1.
+    """
+    peak = np.max(np.abs(Y), axis=0)
+    unit = np.exp2(np.frexp(peak)[1])  # powers of 2 divide exactly, and squares then stay finite
+    scaled = Y / unit
+    mean = np.mean(scaled, axis=0)
+    # From the first sample the mean is off by a rounding of the offset: taken out once more.
+    mean += np.mean(scaled - mean, axis=0)
+    deviation = np.std(scaled - mean, axis=0)
+    rounding = float(np.finfo(dtype).eps) * np.max(np.abs(scaled), axis=0)
+    varies = deviation > rounding
+    deviation = np.where(varies, deviation, 1)
+    standard = np.where(varies, (scaled - mean) / deviation, 0)
+    deviation = np.where(varies, deviation * unit, 1)
+    return standard, mean * unit, deviation, np.where(varies, rounding * unit / deviation, 0)
+
+
 @dataclass(frozen=True)
 class Autoregression:
     """y_j = intercept + Σ_i coefficients_i y_{j-i}, one such model a channel.
 
     Attributes:
         coefficients: (order, channels), of the latest sample first.
-        intercept: (channels,) constants.
-        history: (order, channels) last samples, the latest first.
+        mean: (channels,) of the signal.
+        constant: (channels,) of the same equation for y - mean.
+        history: (order, channels) last samples less the mean, the latest first.
         squeeze: whether the signal had no axis of channels, so that forecasts have none.
     """
 
     coefficients: np.ndarray
-    intercept: np.ndarray
+    mean: np.ndarray
+    constant: np.ndarray
     history: np.ndarray
     squeeze: bool = False
 
     @property
+    def intercept(self) -> np.ndarray:
+        """(channels,) constants of the equation for y itself."""
+        return self.constant + self.mean * (1 - np.sum(self.coefficients, axis=0))
+
+    @property
     def num_parameters(self) -> int:
         """order + 1 a channel."""
-        return self.coefficients.size + self.intercept.size
+        return self.coefficients.size + self.constant.size
 
     def forecast(self, num_steps: int) -> np.ndarray:
         """The num_steps samples after the signal, (num_steps, channels) or (num_steps,)."""
         num_steps = _checks.integer("num_steps", num_steps, 0)
-        out = np.empty((num_steps, self.intercept.size))
-        history = self.history
-        for j in range(num_steps):
-            out[j] = self.intercept + np.sum(self.coefficients * history, axis=0)
-            history = np.concatenate([out[j : j + 1], history[:-1]])
+        order = len(self.coefficients)
+        # Deviations from the mean, from the oldest of the history on.
+        out = np.concatenate([self.history[::-1], np.empty((num_steps, self.mean.size))])
+        with np.errstate(over="ignore", invalid="ignore"):  # an unstable one grows without bound
+            for j in range(order, order + num_steps):
+                latest_first = out[j - order : j][::-1]
+                out[j] = self.constant + np.sum(self.coefficients * latest_first, axis=0)
+        out = self.mean + out[order:]
         return out[:, 0] if self.squeeze else out
 
 
@@ -189,16 +225,14 @@ def autoregression(y: ArrayLike, order: int) -> Autoregression:
     order = _checks.integer("order", order, 1)
     if order > (size - 1) // 2:
         _checks.fail("order", f"at most (S - 1) // 2 = {(size - 1) // 2}", order)
-    Y = samples.reshape(size, -1)
-    mean = np.mean(Y, axis=0)
-    windows = np.lib.stride_tricks.sliding_window_view(Y - mean, order + 1, axis=0)[..., ::-1]
+    Y, mean, deviation, _ = standardised(samples.reshape(size, -1), np.asarray(y).dtype)
+    windows = np.lib.stride_tricks.sliding_window_view(Y, order + 1, axis=0)[..., ::-1]
     fits = [
         np.linalg.lstsq(_with_one(w[:, 1:]), w[:, 0], rcond=None)[0]
         for w in windows.transpose(1, 0, 2)
     ]
-    solution = np.stack(fits, axis=1)
-    intercept = solution[-1] + mean * (1 - np.sum(solution[:-1], axis=0))
-    return Autoregression(solution[:-1], intercept, Y[: -order - 1 : -1], samples.ndim == 1)
+    solution, history = np.stack(fits, axis=1), Y[: -order - 1 : -1] * deviation
+    return Autoregression(solution[:-1], mean, solution[-1] * deviation, history, samples.ndim == 1)
 
 
 def _with_one(columns: np.ndarray) -> np.ndarray:
@@ -261,7 +295,7 @@ def _refine(fit: _Fit, tau: np.ndarray, Y: np.ndarray, steps: int, tol: float) -
         if rounding or slope @ step < tol * fit.energy or damping > 100:
             break
         trial = _project(np.clip(fit.cycles + step, SLOWEST, len(tau) / 2), tau, Y)
-        fresh = trial.energy < fit.energy
+        fresh = trial.energy < fit.energy and not _unsound(trial, Y).size
         fit, damping = (trial, damping / 10) if fresh else (fit, damping * 10)
     return fit
 
@@ -345,9 +379,7 @@ def _peaks(residual: np.ndarray) -> np.ndarray:
     return at[np.argsort(-power[at], kind="stable")] / 4
 
 
-def _rounding(y: Any, Y: np.ndarray) -> float:
+def _floor(Y: np.ndarray, rounding: np.ndarray) -> float:
     """Residual energy of a perfect fit: the samples' own rounding, and that of the phases."""
-    dtype = np.asarray(y).dtype
-    samples = np.finfo(dtype).eps * np.max(np.abs(Y), axis=0)
     phases = np.finfo(float).eps * len(Y) * np.std(Y, axis=0)
-    return len(Y) * float(np.sum((samples + phases) ** 2))
+    return len(Y) * float(np.sum((rounding + phases) ** 2))

@@ -48,7 +48,7 @@ def signal_fit(
     target, generated, dt = _pair(target, generated, dt)
     shown = _shown(window, len(target), dt)
     ax = _axes(ax)
-    ax.plot(*_thinned(target, dt, shown), **_TARGET, label=label)
+    ax.plot(*_thinned(target, dt, shown), **_target_style(ax, target, shown), label=label)
     ax.plot(*_thinned(generated, dt, shown), **_MADE, label="generated")
     _held_out(ax, shown, training_samples, dt)
     ax.set(xlabel="time (s)", ylabel="signal (a.u.)")
@@ -164,6 +164,15 @@ def _pair(target: Any, generated: Any, dt: Any) -> tuple[np.ndarray, np.ndarray,
     if target.shape != generated.shape:
         _checks.fail("generated", f"shape {target.shape} as the target", generated.shape)
     return target, generated, _checks.positive_float("dt", dt)
+
+
+def _target_style(ax: Axes, target: np.ndarray, shown: slice) -> dict[str, Any]:
+    """The broad line, unless it would run into itself from one turn of the signal to the next."""
+    y = target[shown]
+    turns = np.count_nonzero(np.diff(np.sign(np.diff(y))))
+    points = 72 * ax.get_window_extent().width / ax.figure.dpi
+    broad = float(_TARGET["linewidth"])
+    return _TARGET | {"linewidth": float(np.clip(points / (3 * max(turns, 1)), 0.8, broad))}
 
 
 def _shown(window: Iterable[float | int] | None, size: int, dt: float) -> slice:

@@ -284,11 +284,11 @@ def _pictures(result: _Result, orbit: Any) -> dict[str, Callable[[Any], Any]]:
         pair = sorted(int(k) for k in pair)
         pictures["phase_portrait"] = lambda figure: plot.phase_portrait(
             orbit, neurons=pair, ax=figure.subplots()
-        ).locator_params(nbins=5)
+        )
     losses = getattr(result.report, "losses", None)
     if losses is not None and np.isfinite(losses).any():
         pictures["loss"] = lambda figure: plot.loss_curve(losses, ax=figure.subplots()).set_ylabel(
-            "loss, over horizons that grow and begin anew"
+            "loss" if result.lines_hz else "mean square error of the part trained on"
         )
     return pictures
 

@@ -5,6 +5,8 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ctrnn_jax.harmonics import autoregression, harmonic_regression
 
@@ -135,6 +137,44 @@ def test_autoregression_forecasts_sinusoids():
     # y_j = 1 + 0.5 y_{j-1}, from its definition.
     decay = autoregression(2 + 0.5 ** np.arange(10.0), 1)
     np.testing.assert_allclose([decay.intercept[0], decay.coefficients[0, 0]], [1, 0.5])
+
+
+def test_more_lines_describe_a_decay_better():
+    t = np.arange(500) * DT
+    y = np.exp(-t) * np.sin(2 * np.pi * 3 * t)
+    fits = [harmonic_regression(y, DT, lines) for lines in (1, 2, 3, 4)]
+    assert [fit.frequencies.size for fit in fits] == [1, 2, 3, 4]
+    errors = np.array([np.std(fit.predict(t) - y) for fit in fits]) / np.std(y)
+    assert np.all(errors[1:] < 0.7 * errors[:-1])
+
+
+@settings(derandomize=True, deadline=None, max_examples=12)
+@given(
+    scale=st.floats(-30, 30),
+    offset=st.sampled_from([0.0, 1.0, -1e6]),
+    negative=st.booleans(),
+    dtype=st.sampled_from([np.float64, np.float32]),
+)
+def test_no_unit_and_no_offset_counts(scale, offset, negative, dtype):
+    rng = np.random.default_rng(4)
+    t = np.arange(200) * DT
+    y = tones([3.1, 11.3], [1, 0.5], 0.4, t) + 0.1 * rng.normal(size=200)
+    y = np.stack([y, y[::-1]], axis=1)
+    unit = (-1.0 if negative else 1.0) * 10.0**scale
+    # What is rounded away is no longer in the samples.
+    bits = np.finfo(dtype).eps * max(abs(offset), 1)
+    moved = (unit * (y + offset)).astype(dtype)
+    tolerance = max(1e-7, 20 * bits)
+    ahead = 2 + t[:20]
+    for predict in (
+        lambda y: harmonic_regression(y, DT).predict(ahead),
+        lambda y: autoregression(y, 6).forecast(20),
+    ):
+        if bits > 1e-3:  # an offset of 10⁶ leaves float32 four steps in the whole signal
+            assert np.all(np.isfinite(predict(moved)))
+            continue
+        back = predict(moved) / unit - offset
+        np.testing.assert_allclose(back, predict(y), atol=max(tolerance, 1e-9 * abs(offset)))
 
 
 Y = np.sin(np.arange(20.0))
