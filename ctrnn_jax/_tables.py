@@ -113,7 +113,7 @@ def number(cell: str, decimal: str) -> float | None:
     return float(f"{whole}.{match[3] or ''}e{match[4] or 0}".replace("..", "."))
 
 
-def decoded(data: bytes) -> str:
+def decoded(name: str, data: bytes) -> str:
     """Text of a file, by its byte order mark or else by what its bytes can be."""
     head = data[:4096]
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -129,7 +129,7 @@ def decoded(data: bytes) -> str:
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")
     if "\0" in text:
-        raise ValueError("bytes that are no text")
+        _checks.fail(name, "text", "bytes with zeros that are no text")
     return text
 
 
@@ -150,7 +150,7 @@ def read_table(
         decimal: "." or ",", where the file leaves it open.
         header: whether the first line of numbers names the columns, where that is open.
     """
-    text, notes, blanks = _lines(decoded(data))
+    text, notes, blanks = _lines(decoded(name, data))
     separator = _separator(text, decimal)
     if separator == "," and not matrix:
         separator = _comma(name, text, decimal)
@@ -246,7 +246,10 @@ def _comma(name: str, lines: list[tuple[int, str]], decimal: str | None) -> str:
         return ","
     if decimal == ",":
         return ""
-    names = len([c for c in _split(lines[start - 1][1], ",") if c]) if start else 0
+    title = _split(lines[start - 1][1].rstrip(","), ",") if start else []
+    if title and all(_kind(cell) != "word" for cell in title):
+        return ","  # a row with an empty cell or a sign: not one number
+    names = len(title)
     parts = [row.split(",") for row in rows]
     if names > 1 or (not start and any("." in row for row in rows)):
         return ","
@@ -273,6 +276,15 @@ def _first_row(name: str, cells: list[tuple[int, list[str]]]) -> int:
     first = len(cells) - 1
     while first and fits(cells[first - 1][1]):
         first -= 1
+    if first:
+        # A first row of numbers with a word in it must not pass as names.
+        line, row = cells[first - 1]
+        kinds = [_kind(row[k]) for k in pattern if k < len(row)]
+        beneath = first > 1 and len(cells[first - 2][1]) == len(row)
+        named = beneath and all(_kind(cell) != "number" for cell in cells[first - 2][1])
+        if "number" in kinds and "word" in kinds and (named or kinds[0] == "number"):
+            k = next(k for k in pattern if _kind(row[k]) == "word")
+            _checks.fail(name, "numbers", f"{row[k][:40]!r} in line {line}, column {k}")
     for line, row in cells[:first]:
         if len(row) >= len(pattern) and all(
             k < len(row) and _kind(row[k]) == "number" for k in pattern
@@ -341,9 +353,9 @@ def _header(
         return unnamed, unnamed, False  # nothing, or a title
     line, row = trimmed[-1]
     units = unnamed
-    if len(trimmed) == 2 and len(trimmed[0][1]) == len(row) == width:
-        if all(not cell or _UNIT.fullmatch(cell) for cell in row):
-            units, row = [cell.strip("()[] ") for cell in row], trimmed[0][1]
+    two = len(trimmed) == 2 and len(trimmed[0][1]) == len(row) == width
+    if two and all(not cell or _UNIT.fullmatch(cell) for cell in row):
+        units, row = [cell.strip("()[] ") for cell in row], trimmed[0][1]
     if len(row) == width:
         return row, units, False
     first = [cells[0] for _, cells in block]

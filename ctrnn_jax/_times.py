@@ -14,23 +14,23 @@ from ._tables import _DATE, _MISSING, Table, number
 # Of a step: times are often rounded, but a missing sample must not pass.
 _JITTER = 0.05
 _INDEX = ("index", "rownames", "row.names", "unnamed: 0")
-_WORDS = frozenset(
-    "t time times timestamp datetime date datum epoch unix unixtime elapsed timestamps zeit"
-    " uhrzeit zeitstempel zeitpunkt".split()
-)
-_FILLERS = frozenset("in since start stamp axis base rel relative abs from der utc".split())
-_SECONDS = {
-    "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0,
-}  # fmt: skip
-_SPELLED = {
-    **{unit: unit for unit in _SECONDS},
-    **dict.fromkeys("sec secs second seconds sekunde sekunden".split(), "s"),
-    **dict.fromkeys("msec millis millisecond milliseconds millisekunden".split(), "ms"),
-    **dict.fromkeys("µs μs usec micros microsecond microseconds mikrosekunden".split(), "us"),
-    **dict.fromkeys("nanos nsec nanosecond nanoseconds".split(), "ns"),
-    **dict.fromkeys("minute minutes minuten".split(), "min"),
-    **dict.fromkeys("hour hours stunde stunden hr hrs".split(), "h"),
+_WORDS = frozenset({
+    "t", "time", "times", "timestamp", "timestamps", "datetime", "date", "datum", "epoch", "unix",
+    "unixtime", "elapsed", "zeit", "uhrzeit", "zeitstempel", "zeitpunkt",
+})  # fmt: skip
+_FILLERS = frozenset({
+    "in", "since", "start", "stamp", "axis", "base", "rel", "relative", "abs", "from", "der", "utc",
+})  # fmt: skip
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0}
+_SPELLINGS = {
+    "s": ["s", "sec", "secs", "second", "seconds", "sekunde", "sekunden"],
+    "ms": ["ms", "msec", "millis", "millisecond", "milliseconds", "millisekunden"],
+    "us": ["us", "µs", "μs", "usec", "micros", "microsecond", "microseconds", "mikrosekunden"],
+    "ns": ["ns", "nsec", "nanos", "nanosecond", "nanoseconds"],
+    "min": ["min", "minute", "minutes", "minuten"],
+    "h": ["h", "hr", "hrs", "hour", "hours", "stunde", "stunden"],
 }
+_SPELLED = {word: unit for unit, words in _SPELLINGS.items() for word in words}
 _WEAK = ("s", "min", "h")  # names that mean other things, too
 
 
@@ -160,9 +160,9 @@ def _time_columns(table: Table, candidates: list[int]) -> list[int]:
     if len(found) < 2:
         return found
     cells = [table.rows[0][k] for k in found]
-    if len(found) == 2 and "-" not in cells[1] and re.match(r"\d+:", cells[1]):
-        if re.fullmatch(r"[\d./-]+", cells[0]) and _DATE.match(cells[0]):
-            return found
+    day = re.fullmatch(r"[\d./-]+", cells[0]) and _DATE.match(cells[0])
+    if len(found) == 2 and day and re.match(r"\d+:", cells[1]):
+        return found
     labels = " and ".join(table.label(k) for k in found)
     _checks.fail(table.name, "one column of times (--time-column decides)", labels)
 

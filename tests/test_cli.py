@@ -98,7 +98,7 @@ BAD = [
     (["--skew-part"], "--skew-part: expected a matrix in --weights, got none"),
     (["--weights", "general.npy"], "a symmetric part of size"),
     (["--weights", "flat.npy"], "--weights: expected a square matrix, got shape (4,)"),
-    (["--weights", "words.csv"], "--weights: expected a readable .csv file of numbers"),
+    (["--weights", "words.csv"], "--weights: expected rows of numbers"),
     (["--weights", "broken.npz"], "--weights: expected a readable .npz file"),
     (["--weights", "notes.txt"], "--weights: expected a .npy, .npz or .csv file, got notes.txt"),
     (["--initial-states", "general.npy"], "--states: expected the 4 states"),
