@@ -244,4 +244,4 @@ def _dates(table: Table, cells: list[str], k: int) -> np.ndarray:
     bad = np.flatnonzero(dates.isna())
     if bad.size:
         table.refuse("a date", repr(cells[bad[0]]), k, table.lines[bad[0]])
-    return (dates - dates[0]).total_seconds().to_numpy()
+    return np.asarray((dates - dates[0]) / pd.Timedelta(seconds=1), np.float64)

@@ -233,7 +233,7 @@ def _network_and_states(settings: Settings, dtype: Any) -> tuple[CTRNN, jax.Arra
         )
         _checks.positive("--amplitude", settings.amplitude)
         return rnn, settings.amplitude * jax.random.normal(key_states, (states, n), dtype)
-    x0 = np.atleast_2d(_read("--initial-states", settings.initial_states))
+    x0 = np.atleast_2d(_read("--initial-states", settings.initial_states, _states_of))
     if x0.ndim != 2 or x0.shape[1] != n:
         _checks.fail("--initial-states", f"shape (states, {n})", x0.shape)
     if settings.states not in (None, len(x0)):

@@ -206,7 +206,6 @@ def _signal(settings: TrainSettings) -> _Result:
         name="--signal",
     )
     y, known = read.samples, read.dt
-    print(f"read {settings.signal.name}: {read}")
     dt = settings.dt
     if dt is not None:
         dt = _checks.positive_float("--dt", dt)
@@ -216,6 +215,7 @@ def _signal(settings: TrainSettings) -> _Result:
         _checks.fail("--dt", f"none, or the {known:.6g} s that {settings.signal.name} has", dt)
     dt = known or dt
     assert dt is not None
+    print(f"read {settings.signal.name}: {read}")
     options = _options(settings)
     oscillator, report = fit_signal(y, dt, progress=settings.progress, **options)
     made = _generated(oscillator, dt, len(y))

@@ -127,6 +127,20 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
+def test_its_own_files_are_weights_and_states(tmp_path):
+    rnn = ct.CTRNN(ct.BlockSkew(jnp.array([1.0, 2.0], jnp.float32)))
+    x0 = jnp.ones((3, 4), jnp.float32)
+    ct.save(tmp_path / "network.ctrnn", rnn)
+    ct.save(tmp_path / "run.ctrnn", ct.simulate(rnn, x0, dt=0.1, num_steps=5))
+    options = ["--weights", "network.ctrnn", "--initial-states", "run.ctrnn", "--out", "o"]
+    done = ctrnn(tmp_path, "simulate", "--steps", "2", *options)
+    assert done.returncode == 0, done.stderr
+    first, then = (ct.load(tmp_path / name) for name in ("run.ctrnn", "o/trajectory.ctrnn"))
+    assert np.array_equal(first.xs[:, -1], then.xs[:, 0])
+    matrix = ct.load(tmp_path / "o" / "network.ctrnn").weights.as_matrix()
+    assert np.array_equal(matrix, rnn.weights.as_matrix())
+
+
 @pytest.mark.parametrize("option", ["--skew-part", "--unconstrained"])
 def test_general_matrices_on_demand(tmp_path, option):
     A = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)

@@ -49,9 +49,10 @@ READ = [
     ("Zeit [ms];µV\n0;1.234,5\n1;2,5\n2;1\n3;0\n".encode("cp1252"), {}, [1234.5], ["µV"], 1e-3),
     ("t\ty\n0\t1\n1\t2\n2\t3\n3\t4\n".encode("utf-16"), {}, [1], ["y"], 1),
     ("\ufefft;y\r\n0;1,5\r\n1;2\r\n2;3\r\n3;4\r\n", {}, [1.5], ["y"], 1),
-    ("Datum;Uhrzeit;W\n" + "".join(f"01.02.2024;12:00:0{k};{k},5\n" for k in (1, 2, 3, 4)), {}, [1.5],
-     ["W"], 1),
-    ("date,y\n" + "".join(f"2024-01-0{k}T00:00:00Z,7\n" for k in (1, 2, 3, 4)), {}, [7], ["y"], 86400),
+    ("Datum;Uhrzeit;W\n" + "".join(f"01.02.2024;12:00:0{k};{k},5\n" for k in (1, 2, 3, 4)), {},
+     [1.5], ["W"], 1),
+    ("date,y\n" + "".join(f"2024-01-0{k}T00:00:00Z,7\n" for k in (1, 2, 3, 4)), {}, [7], ["y"],
+     86400),
     ("0.0 1\n0.1 2\n0.2 1\n0.3 1\n", {"time_column": 0, "time_unit": "ms"}, [1], [""], 1e-4),
     ("t,y,z\n0,1,5\n1,2,6\n2,3,6\n3,4,5\n", {"columns": ["z"]}, [5], ["z"], 1),
 ]  # fmt: skip
@@ -84,7 +85,7 @@ def test_layouts_are_read(tmp_path, text, options, first, names, dt):
 @pytest.mark.parametrize("text,message", REFUSED)
 def test_layouts_are_refused_in_one_line(tmp_path, text, message):
     (tmp_path / "y.csv").write_text(text)
-    with pytest.raises(ValueError, match="^--signal: expected ") as caught:
+    with pytest.raises(ValueError, match=r"^--signal: expected ") as caught:
         read_signal(tmp_path / "y.csv", name="--signal")
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
@@ -120,14 +121,14 @@ def _npy(array):
 HUGE = _npy(np.zeros(9)).replace(b"(9,), }            ", b"(9999999999999,), }")
 BAD = [(_npy(np.zeros((0, 0))), "something in it"), (_npy(np.zeros(9, complex)), "complex128"),
        (_npy(np.zeros(9, [("a", "f8")])), "structured"), (HUGE, "bytes, which are no array"),
-       (_npy(np.zeros(9))[:-8], "bytes, which are no array"), (b"numpy", "readable .npy file"),
+       (_npy(np.zeros(9))[:-80], "readable .npy"), (b"numpy", "readable .npy file"),
        (_npy(np.array([1, "a"], object))[:40], "readable .npy")]  # fmt: skip
 
 
 @pytest.mark.parametrize("data,message", BAD)
 def test_arrays_are_refused_in_one_line(tmp_path, data, message):
     (tmp_path / "a.npy").write_bytes(data)
-    with pytest.raises(ValueError, match="^--weights: expected ") as caught:
+    with pytest.raises(ValueError, match=r"^--weights: expected ") as caught:
         read_array("--weights", tmp_path / "a.npy")
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
@@ -156,6 +157,6 @@ def test_what_is_written_goes_through_links(tmp_path):
 
 
 def test_wav_rates_that_no_header_holds(tmp_path):
-    with pytest.raises(ValueError, match="^dt: expected 1 to 2147483647 samples a second"):
+    with pytest.raises(ValueError, match=r"^dt: expected 1 to 2147483647 samples a second"):
         write_signal(tmp_path / "y.wav", np.ones((4, 1)), 1 / 3e9)
     assert not list(tmp_path.iterdir())
