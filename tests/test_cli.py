@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import X64
@@ -136,7 +137,7 @@ def test_its_own_files_are_weights_and_states(tmp_path):
     done = ctrnn(tmp_path, "simulate", "--steps", "2", *options)
     assert done.returncode == 0, done.stderr
     first, then = (ct.load(tmp_path / name) for name in ("run.ctrnn", "o/trajectory.ctrnn"))
-    assert np.array_equal(first.xs[:, -1], then.xs[:, 0])
+    assert first.xs is not None and np.array_equal(first.xs[:, -1], then.xs[:, 0])
     matrix = ct.load(tmp_path / "o" / "network.ctrnn").weights.as_matrix()
     assert np.array_equal(matrix, rnn.weights.as_matrix())
 

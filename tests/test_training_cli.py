@@ -230,7 +230,7 @@ BAD = [
     ([*GENERATE, "--dt", "1e9", "--duration", "1e10"], "--duration: expected at most 2^28 values"),
     ([*GENERATE, "--out", "o.mp3"], "--out: expected a .npy, .csv or .wav file, got o.mp3"),
     ([*GENERATE, "--out", "o.wav", "--rate", "9.5"], "--rate: expected a whole number of samples"),
-    ([*GENERATE, "--out", "o.wav", "--rate", "3e9"], "--rate: expected 1 to 2147483647 samples"),
+    ([*GENERATE, "--out", "o.wav", "--rate", "3e9"], "--rate: expected 1 to 1073741823 samples"),
     (["generate", "no.ctrnn", "--duration", "1"], "MODEL: expected an existing file, got no.ctrnn"),
     (["generate", "rnn.ctrnn", "--duration", "1"], "MODEL: expected a file with an Oscillator"),
     (["generate", "ensemble.ctrnn", "--duration", "1"], "MODEL: expected one Oscillator, got an"),
