@@ -70,6 +70,7 @@ from .orbits import (
     period as period,
 )
 from .oscillator import Oscillator as Oscillator
+from .signals import read_signal as read_signal
 from .simulate import simulate as simulate
 from .solvers import RK4 as RK4
 from .solvers import DiscreteGradient as DiscreteGradient

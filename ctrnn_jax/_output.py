@@ -18,26 +18,45 @@ import numpy as np
 
 @contextlib.contextmanager
 def appearing_together(out: Path) -> Iterator[Path]:
-    """A folder to write into; at the end its files move into `out`, each by one rename."""
+    """A folder to write into; at the end its files move into `out`, each by one rename.
+
+    Links are followed, of `out` as of files in it: what they point to is written.
+    """
+    out = target(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     workplace = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         yield workplace
         out.mkdir(exist_ok=True)
         for path in sorted(workplace.iterdir()):
-            os.replace(path, out / path.name)
+            replace(path, target(out / path.name))
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """A file to write; at the end it moves to `path` by one rename."""
+    """A file to write; at the end it moves to `path` by one rename, or to what that links to."""
+    path = target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as workplace:
         temporary = Path(workplace, path.name)
         yield temporary
         os.replace(temporary, path)
+
+
+def target(path: Path) -> Path:
+    """What a path means once symbolic links are followed; a rename would replace the link."""
+    return Path(os.path.realpath(path))
+
+
+def replace(source: Path, to: Path) -> None:
+    """One rename; through a link to another file system by a copy beside the target."""
+    if os.stat(source).st_dev == os.stat(to.parent).st_dev:
+        os.replace(source, to)
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as workplace:
+        os.replace(shutil.copy2(source, workplace), to)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -27,6 +27,7 @@ _Context: Any = typer.Context.__base__  # what typer passes is not its own subcl
 
 _FILE = "a .npy, .npz or .csv file"
 _SIGNAL = "a .npy, .csv or .wav file"
+_OURS = "or a .ctrnn file"
 
 
 @app.command()
@@ -35,7 +36,11 @@ def simulate(
         "runs/simulate"
     ),
     weights: Annotated[
-        Path | None, typer.Option(help=f"Skew-symmetric matrix A (n, n) in 1/s: {_FILE}.")
+        Path | None,
+        typer.Option(
+            help=f"Skew-symmetric matrix A (n, n) in 1/s: {_FILE},"
+            f" {_OURS}: the weights of its network."
+        ),
     ] = None,
     skew_part: Annotated[
         bool, typer.Option("--skew-part", help="Use (A - A^T)/2 of a matrix that is not skew.")
@@ -44,7 +49,11 @@ def simulate(
         bool, typer.Option("--unconstrained", help="Use the matrix as it is, skew or not.")
     ] = False,
     initial_states: Annotated[
-        Path | None, typer.Option(help=f"Initial states (states, n) or one state (n,): {_FILE}.")
+        Path | None,
+        typer.Option(
+            help=f"Initial states (states, n) or one state (n,): {_FILE},"
+            f" {_OURS}: the last states of its trajectory."
+        ),
     ] = None,
     neurons: Annotated[
         int | None, typer.Option(help="Neurons of a random network.", show_default="20")
@@ -158,9 +167,27 @@ def train(
     signal: Annotated[
         Path | None,
         typer.Option(
-            help=f"Target signal (samples,) or (samples, channels): {_SIGNAL}. A column t or time"
-            " of a .csv file is its time in seconds."
+            help="Target signal (samples,) or (samples, channels): a .npy, .npz, .csv or .wav file."
+            " A column t, time, timestamp, date, ms, ... of a .csv file is its time."
         ),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(help="Channels of --signal: names, or positions from 0, as in a,b or 1,2."),
+    ] = None,
+    time_column: Annotated[
+        str | None, typer.Option(help="Column of times in --signal: a name, or a position from 0.")
+    ] = None,
+    time_unit: Annotated[
+        str | None, typer.Option(help="Unit of that column: s, ms, us, ns, min or h.")
+    ] = None,
+    array: Annotated[str | None, typer.Option(help="Name of the array in an .npz file.")] = None,
+    decimal: Annotated[
+        str | None, typer.Option(help="Decimal mark of a .csv file, . or , where it is not clear.")
+    ] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option(help="Whether the first line of a .csv file of numbers names its columns."),
     ] = None,
     dt: Annotated[
         float | None,

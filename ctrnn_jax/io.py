@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import os
 import secrets
@@ -70,7 +71,8 @@ def save(path: str | os.PathLike[str], obj: Any) -> None:
 
     Raises:
         TypeError: where `obj` holds something else, such as the function of a
-            `CustomActivation`, or is traced.
+            `CustomActivation` or a class of one's own, for which there is
+            `equinox.tree_serialise_leaves`, or is traced.
         FileNotFoundError: where the folder does not exist.
 
     Example:
@@ -78,8 +80,8 @@ def save(path: str | os.PathLike[str], obj: Any) -> None:
         >>> ct.save("rnn.ctrnn", {"rnn": rnn, "seed": 0})
         >>> ct.load("rnn.ctrnn")["rnn"]
     """
-    path = os.fspath(path)
-    folder = os.path.dirname(path) or "."
+    path = os.path.realpath(os.fspath(path))  # a rename would replace a link
+    folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         _checks.fail("path", "a file in an existing folder", repr(folder), FileNotFoundError)
     arrays: dict[str, np.ndarray] = {}
@@ -176,7 +178,10 @@ def _encode(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
         return {"module": [kind.__name__, fields]}
     expected = "arrays, numbers, strings, None, dict, list, tuple, and models of this package"
     got = f"{kind.__name__} {getattr(value, '__name__', '')}".strip()
-    _checks.fail(where, expected, f"{got}, which cannot be saved", TypeError)
+    way = "which cannot be saved"
+    if callable(value) or isinstance(value, eqx.Module):
+        way += "; use eqx.tree_serialise_leaves, and load into a model that you build anew"
+    _checks.fail(where, expected, f"{got}, {way}", TypeError)
 
 
 def _members(file: Any) -> dict[str, bytes]:
@@ -188,8 +193,11 @@ def _members(file: Any) -> dict[str, bytes]:
         # Sizes first, lest a damaged one asks for all memory. A header that is not at the start
         # belongs to a file stored inside this one, found because the end of this one is lost.
         total, size = sum(info.file_size for info in infos), os.fstat(file.fileno()).st_size
-        if total > size or infos[0].header_offset:
+        packed = any(info.compress_type != zipfile.ZIP_STORED for info in infos)
+        if total > size or packed or infos[0].header_offset:
             _refuse("a whole, uncompressed file", f"{size} bytes that are not")
+        if len({info.filename for info in infos}) < len(infos):
+            _refuse("one member of each name", "several")
         return {info.filename: archive.read(info) for info in infos}
 
 
@@ -256,4 +264,55 @@ def _decode_module(name: str, fields: dict[str, Any]) -> eqx.Module:
     module = object.__new__(cls)
     for field, value in fields.items():
         object.__setattr__(module, field, value)
+    _check_module(name, cls, module)
     return module
+
+
+def _check_module(name: str, cls: type[eqx.Module], module: eqx.Module) -> None:
+    """The checks of the constructor, for members of an ensemble those where they may fail."""
+    for field in dataclasses.fields(module):  # pyright: ignore[reportArgumentType]
+        value, kind = getattr(module, field.name), str(field.type)
+        optional = value is None and "None" in kind
+        if "Array," in kind and not optional and not isinstance(value, jax.Array | int | float):
+            _refuse(f"an array as {field.name} of {name}", type(value).__name__)
+    leaves = jax.tree.leaves(module)
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+    refusal = None
+    for axes in range(1 + min((leaf.ndim for leaf in arrays), default=0)):
+        if len({leaf.shape[:axes] for leaf in arrays}) > 1:
+            break
+        if any(0 in leaf.shape[:axes] for leaf in arrays):
+            break
+        try:
+            for member in _extreme_members(arrays, axes):
+                _construct(
+                    cls,
+                    jax.tree.map(
+                        lambda leaf: leaf[member] if isinstance(leaf, jax.Array) else leaf,  # noqa: B023
+                        module,
+                    ),
+                )
+            return
+        except (TypeError, ValueError) as error:
+            refusal = refusal or error
+    _refuse(f"{name} that its constructor takes", " ".join(str(refusal).split())[:200])
+
+
+def _extreme_members(arrays: list[Any], axes: int) -> set[tuple[int, ...]]:
+    """Where each array is least and greatest, or first not a number."""
+    found: set[tuple[int, ...]] = {(0,) * axes}
+    for leaf in arrays if axes else ():
+        values = np.asarray(leaf)
+        for place in (values.argmin(), values.argmax()):
+            index = np.unravel_index(place, values.shape)[:axes]
+            found.add(tuple(int(k) for k in index))
+    return found
+
+
+def _construct(cls: type[eqx.Module], module: Any) -> None:
+    """What `module` holds, given to the constructor of its class."""
+    taken = inspect.signature(cls.__init__).parameters
+    given = {field.name: getattr(module, field.name) for field in dataclasses.fields(module)}  # pyright: ignore[reportArgumentType]
+    if "potential_fn" in given:  # a field that cannot have the name of its argument: a method has
+        given["potential"] = given.pop("potential_fn")
+    cls(**{name: value for name, value in given.items() if name in taken})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from . import _checks, solvers
+from ._arrays import read_array
 from ._options import activation_named, environment, mesh_of, named, prepared
 from ._output import appearing_together, draw, interruptible, write_json
 from ._products import AbstractWeights
 from ._segments import near_divisor
 from .experiments import report
 from .invariants import energy, energy_drift
-from .io import save
+from .io import load, save
 from .model import CTRNN
+from .oscillator import Oscillator
 from .simulate import simulate
 from .spectra import dominant_frequency
 from .trajectory import Trajectory
@@ -219,7 +220,8 @@ def _network_and_states(settings: Settings, dtype: Any) -> tuple[CTRNN, jax.Arra
         try:
             bias = np.full(n, float(settings.bias))
         except ValueError:
-            bias = _read("--bias", Path(settings.bias))
+            bias = read_array("--bias", Path(settings.bias))
+            bias = bias.ravel() if bias.ndim == 2 and 1 in bias.shape else bias
         bias = jnp.asarray(bias, dtype)
     leak = None if settings.leak is None else jnp.asarray(settings.leak, dtype)
     activation = activation_named(settings.activation)
@@ -231,7 +233,7 @@ def _network_and_states(settings: Settings, dtype: Any) -> tuple[CTRNN, jax.Arra
         )
         _checks.positive("--amplitude", settings.amplitude)
         return rnn, settings.amplitude * jax.random.normal(key_states, (states, n), dtype)
-    x0 = np.atleast_2d(_read("--initial-states", settings.initial_states))
+    x0 = np.atleast_2d(_read("--initial-states", settings.initial_states, _states_of))
     if x0.ndim != 2 or x0.shape[1] != n:
         _checks.fail("--initial-states", f"shape (states, {n})", x0.shape)
     if settings.states not in (None, len(x0)):
@@ -241,7 +243,7 @@ def _network_and_states(settings: Settings, dtype: Any) -> tuple[CTRNN, jax.Arra
 
 def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
     assert settings.weights is not None
-    A = _read("--weights", settings.weights)
+    A = _read("--weights", settings.weights, _matrix_of)
     if A.ndim != 2 or A.shape[0] != A.shape[1]:
         _checks.fail("--weights", "a square matrix", f"shape {A.shape}")
     _checks.finite("--weights", A)
@@ -259,38 +261,45 @@ def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
     return DenseSkew(jnp.asarray(A / 2, dtype))
 
 
-def _read(option: str, path: Path) -> np.ndarray:
-    """One real, floating-point array from a file."""
+def _read(option: str, path: Path, part: Callable[[Any], Any]) -> np.ndarray:
+    """An array out of a file of numbers, or the part of a file of this library that is meant."""
+    if path.suffix.lower() != ".ctrnn":
+        return read_array(option, path)
     if not path.is_file():
         _checks.fail(option, "an existing file", str(path))
-    suffix = path.suffix.lower()
+    before = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        if suffix == ".npy":
-            array = np.load(path, allow_pickle=False)
-        elif suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                if len(archive.files) != 1:
-                    got = f"{len(archive.files)} arrays: {', '.join(archive.files)}"
-                    _checks.fail(option, "an .npz file of one array", got)
-                array = archive[archive.files[0]]
-        elif suffix == ".csv":
-            array = np.loadtxt(path, delimiter=",", ndmin=2)
-            array = array[0] if option == "--bias" and array.shape[0] == 1 else array
-            array = array[:, 0] if option == "--bias" and array.ndim == 2 else array
-        else:
-            _checks.fail(option, "a .npy, .npz or .csv file", path.name)
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        if str(error).startswith(option):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        _checks.fail(option, f"a readable {suffix} file of numbers", f"{path.name}: {reason}")
-    if array.dtype.kind in "iu":
-        array = array.astype(float)
-    if array.dtype.kind != "f":
-        _checks.fail(option, "real numbers", f"dtype {array.dtype}")
-    if array.dtype.itemsize < 4:  # half precision: its rounding is no measure for the matrix
-        array = array.astype(np.float32)
-    return array
+        jax.config.update("jax_enable_x64", True)  # or files of float64 could not be loaded
+        found = load(path)
+        array = part(found)
+        if array is None:
+            expected = "weights, a network or an oscillator"
+            if part is _states_of:
+                expected = "a trajectory with states, an oscillator or an array"
+            _checks.fail(option, f"a file with {expected}", type(found).__name__)
+        return np.asarray(array)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def _matrix_of(found: Any) -> Any:
+    found = found.rnn if isinstance(found, Oscillator) else found
+    found = found.weights if isinstance(found, CTRNN) else found
+    if isinstance(found, AbstractWeights):
+        parameters = [leaf.ndim for leaf in jax.tree.leaves(found)]
+        return found.as_matrix() if max(parameters) < 3 else None
+    return found if isinstance(found, jax.Array) else None
+
+
+def _states_of(found: Any) -> Any:
+    """The last states of a trajectory, whatever its leading axes; an oscillator's initial one."""
+    if isinstance(found, Trajectory):
+        return None if found.xs is None else found.xs[..., -1, :].reshape(-1, found.xs.shape[-1])
+    return (
+        found.x0
+        if isinstance(found, Oscillator)
+        else (found if isinstance(found, jax.Array) else None)
+    )
 
 
 def _measure(rnn: CTRNN, trajectory: Trajectory, interval: float) -> dict[str, Any]:

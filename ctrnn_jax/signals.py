@@ -1,9 +1,12 @@
-"""Sampled signals as files: .npy, .csv and .wav."""
+"""Sampled signals as files: .npy, .npz, .csv and .wav."""
 
 from __future__ import annotations
 
-import re
+import dataclasses
+import math
+import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,59 +14,128 @@ import numpy as np
 from scipy.io import wavfile
 
 from . import _checks
+from ._arrays import numpy_array
 from ._output import appearing
+from ._tables import read_table
+from ._times import even_interval, split_table
 
 FORMATS = (".npy", ".csv", ".wav")
-# Of a step: times are often rounded, but a missing sample must not pass.
-_JITTER = 0.05
 _PEAK = 0.9
+_MOST_RATE = 2**32 - 1  # bytes a second, in the header of a .wav file
+
+
+@dataclasses.dataclass(frozen=True)
+class Signal:
+    """A signal as it was read.
+
+    Attributes:
+        samples: (S,) or (S, channels), float64.
+        dt: sampling interval in seconds, or None where the file does not say it.
+        names: of the channels, "" for one without a name.
+    """
+
+    samples: np.ndarray
+    dt: float | None
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        count = len(self.names)
+        named = ", ".join(name or str(k) for k, name in enumerate(self.names))
+        what = f"{len(self.samples)} samples of {count} channel{'s' * (count > 1)} ({named})"
+        return what if self.dt is None else f"{what}, {self.dt:.6g} s apart"
 
 
 def known_format(option: str, path: Path) -> str:
-    """The file's ending, out of those that are known."""
+    """The file's ending, out of those that are written."""
     if path.suffix.lower() not in FORMATS:
         _checks.fail(option, "a .npy, .csv or .wav file", path.name)
     return path.suffix.lower()
 
 
-def read_signal(option: str, path: Path) -> tuple[np.ndarray, float | None]:
-    """Samples (S,) or (S, channels) in float64, and the sampling interval where the file says it.
+def read_signal(
+    path: str | os.PathLike[str],
+    *,
+    columns: Sequence[str | int] | None = None,
+    time_column: str | int | None = None,
+    time_unit: str | None = None,
+    array: str | None = None,
+    decimal: str | None = None,
+    header: bool | None = None,
+    name: str = "path",
+) -> Signal:
+    """Samples, sampling interval and names of the channels out of a file.
 
-    A .csv file may have a header line and comments (#), and commas, semicolons (then decimal
-    commas are understood too) or blanks between its columns. A first column named t or time, in
-    seconds, gives the interval, as the rate of a .wav file does, whose integers become -1 to 1.
+    A .csv file may have names, units, a preamble and comments above its numbers; tabs, semicolons,
+    commas or blanks between them; decimal points or commas; and any encoding of spreadsheets. A
+    column of times (t, time, timestamp, date, ms, ...; without a unit in seconds; also dates, or
+    an epoch, whose unit its size tells) gives the interval. A column that counts up by one and has
+    no name, or index, rownames or Unnamed: 0, is no channel. What a file leaves open is refused,
+    with the option that decides. The rate of a .wav file gives the interval, and its integers
+    become -1 to 1.
+
+    Args:
+        path: a .npy, .npz, .csv or .wav file.
+        columns: channels by name or by position in the file, from 0; all of them unless given.
+        time_column: the column of times, by name or position, where its name does not tell.
+        time_unit: "s", "ms", "us", "ns", "min" or "h", where the file does not tell.
+        array: which array of an .npz file, where there are several.
+        decimal: "." or ",", where the file leaves it open.
+        header: whether the first of all lines of numbers holds names, where that is open.
+        name: how messages call the file.
 
     Raises:
-        ValueError: naming `option`, where there is no such file or no signal in it.
+        ValueError: where there is no such file or no signal in it: missing or infinite samples,
+            words, uneven times; the message names line and column.
+
+    Example:
+        >>> signal = ct.read_signal("scope.csv")
+        >>> oscillator, report = ct.fit_signal(signal.samples, signal.dt)
     """
-    suffix = known_format(option, path)
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", ".npz", ".csv", ".wav"):
+        _checks.fail(name, "a .npy, .npz, .csv or .wav file", path.name)
     if not path.is_file():
-        _checks.fail(option, "an existing file", str(path))
-    dt = None
-    try:
-        if suffix == ".npy":
-            y = np.load(path, allow_pickle=False)
-        elif suffix == ".csv":
-            names, y = _table(path.read_text(encoding="utf-8-sig"))
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of further chunks
-                rate, y = wavfile.read(path)
-            y, dt = _unit_range(y), 1 / rate
-    except Exception as error:  # damaged bytes make numpy and scipy raise many kinds
-        reason = " ".join(str(error).split())[:200]
-        _checks.fail(option, f"a readable {suffix} file", f"{path.name}: {reason}")
-    if y.dtype.kind not in "iuf":
-        _checks.fail(option, "real numbers", f"dtype {y.dtype}")
-    y = y.astype(np.float64)
+        _checks.fail(name, "an existing file", str(path))
+    if decimal is not None:
+        _checks.one_of("decimal", decimal, (".", ","))
+    if array is not None and suffix != ".npz":
+        _checks.fail("array", "none where the file is no .npz file", repr(array))
+    for option, value in {"time_column": time_column, "time_unit": time_unit, "decimal": decimal,
+                          "header": header}.items():  # fmt: skip
+        if value is not None and suffix != ".csv":
+            _checks.fail(option, "none where the file is no .csv file", repr(value))
+    dt, names = None, None
     if suffix == ".csv":
-        y, dt = _without_time(option, names, y)
+        table = read_table(name, path.read_bytes(), decimal=decimal, header=header)
+        y, times, names = split_table(table, columns, time_column, time_unit)
+        if len(y) < 4:
+            _checks.fail(name, "at least 4 samples", len(y))
+        dt = None if times is None else even_interval(table, times)
+    elif suffix == ".wav":
+        y, dt = _wav(name, path)
+    else:
+        y = numpy_array(name, path, array)
+    if names is None:
+        y = y.astype(np.float64)
+        y = _positions(name, y, columns) if columns is not None else y
+        names = ("",) * (y.shape[1] if y.ndim == 2 else 1)
     if y.ndim not in (1, 2) or 0 in y.shape or (y.ndim == 2 and y.shape[1] > y.shape[0]):
-        _checks.fail(option, "samples (S,) or (S, channels)", f"shape {y.shape}")
+        _checks.fail(name, "samples (S,) or (S, channels)", f"shape {y.shape}")
     if len(y) < 4:
-        _checks.fail(option, "at least 4 samples", len(y))
-    _checks.finite(option, y)
-    return (y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y), dt
+        _checks.fail(name, "at least 4 samples", len(y))
+    _checks.finite(name, y)
+    return Signal(y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y, dt, tuple(names))
+
+
+def wav_rate(option: str, rate: float, channels: int) -> int:
+    """Whole samples a second, as many as the header of a .wav file holds."""
+    whole, most = round(rate), _MOST_RATE // (2 * channels)
+    if not 1 <= whole <= most:
+        _checks.fail(option, f"1 to {most} samples a second for .wav", f"{rate:.9g}")
+    if not math.isclose(rate, whole, rel_tol=1e-6):
+        _checks.fail(option, "a whole number of samples a second for .wav", f"{rate:.9g}")
+    return whole
 
 
 def write_signal(path: Path, y: np.ndarray, dt: float) -> None:
@@ -74,6 +146,9 @@ def write_signal(path: Path, y: np.ndarray, dt: float) -> None:
     range.
     """
     suffix = known_format("path", path)
+    rate = 0
+    if suffix == ".wav":
+        rate = wav_rate("dt", 1 / dt, y.shape[1])
     with appearing(path) as temporary, open(temporary, "wb") as file:
         if suffix == ".npy":
             np.save(file, y)
@@ -85,55 +160,27 @@ def write_signal(path: Path, y: np.ndarray, dt: float) -> None:
         else:
             peak = np.abs(y).max()
             scaled = y.astype(np.float64) * (_PEAK / peak if peak > 0 else 0)
-            wavfile.write(file, round(1 / dt), np.rint(32767 * scaled).astype(np.int16))
+            wavfile.write(file, rate, np.rint(32767 * scaled).astype(np.int16))
 
 
-def _table(text: str) -> tuple[list[str], np.ndarray]:
-    """Names of the columns, if there are any, and numbers (rows, columns)."""
-    lines = [line.split("#")[0].strip() for line in text.splitlines()]
-    lines = [line for line in lines if line]
-    if not lines:
-        raise ValueError("no numbers")
-    delimiter = next((d for d in ";," if d in lines[-1]), None)
-    if delimiter == ";":
-        lines = [line.replace(",", ".") for line in lines]
-    names = [name.strip(" \t\"'") for name in lines[0].split(delimiter)]
-    if all(_is_number(name) for name in names):
-        names = []
-    return names, np.loadtxt(lines[bool(names) :], delimiter=delimiter, ndmin=2)
+def _positions(name: str, y: np.ndarray, columns: Sequence[str | int]) -> np.ndarray:
+    """Channels of a file that has no names."""
+    count = y.shape[1] if y.ndim == 2 else 1
+    for column in columns:
+        if not str(column).isdecimal() or int(column) >= count:
+            _checks.fail("columns", f"positions from 0 to {count - 1}", repr(column))
+    return y.reshape(len(y), -1)[:, [int(column) for column in columns]]
 
 
-def _is_number(text: str) -> bool:
+def _wav(name: str, path: Path) -> tuple[np.ndarray, float]:
     try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _without_time(
-    option: str, names: list[str], columns: np.ndarray
-) -> tuple[np.ndarray, float | None]:
-    """The columns less one of times, and the interval of these."""
-    first = names[0].lower() if names else ""
-    if not re.match(r"(t|time)\b|time_", first):
-        return columns, None
-    if not re.fullmatch(r"(t|time)[\s_]*[\[(]?(s|sec|second|seconds)?[\])]?", first):
-        _checks.fail(option, "times in seconds, such as a column 'time [s]'", repr(names[0]))
-    if columns.shape[1] < 2:
-        _checks.fail(option, "a column of samples beside that of times", "none")
-    times = columns[:, 0]
-    _checks.finite(option, times)
-    if len(times) < 4:
-        _checks.fail(option, "at least 4 samples", len(times))
-    dt = float(times[-1] - times[0]) / (len(times) - 1)
-    if not dt > 0:
-        _checks.fail(option, "times that rise", f"from {times[0]:g} to {times[-1]:g}")
-    off = np.abs(times - times[0] - dt * np.arange(len(times)))
-    if off.max() > _JITTER * dt:
-        got = f"{times[off.argmax()]:g} s, which is {off.max() / dt:.2g} steps of {dt:.4g} s off"
-        _checks.fail(option, "evenly spaced times", got)
-    return columns[:, 1:], dt
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of further chunks
+            rate, y = wavfile.read(path)
+        return _unit_range(y), 1 / rate
+    except Exception as error:  # damaged bytes make scipy raise many kinds
+        reason = " ".join(str(error).split())[:200]
+        _checks.fail(name, "a readable .wav file", f"{path.name}: {reason}")
 
 
 def _unit_range(y: Any) -> np.ndarray:

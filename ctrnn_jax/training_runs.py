@@ -23,7 +23,7 @@ from .fit_spectrum import fit_spectrum
 from .io import load, save
 from .orbits import natural_frequencies
 from .oscillator import Oscillator
-from .signals import known_format, read_signal, write_signal
+from .signals import known_format, read_signal, wav_rate, write_signal
 from .simulate import simulate
 from .solvers import PoissonSplitting
 from .spectra import dominant_frequency
@@ -41,6 +41,12 @@ class TrainSettings:
     out: Path
     frequency: list[float] | None
     signal: Path | None
+    columns: list[str] | None
+    time_column: str | None
+    time_unit: str | None
+    array: str | None
+    decimal: str | None
+    header: bool | None
     dt: float | None
     hold_out: float | None
     neurons: int | None
@@ -65,9 +71,10 @@ class TrainSettings:
 
 
 # Where an option has no meaning, silence would suggest that it has one.
+_READING = ("columns", "time_column", "time_unit", "array", "decimal", "header")
 _IDLE = {
-    "frequency": ("dt", "hold_out"),
-    "chord": ("dt", "hold_out", "steps"),
+    "frequency": ("dt", "hold_out", *_READING),
+    "chord": ("dt", "hold_out", "steps", *_READING),
     "signal": ("amplitude",),
 }
 _NAMES = {"frequency": "one --frequency", "chord": "several --frequency", "signal": "--signal"}
@@ -111,9 +118,8 @@ def generate_to_file(
     assert oscillator.max_step is not None
     if dt is None:
         dt = 1 / _WAV_RATE if suffix == ".wav" else oscillator.max_step
-    if suffix == ".wav" and not math.isclose(1 / dt, max(round(1 / dt), 1), rel_tol=1e-6):
-        option = "--dt" if rate is None else "--rate"
-        _checks.fail(option, "a whole number of samples a second for .wav", f"{1 / dt:.9g}")
+    if suffix == ".wav":
+        wav_rate("--dt" if rate is None else "--rate", 1 / dt, oscillator.readout.shape[0])
 
     size = round(duration / dt)
     values = size * max(oscillator.readout.shape)
@@ -189,7 +195,17 @@ def _frequency(settings: TrainSettings) -> _Result:
 
 def _signal(settings: TrainSettings) -> _Result:
     assert settings.signal is not None
-    y, known = read_signal("--signal", settings.signal)
+    read = read_signal(
+        settings.signal,
+        columns=_columns(settings.columns),
+        time_column=settings.time_column,
+        time_unit=settings.time_unit,
+        array=settings.array,
+        decimal=settings.decimal,
+        header=settings.header,
+        name="--signal",
+    )
+    y, known = read.samples, read.dt
     dt = settings.dt
     if dt is not None:
         dt = _checks.positive_float("--dt", dt)
@@ -199,12 +215,18 @@ def _signal(settings: TrainSettings) -> _Result:
         _checks.fail("--dt", f"none, or the {known:.6g} s that {settings.signal.name} has", dt)
     dt = known or dt
     assert dt is not None
+    print(f"read {settings.signal.name}: {read}")
     options = _options(settings)
     oscillator, report = fit_signal(y, dt, progress=settings.progress, **options)
     made = _generated(oscillator, dt, len(y))
     return _Result(
         oscillator, report, dt, y.reshape(made.shape), made, [], int(report.training_samples)
     )
+
+
+def _columns(given: list[str] | None) -> list[str] | None:
+    """--columns a,b is --columns a --columns b."""
+    return [name.strip() for names in given for name in names.split(",")] if given else None
 
 
 def _closest(lines: list[float]) -> float:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import X64
@@ -98,7 +99,7 @@ BAD = [
     (["--skew-part"], "--skew-part: expected a matrix in --weights, got none"),
     (["--weights", "general.npy"], "a symmetric part of size"),
     (["--weights", "flat.npy"], "--weights: expected a square matrix, got shape (4,)"),
-    (["--weights", "words.csv"], "--weights: expected a readable .csv file of numbers"),
+    (["--weights", "words.csv"], "--weights: expected rows of numbers"),
     (["--weights", "broken.npz"], "--weights: expected a readable .npz file"),
     (["--weights", "notes.txt"], "--weights: expected a .npy, .npz or .csv file, got notes.txt"),
     (["--initial-states", "general.npy"], "--states: expected the 4 states"),
@@ -125,6 +126,20 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.count("\n") == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_its_own_files_are_weights_and_states(tmp_path):
+    rnn = ct.CTRNN(ct.BlockSkew(jnp.array([1.0, 2.0], jnp.float32)))
+    x0 = jnp.ones((3, 4), jnp.float32)
+    ct.save(tmp_path / "network.ctrnn", rnn)
+    ct.save(tmp_path / "run.ctrnn", ct.simulate(rnn, x0, dt=0.1, num_steps=5))
+    options = ["--weights", "network.ctrnn", "--initial-states", "run.ctrnn", "--out", "o"]
+    done = ctrnn(tmp_path, "simulate", "--steps", "2", *options)
+    assert done.returncode == 0, done.stderr
+    first, then = (ct.load(tmp_path / name) for name in ("run.ctrnn", "o/trajectory.ctrnn"))
+    assert first.xs is not None and np.array_equal(first.xs[:, -1], then.xs[:, 0])
+    matrix = ct.load(tmp_path / "o" / "network.ctrnn").weights.as_matrix()
+    assert np.array_equal(matrix, rnn.weights.as_matrix())
 
 
 @pytest.mark.parametrize("option", ["--skew-part", "--unconstrained"])

@@ -209,6 +209,20 @@ def test_traced_arrays_are_refused(tmp_path):
         eqx.filter_jit(lambda rnn: save(tmp_path / "rnn", rnn))(CTRNN(BlockSkew.init(KEY, 2)))
 
 
+def test_what_equinox_can_save_is_named(tmp_path):
+    for bad in (CustomActivation(jnp.sin), Foreign()):
+        with pytest.raises(TypeError, match=r"eqx\.tree_serialise_leaves"):
+            save(tmp_path / "bad", bad)
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "a")
+    for obj in (1, 2):
+        save(tmp_path / "link", obj)
+        assert (tmp_path / "link").is_symlink() and load(tmp_path / "real" / "a") == obj
+
+
 def test_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"path: expected .*{tmp_path / 'no'}"):
         save(tmp_path / "no" / "rnn", 1)
@@ -378,6 +392,9 @@ def array(header):
         (lambda h, m: fields(h).update(extra=1), "got .*'extra'"),
         (lambda h, m: fields(h).update(bias={"set": []}), "got {'set': "),
         (lambda h, m: fields(h).update(bias=1.5), "got 1.5"),
+        (lambda h, m: fields(h).update(weights="A"), "CTRNN that its constructor takes"),
+        (lambda h, m: fields(h).update(form="spiking"), "form: expected one of"),
+        (lambda h, m: fields(h).update(leak="0.5"), "an array as leak of CTRNN, got str"),
         (lambda h, m: array(h).__setitem__(1, "int32"), "of int32 .*, got float"),
         (lambda h, m: array(h).__setitem__(1, "object"), "got object"),
         (lambda h, m: array(h).__setitem__(2, [1, 2]), r"\(1, 2\), got .*\(2,\)"),

@@ -10,7 +10,8 @@ import ctrnn_jax
 PACKAGE = Path(ctrnn_jax.__file__).parent
 LAYERS = [
     {"_types", "_checks", "_output", "_size_rules"},
-    {"activations", "_products", "weights", "spectra", "harmonics", "signals"},
+    {"activations", "_products", "weights", "spectra", "harmonics"},
+    {"_tables", "_arrays", "_times", "signals"},
     {"model", "trajectory"},
     {"invariants"},
     {"solvers"},
@@ -27,6 +28,10 @@ WITHIN = [
     "_checks",
     "_products",
     "weights",
+    "_tables",
+    "_arrays",
+    "_times",
+    "signals",
     "_segments",
     "_stepping",
     "_fixed",
@@ -75,7 +80,7 @@ def test_imports_only_go_down():
 
 
 def test_import_loads_no_plotting_and_no_command_line():
-    heavy = ("matplotlib", "typer", "tqdm")
+    heavy = ("matplotlib", "typer", "tqdm", "pandas")
     code = f"import sys, ctrnn_jax; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -149,7 +149,8 @@ def test_signals_round_trip(tmp_path, name, dtype):
     y[7] = 1
     write_signal(tmp_path / name, y, 1 / 8000)
     assert _files(tmp_path) == {name}
-    again, dt = read_signal("--signal", tmp_path / name)
+    read = read_signal(tmp_path / name)
+    again, dt = read.samples, read.dt
     assert again.dtype == np.float64 and again.shape == y.shape
     if name == "y.wav":
         assert dt == 1 / 8000 and np.allclose(again, 0.9 * y, atol=1e-4)
@@ -162,7 +163,7 @@ def test_signals_round_trip(tmp_path, name, dtype):
     "text,shape,dt",
     [
         ("1\n2\n3\n4\n5\n", (5,), None),
-        ("1,2\n3,4\n5,6\n7,8\n", (4, 2), None),
+        ("1,2.5\n3,4\n5,6\n8,8\n", (4, 2), None),
         ("# made by hand\nvoltage\n1 # first\n2\n\n3\n4\n", (4,), None),
         ("\ufeffTime (s);volt\n0,5;1,5\n1,0;2\n1,5;3\n2,0;4\n", (4,), 0.5),
         ('"t",a,b\n0.0,1,2\n0.3333,3,4\n0.6667,5,6\n1.0,7,8\n', (4, 2), 1 / 3),
@@ -172,7 +173,8 @@ def test_signals_round_trip(tmp_path, name, dtype):
 )
 def test_csv_dialects(tmp_path, text, shape, dt):
     (tmp_path / "y.csv").write_text(text, encoding="utf-8")
-    y, found = read_signal("--signal", tmp_path / "y.csv")
+    read = read_signal(tmp_path / "y.csv")
+    y, found = read.samples, read.dt
     assert y.shape == shape and (found is None) == (dt is None)
     assert dt is None or np.isclose(found, dt)
 
@@ -182,7 +184,8 @@ def test_csv_dialects(tmp_path, text, shape, dt):
 def test_wav_samples_are_scaled(tmp_path, dtype, zero, full):
     samples = (np.array([0, 0.5, -0.5, -1]) * full + zero).astype(dtype)
     wavfile.write(tmp_path / "y.WAV", 100, samples)
-    y, dt = read_signal("--signal", tmp_path / "y.WAV")
+    read = read_signal(tmp_path / "y.WAV")
+    y, dt = read.samples, read.dt
     assert dt == 0.01 and np.array_equal(y, [0, 0.5, -0.5, -1])
 
 
@@ -207,11 +210,12 @@ BAD = [
     (["train", "--signal", "a.csv", "--dt", "0"], "--dt: expected a finite number > 0, got 0.0"),
     (["train", "--signal", "t.csv", "--dt", "1"], "--dt: expected none, or the 0.5 s that t.csv"),
     (["train", "--signal", "no.csv"], "--signal: expected an existing file, got no.csv"),
-    (["train", "--signal", "y.txt"], "--signal: expected a .npy, .csv or .wav file, got y.txt"),
+    (["train", "--signal", "y.txt"], "--signal: expected a .npy, .npz, .csv or .wav file, got y"),
+    (["train", "--frequency", "1", "--array", "a"], "--array: expected none with one --frequency"),
     (["train", "--signal", "uneven.csv"], "--signal: expected evenly spaced times, got"),
-    (["train", "--signal", "ms.csv"], "--signal: expected times in seconds"),
-    (["train", "--signal", "words.csv"], "--signal: expected a readable .csv file, got words.csv"),
-    (["train", "--signal", "empty.csv"], "--signal: expected a readable .csv file, got empty.csv"),
+    (["train", "--signal", "ms.csv"], "--signal: expected times in s, ms, us, ns, min or h"),
+    (["train", "--signal", "words.csv"], "--signal: expected rows of numbers, got 'c,d' in line 2"),
+    (["train", "--signal", "empty.csv"], "--signal: expected rows of numbers, got none"),
     (["train", "--signal", "bad.wav"], "--signal: expected a readable .wav file, got bad.wav"),
     (["train", "--signal", "bad.npy"], "--signal: expected a readable .npy file, got bad.npy"),
     (["train", "--signal", "nan.npy"], "--signal: expected finite values, got 1 non-finite of 9"),
@@ -226,6 +230,7 @@ BAD = [
     ([*GENERATE, "--dt", "1e9", "--duration", "1e10"], "--duration: expected at most 2^28 values"),
     ([*GENERATE, "--out", "o.mp3"], "--out: expected a .npy, .csv or .wav file, got o.mp3"),
     ([*GENERATE, "--out", "o.wav", "--rate", "9.5"], "--rate: expected a whole number of samples"),
+    ([*GENERATE, "--out", "o.wav", "--rate", "3e9"], "--rate: expected 1 to 1073741823 samples"),
     (["generate", "no.ctrnn", "--duration", "1"], "MODEL: expected an existing file, got no.ctrnn"),
     (["generate", "rnn.ctrnn", "--duration", "1"], "MODEL: expected a file with an Oscillator"),
     (["generate", "ensemble.ctrnn", "--duration", "1"], "MODEL: expected one Oscillator, got an"),
@@ -237,7 +242,7 @@ BAD = [
 def test_bad_input_is_one_line_and_leaves_nothing(ctrnn, tmp_path):
     texts = {
         "a.csv": "1\n2\n3\n4\n", "t.csv": "t,y\n0,1\n0.5,1\n1,2\n1.5,1\n", "y.txt": "1\n2\n3\n4\n",
-        "uneven.csv": "t,y\n0,1\n1,2\n3,3\n4,4\n", "ms.csv": "time [ms],y\n0,1\n1,2\n2,3\n3,4\n",
+        "uneven.csv": "t,y\n0,1\n1,2\n3,3\n4,4\n", "ms.csv": "time [years],y\n0,1\n1,2\n2,3\n3,4\n",
         "words.csv": "a,b\nc,d\n", "empty.csv": "", "bad.wav": "RIFF", "bad.npy": "numpy",
     }  # fmt: skip
     for name, text in texts.items():
