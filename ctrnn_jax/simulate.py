@@ -27,7 +27,7 @@ from .solvers import DiscreteGradient, Projected
 from .trajectory import Trajectory
 
 ADJOINTS = ("checkpointed", "direct", "reversible")
-_MAX_STEPS = 2**31 - 2
+MAX_STEPS = 2**31 - 2
 _NO_METER = diffrax.NoProgressMeter()
 
 
@@ -63,9 +63,10 @@ def simulate(
         solver: any diffrax solver of ordinary differential equations, or one of this package.
         save_every: the initial state and every `save_every`-th step are saved; what lies
             between takes no memory.
-        rtol, atol: relative and absolute tolerance. Given, the solver chooses its own step
-            sizes, for each trajectory by itself, and `dt` only spaces the grid of steps on which
-            saves, `fold` and `max_norm` work. One left out equals the other.
+        rtol, atol: relative and absolute tolerance; one of them may be 0. Given, the solver
+            chooses its own step sizes, for each trajectory by itself, and `dt` only spaces the
+            grid of steps on which saves, `fold` and `max_norm` work. One left out equals the
+            other.
         observe: `observe(t, x) -> PyTree` for one state x (n,), evaluated at every save.
         keep_states: False returns no states, only what `observe` and `fold` make of them.
         fold: `(init, update)`, `update(carry, t, x) -> carry` for one state: sees every step from
@@ -109,8 +110,8 @@ def simulate(
     num_steps = _checks.integer("num_steps", num_steps, 1)
     if num_steps % save_every:
         _checks.fail("num_steps", f"a multiple of save_every = {save_every}", num_steps)
-    if num_steps > _MAX_STEPS:
-        _checks.fail("num_steps", f"at most {_MAX_STEPS}", num_steps)
+    if num_steps > MAX_STEPS:
+        _checks.fail("num_steps", f"at most {MAX_STEPS}", num_steps)
     check_solver(solver)
     if isinstance(solver, DiscreteGradient | Projected) and rnn.is_conservative:
         energy(rnn, x0)  # refuses a bias for which there is no energy to keep
@@ -155,9 +156,19 @@ def _tolerances(solver: Any, rtol: Any, atol: Any, dtype: Any) -> tuple[Scalar, 
         expected = "an adaptive solver where rtol or atol is given"
         _checks.fail("solver", expected, type(solver).__name__)
     # One left out equals the other, but each is checked under its own name.
-    second: Any = None if atol is None else _checks.positive("atol", atol, dtype)
-    first = second if rtol is None else _checks.positive("rtol", rtol, dtype)
-    return first, first if second is None else second
+    second: Any = None if atol is None else _tolerance("atol", atol, dtype)
+    first = second if rtol is None else _tolerance("rtol", rtol, dtype)
+    second = first if second is None else second
+    if not (_checks.is_traced(first) or _checks.is_traced(second)) and first == second == 0:
+        _checks.fail("rtol and atol", "one of them above 0", "0 for both")
+    return first, second
+
+
+def _tolerance(name: str, value: Any, dtype: Any) -> Scalar:
+    tolerance = _checks.real(name, value, dtype)
+    if not _checks.is_traced(value) and not value >= 0:
+        _checks.fail(name, "a finite number >= 0", value)
+    return tolerance
 
 
 def _fold_pair(fold: Any) -> tuple[Any, Callable]:
