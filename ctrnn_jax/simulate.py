@@ -121,7 +121,7 @@ def simulate(
         _checks.fail("solver", expected, type(solver).__name__)
     tolerances = _tolerances(solver, rtol, atol, x0.dtype)
     if observe is not None:
-        _checks.function("observe", observe)
+        _checks.compiled_function("observe", observe)
     initial, update = (None, None) if fold is None else _fold_pair(fold)
     _checks.flag("keep_states", keep_states)
     if max_norm is not None:
@@ -161,7 +161,8 @@ def _tolerances(solver: Any, rtol: Any, atol: Any, dtype: Any) -> tuple[Scalar, 
     second = first if second is None else second
     if not (_checks.is_traced(first) or _checks.is_traced(second)) and first == second == 0:
         _checks.fail("rtol and atol", "one of them above 0", "0 for both")
-    return first, second
+    # A component that rests at 0 has an error of 0, which is within any tolerance: not 0/0.
+    return first, jnp.maximum(second, jnp.asarray(jnp.finfo(dtype).tiny, dtype))
 
 
 def _tolerance(name: str, value: Any, dtype: Any) -> Scalar:
@@ -175,7 +176,10 @@ def _fold_pair(fold: Any) -> tuple[Any, Callable]:
     if not isinstance(fold, tuple) or len(fold) != 2:
         _checks.fail("fold", "a pair (init, update)", type(fold).__name__, TypeError)
     init, update = fold
-    _checks.function("fold", update, "a function update(carry, t, x) as its second part")
+    expected = "a function update(carry, t, x) as its second part"
+    _checks.compiled_function("fold", update, expected)
+    if callable(init):
+        _checks.compiled_function("fold", init, "a PyTree or a function as its first part")
     # Python numbers as weakly typed arrays: another value is not another compilation.
     return init if callable(init) else jax.tree.map(jnp.asarray, init), update
 
