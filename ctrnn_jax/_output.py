@@ -41,7 +41,8 @@ def interruptible() -> Iterator[None]:
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     numbers = (signal.SIGINT, signal.SIGTERM)
-    threading.Thread(target=_end_process, args=(receiver, numbers), daemon=True).start()
+    waiting = threading.Thread(target=_end_process, args=(receiver, numbers), daemon=True)
+    waiting.start()
     handlers = [signal.signal(number, lambda *_: None) for number in numbers]
     previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     try:
@@ -51,6 +52,7 @@ def interruptible() -> Iterator[None]:
         for number, handler in zip(numbers, handlers, strict=True):
             signal.signal(number, handler)
         sender.close()
+        waiting.join()  # for good, where a signal has come
 
 
 def _end_process(receiver: socket.socket, numbers: tuple[int, ...]) -> None:

@@ -22,7 +22,7 @@ _PEAK = 0.9
 def known_format(option: str, path: Path) -> str:
     """The file's ending, out of those that are known."""
     if path.suffix.lower() not in FORMATS:
-        _checks.fail(option, "a .npy, .csv or .wav file", path.name)
+        _checks.fail(option, "a .npy, .csv or .wav file", path.name or path)
     return path.suffix.lower()
 
 

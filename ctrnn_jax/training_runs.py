@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _checks
-from ._options import activation_named, environment, prepared, seed_of
+from ._options import activation_named, environment, fits, prepared, seed_of
 from ._output import appearing_together, draw, place_for, write_json
 from .fit_frequency import fit_frequency
 from .fit_signal import fit_signal
@@ -125,6 +125,9 @@ def generate_to_file(
         _checks.fail(
             "--duration", f"at most 2^28 values and 2^31 steps of {oscillator.max_step:.4g} s", got
         )
+    # The states, two copies of the signal and a table of it; a number of a .csv has 25 characters.
+    stored = 25 if suffix == ".csv" else 8
+    fits(f"{size} samples", 40.0 * values, stored * size * oscillator.readout.shape[0], out)
     y = np.asarray(oscillator.generate(dt, size - 1))
     _checks.finite("the signal", y)
     write_signal(out, y, dt)
@@ -137,6 +140,8 @@ def _train_to_folder(settings: TrainSettings) -> None:
     for name in _IDLE[kind]:
         if (value := getattr(settings, name)) is not None:
             _checks.fail(f"--{name.replace('_', '-')}", f"none with {_NAMES[kind]}", value)
+    n = 16 if settings.neurons is None else settings.neurons
+    fits(f"{n} neurons", 64.0 * n**2, 8.0 * n**2, settings.out)
     start = time.perf_counter()
     result = _signal(settings) if kind == "signal" else _frequency(settings)
     orbit = _orbit(result)

@@ -49,7 +49,8 @@ FILES = ["skew.npy", "skew.csv", "states.npy", "vector.npy", "vector.csv", "nan.
          "words.csv", "binary.csv", "empty.csv", "broken.npz", "two.npz", "good.npz", "folder.npy",
          "folder", "notes.txt", "m.ctrnn", "rnn.ctrnn", "half.ctrnn", "junk.ctrnn", "missing.npy",
          "report.json", "nested.json", "list.json", "y.csv", "t.csv", "tone.wav", "short.wav",
-         "half.wav", "/dev/null", "/proc/x/y", "notes.txt/x", "é.npy", "x" * 300, "", "."]  # fmt: skip
+         "half.wav", "/dev/null", "/proc/x/y", "notes.txt/x", "é.npy", "x" * 300,
+         "", "."]  # fmt: skip
 OUT = ["o", "deep/er/o", "folder", *FILES, *WORDS]
 SOLVERS = ["euler", "rk4", "discrete_gradient", "poisson_splitting:4", "poisson_splitting:99"]
 SOLVERS += ["exact_linear", "projected:heun", "projected:", "kvaerno3", ":", "rk4:2", *WORDS]

@@ -158,7 +158,7 @@ def _configs(chosen: list[str], changes: dict[str, str]) -> dict[str, Any]:
 def _value(key: str, text: str, kind: Any) -> Any:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         _checks.fail(f"changes {key}", _in_words(kind), repr(text))
     try:
         return _as_kind(value, kind)
