@@ -54,6 +54,7 @@ def seed_of(seed: int) -> int:
 
 def fits(what: str, memory: float, disk: float, out: Path) -> None:
     """Refuse what cannot fit, in bytes, before it is begun."""
+    memory, disk = (float(min(size, 1e30)) for size in (memory, disk))  # also of absurd integers
     available, free = _available_memory(), shutil.disk_usage(place_for(out)).free
     if available is not None and memory > available:
         expected = f"a run that fits into the {available / 1e9:.3g} GB of memory available"

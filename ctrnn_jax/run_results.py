@@ -182,7 +182,9 @@ def pictures(rnn: CTRNN, trajectory: Trajectory, part: Part) -> dict[str, Callab
         "time_series": titled(one, plot.time_series, first, neurons=range(min(3, rnn.size)))
     }
     if rnn.size == 2:
-        found["phase_portrait"] = titled(title(len(start.xs), start), plot.phase_portrait, start)
+        found["phase_portrait"] = titled(
+            title(len(start.stopped_at), start), plot.phase_portrait, start
+        )
     elif rnn.size > 1:
         found["phase_portrait"] = titled(one, plot.phase_portrait, first)
     if _has_energy(rnn) and (np.asarray(trajectory.stopped_at) != 0).any():

@@ -241,7 +241,7 @@ def _network_and_states(settings: Settings, dtype: Any, saves: int) -> tuple[CTR
             bias = np.full(n, float(settings.bias))
         except ValueError:
             bias = _read("--bias", Path(settings.bias))
-        bias = jnp.asarray(bias, dtype)
+        bias = _finite("--bias", bias, dtype)
     leak = None if settings.leak is None else jnp.asarray(settings.leak, dtype)
     activation = activation_named(settings.activation)
     rnn = CTRNN(weights, activation, settings.form, bias=bias, leak=leak)
@@ -255,7 +255,7 @@ def _network_and_states(settings: Settings, dtype: Any, saves: int) -> tuple[CTR
     if settings.states not in (None, len(x0)):
         _checks.fail("--states", f"the {len(x0)} states of --initial-states", settings.states)
     _check_size(settings, n, len(x0), saves)
-    return rnn, jnp.asarray(x0, dtype)
+    return rnn, _finite("--initial-states", x0, dtype)
 
 
 def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
@@ -267,7 +267,7 @@ def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
     if settings.unconstrained:
         if settings.skew_part:
             _checks.fail("--unconstrained", "either --skew-part or --unconstrained", "both")
-        return DenseWeights(jnp.asarray(A, dtype))
+        return DenseWeights(_finite("--weights", A, dtype))
     symmetric = np.max(np.abs(A + A.T), initial=0) / 2
     if not settings.skew_part and symmetric > 16 * np.finfo(A.dtype).eps * np.max(np.abs(A)):
         got = (
@@ -275,7 +275,15 @@ def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
         )
         hint = "a skew-symmetric matrix (or the option --skew-part or --unconstrained)"
         _checks.fail("--weights", hint, got)
-    return DenseSkew(jnp.asarray(A / 2, dtype))
+    return DenseSkew(_finite("--weights", A / 2, dtype))
+
+
+def _finite(option: str, array: np.ndarray, dtype: Any) -> jax.Array:
+    """The array in `dtype`, in which it must be finite."""
+    with np.errstate(over="ignore"):
+        array = array.astype(dtype)
+    _checks.finite(option, array)
+    return jnp.asarray(array)
 
 
 def _read(option: str, path: Path) -> np.ndarray:

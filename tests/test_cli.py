@@ -220,19 +220,18 @@ def test_saves_need_no_divisor_of_the_steps(tmp_path, steps):
 
 
 def _settings(folder, **changes):
-    names = [field.name for field in dataclasses.fields(runs.Settings)]
-    return runs.Settings(
-        **dict.fromkeys(names) | {"out": folder, "dt": 0.01, "dtype": "float32"} | changes
-    )
+    given = dict.fromkeys(field.name for field in dataclasses.fields(runs.Settings))
+    given |= {"skew_part": False, "unconstrained": False, "progress": False, "seed": 0}
+    given |= {"scale": 1.0, "amplitude": 1.0, "activation": "linear", "form": "rate"}
+    given |= {"out": folder, "dt": 0.05, "dtype": "float32", "solver": "rk4"}
+    return runs.Settings(**given | changes)
 
 
 def test_the_table_is_true_of_a_slow_oscillation_and_of_stopped_runs(tmp_path, capsys):
     """An exact frequency from little more than a period, none from half of one or of none."""
     np.save(tmp_path / "A.npy", np.array([[0, 1.0], [-1.0, 0]]))
     np.save(tmp_path / "x.npy", np.array([[0.0, 1.0]]))
-    given = {"weights": tmp_path / "A.npy", "initial_states": tmp_path / "x.npy", "dt": 0.05,
-             "amplitude": 1.0, "scale": 1.0, "seed": 0, "activation": "linear", "form": "rate",
-             "solver": "rk4", "progress": False}  # fmt: skip
+    given = {"weights": tmp_path / "A.npy", "initial_states": tmp_path / "x.npy"}
     for name, changes, row in (
         ("many", {"steps": 2003}, r"0\.159 Hz: neuron 0, first 100.* s, median of 1 of 1 states"),
         ("stopped", {"steps": 500, "max_norm": 0.5}, "not measured: all trajectories were stopped"),
