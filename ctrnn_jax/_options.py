@@ -52,7 +52,7 @@ def seed_of(seed: int) -> int:
     return seed
 
 
-def fits(what: str, memory: float, disk: float, out: Path) -> None:
+def fits(what: str, memory: int | float, disk: int | float, out: Path) -> None:
     """Refuse what cannot fit, in bytes, before it is begun."""
     memory, disk = (float(min(size, 1e30)) for size in (memory, disk))  # also of absurd integers
     available, free = _available_memory(), shutil.disk_usage(place_for(out)).free

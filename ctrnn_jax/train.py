@@ -207,7 +207,8 @@ def _check_update(optimizer: optax.GradientTransformation, params: PyTree) -> No
         return optax.with_extra_args_support(optimizer).update(params, state, params, **given)
 
     try:
-        jax.eval_shape(update, params)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            jax.eval_shape(update, params)
     except TypeError as error:
         if "required keyword-only argument" not in str(error):
             raise
