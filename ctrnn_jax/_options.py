@@ -77,9 +77,13 @@ def _available_memory() -> float | None:
 def mesh_of(devices: int, device: str | None) -> Mesh:
     """The mesh that --devices asks for, of the kind of --device."""
     devices = _checks.integer("--devices", devices, 1)
+    most = max(64, os.cpu_count() or 1)
+    if devices > most:
+        _checks.fail("--devices", f"at most {most}", devices)
     with contextlib.suppress(RuntimeError):  # JAX has begun: it has the devices that it has
         jax.config.update("jax_num_cpu_devices", devices)
-    found = jax.devices(None if device is None else device.partition(":")[0])
+    chosen = _device(device)
+    found = jax.devices(None if chosen is None else chosen.platform)
     if len(found) < devices:
         _checks.fail("--devices", f"at most {len(found)}, as JAX finds here", devices)
     return batch_mesh(found[:devices])
