@@ -169,10 +169,14 @@ def pictures(rnn: CTRNN, trajectory: Trajectory, part: Part) -> dict[str, Callab
         return f"{states if count > 1 else one}, first {float(which.ts[-1]):.4g} s"
 
     def titled(title: str, picture: Callable[..., Any], *arguments: Any, **options: Any):
-        def into(figure: Any) -> Any:
+        def into(figure: Any) -> None:
             ax = figure.subplots()
             ax.set_title(title, fontsize="medium")
-            return picture(*arguments, **options, ax=ax)
+            try:
+                picture(*arguments, **options, ax=ax)
+            except ValueError as error:  # such as a constant signal: the numbers stand all the same
+                ax.set_axis_off()
+                ax.text(0.5, 0.5, f"nothing to draw\n{error}", ha="center", va="center", wrap=True)
 
         return into
 
@@ -188,8 +192,8 @@ def pictures(rnn: CTRNN, trajectory: Trajectory, part: Part) -> dict[str, Callab
     elif rnn.size > 1:
         found["phase_portrait"] = titled(one, plot.phase_portrait, first)
     if _has_energy(rnn) and (np.asarray(trajectory.stopped_at) != 0).any():
-        found["energy_drift"] = lambda figure: plot.energy_drift(
-            rnn, trajectory, ax=figure.subplots()
+        found["energy_drift"] = titled(
+            f"{part.total} states, to the end", plot.energy_drift, rnn, trajectory
         )
     if drawn.ts.shape[0] >= 32 and (np.asarray(drawn.stopped_at) < 0).any():
         found["spectrum"] = titled(title(len(part.rows), drawn), plot.spectrum, drawn)

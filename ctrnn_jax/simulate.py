@@ -156,10 +156,11 @@ def _tolerances(solver: Any, rtol: Any, atol: Any, dtype: Any) -> tuple[Scalar, 
         expected = "an adaptive solver where rtol or atol is given"
         _checks.fail("solver", expected, type(solver).__name__)
     # One left out equals the other, but each is checked under its own name.
+    both = [value for value in (rtol, atol) if value is not None]
     second: Any = None if atol is None else _tolerance("atol", atol, dtype)
     first = second if rtol is None else _tolerance("rtol", rtol, dtype)
     second = first if second is None else second
-    if not (_checks.is_traced(first) or _checks.is_traced(second)) and first == second == 0:
+    if not any(_checks.is_traced(value) or value > 0 for value in both):
         _checks.fail("rtol and atol", "one of them above 0", "0 for both")
     # A component that rests at 0 has an error of 0, which is within any tolerance: not 0/0.
     return first, jnp.maximum(second, jnp.asarray(jnp.finfo(dtype).tiny, dtype))

@@ -247,6 +247,18 @@ def test_the_table_is_true_of_a_slow_oscillation_and_of_stopped_runs(tmp_path, c
     assert "median drift  not measured: all trajectories were stopped" in told
 
 
+@pytest.mark.parametrize("state,max_norm", [(0.0, None), (1.0, 1.001)])
+def test_nothing_to_draw_costs_no_results(tmp_path, state, max_norm):
+    """A state at rest, and one that is stopped before the first save."""
+    np.save(tmp_path / "A.npy", np.array([[0, 1.0], [-1.0, 0.5]]))
+    np.save(tmp_path / "x.npy", np.full((2, 2), state))
+    given = {"weights": tmp_path / "A.npy", "initial_states": tmp_path / "x.npy", "steps": 4000,
+             "unconstrained": True, "max_norm": max_norm}  # fmt: skip
+    runs.simulate_to_folder(_settings(tmp_path / "o", **given))
+    names = {p.name for p in (tmp_path / "o").iterdir()}
+    assert {"summary.json", "trajectory.ctrnn", "time_series.png"} <= names
+
+
 def test_alone_it_helps_and_tells_its_version():
     assert "simulate" in ctrnn(".").stdout and ctrnn(".").returncode == 0
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", ctrnn(".", "--version").stdout)
