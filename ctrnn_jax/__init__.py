@@ -7,6 +7,7 @@ import importlib
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
+from . import _at_start as _at_start
 from . import losses as losses
 from ._parts import batch_mesh as batch_mesh
 from .activations import (

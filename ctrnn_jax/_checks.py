@@ -90,6 +90,8 @@ def integer(name: str, value: Any, minimum: int) -> int:
     expected = f"an integer >= {minimum}"
     if isinstance(value, bool | np.bool_):
         fail(name, expected, repr(value), TypeError)
+    if is_traced(value):
+        fail(name, f"{expected} known beforehand", "a traced one", TypeError)
     try:
         number = operator.index(value)
     except TypeError:
@@ -183,6 +185,21 @@ def function(name: str, value: Any, expected: str = "a function") -> Any:
         fail(name, expected, f"the class {value.__name__}", TypeError)
     if not callable(value):
         fail(name, expected, repr(value), TypeError)
+    return value
+
+
+def compiled_function(name: str, value: Any, expected: str = "a function") -> Any:
+    """A function that a compiled program is kept by: jax.jit finds it again by its hash."""
+    function(name, value, expected)
+    try:
+        hash(value)
+    except TypeError:
+        fail(
+            name,
+            f"{expected} that can be hashed",
+            f"an unhashable {type(value).__name__}",
+            TypeError,
+        )
     return value
 
 

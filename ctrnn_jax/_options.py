@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import platform
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import jax
 from jax.sharding import Mesh
 
 from . import _checks, activations
+from ._output import place_for
 from ._parts import batch_mesh
 
 
@@ -34,8 +37,7 @@ def environment() -> dict[str, str]:
 @contextlib.contextmanager
 def prepared(out: Path, dtype: str, device: str | None) -> Iterator[None]:
     """JAX as the options --dtype and --device want it, after a look at --out."""
-    if out.exists() and not out.is_dir():
-        _checks.fail("--out", "a folder", f"the file {out}")
+    place_for(out)
     _checks.one_of("--dtype", dtype, ("float32", "float64"))
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
@@ -43,12 +45,45 @@ def prepared(out: Path, dtype: str, device: str | None) -> Iterator[None]:
         yield
 
 
+def seed_of(seed: int) -> int:
+    """--seed: without float64, JAX would silently drop the bits of more than 32."""
+    if not 0 <= seed < 2**32:
+        _checks.fail("--seed", "an integer from 0 to 2^32 - 1", seed)
+    return seed
+
+
+def fits(what: str, memory: int | float, disk: int | float, out: Path) -> None:
+    """Refuse what cannot fit, in bytes, before it is begun."""
+    memory, disk = (float(min(size, 1e30)) for size in (memory, disk))  # also of absurd integers
+    available, free = _available_memory(), shutil.disk_usage(place_for(out)).free
+    if available is not None and memory > available:
+        expected = f"a run that fits into the {available / 1e9:.3g} GB of memory available"
+        _checks.fail("memory", expected, f"about {memory / 1e9:.3g} GB: {what}")
+    if disk > free:
+        expected = f"results that fit into the {free / 1e9:.3g} GB free on the disk of {out}"
+        _checks.fail("disk", expected, f"{disk / 1e9:.3g} GB: {what}")
+
+
+def _available_memory() -> float | None:
+    """Bytes that are free or can be freed; all there are, or None, where nobody tells."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        return 1024 * float(text.partition("MemAvailable:")[2].split()[0])
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
 def mesh_of(devices: int, device: str | None) -> Mesh:
     """The mesh that --devices asks for, of the kind of --device."""
     devices = _checks.integer("--devices", devices, 1)
+    most = max(64, os.cpu_count() or 1)
+    if devices > most:
+        _checks.fail("--devices", f"at most {most}", devices)
     with contextlib.suppress(RuntimeError):  # JAX has begun: it has the devices that it has
         jax.config.update("jax_num_cpu_devices", devices)
-    found = jax.devices(None if device is None else device.partition(":")[0])
+    chosen = _device(device)
+    found = jax.devices(None if chosen is None else chosen.platform)
     if len(found) < devices:
         _checks.fail("--devices", f"at most {len(found)}, as JAX finds here", devices)
     return batch_mesh(found[:devices])

@@ -8,12 +8,94 @@ import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+from . import _checks
+
+_Made = TypeVar("_Made")
+
+# Held while nothing may be interrupted, and for good once an interrupt ends the process.
+_undisturbed = threading.RLock()
+_endings: list[Callable[[], None]] = []
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM end the process at once with exit status 130.
+
+    Python would call a handler in the main thread, so only after a compiled computation has ended.
+    Here another thread waits for the signal, and ends whatever is `owned` before the process.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the business of the main thread
+        return
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    waiting = threading.Thread(target=_end_process, args=(receiver, numbers), daemon=True)
+    waiting.start()
+    handlers = [signal.signal(number, lambda *_: None) for number in numbers]
+    previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(previous)
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+        sender.close()
+        waiting.join()  # for good, where a signal has come
+
+
+def _end_process(receiver: socket.socket, numbers: tuple[int, ...]) -> None:
+    with receiver:
+        while received := receiver.recv(64):
+            if set(received) & set(numbers):
+                break
+        else:
+            return
+    _undisturbed.acquire()
+    for end in reversed(_endings):
+        with contextlib.suppress(Exception):
+            end()
+    with contextlib.suppress(OSError):
+        os.write(2, b"\nctrnn: interrupted\n")
+    os._exit(130)
+
+
+@contextlib.contextmanager
+def owned(begin: Callable[[], _Made], end: Callable[[_Made], None]) -> Iterator[_Made]:
+    """What `begin` makes: `end` is called with it at the end, at an interrupt too."""
+    with _undisturbed:
+        made = begin()
+        ending = partial(end, made)
+        _endings.append(ending)
+    try:
+        yield made
+    finally:
+        with _undisturbed:
+            _endings.remove(ending)
+            ending()
+
+
+def place_for(out: Path) -> Path:
+    """The folder, there already, in which `out` is or will be made."""
+    place = out
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        _checks.fail("out", "a folder", f"the file {place}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        _checks.fail("out", "a folder to write into", f"{place}, which is read-only")
+    return place
 
 
 @contextlib.contextmanager
@@ -23,26 +105,48 @@ def appearing_together(out: Path) -> Iterator[Path]:
     Links are followed, of `out` as of files in it: what they point to is written.
     """
     out = target(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    workplace = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with _workplace(out if out.is_dir() else out.parent, out.name) as workplace:
         yield workplace
-        out.mkdir(exist_ok=True)
-        for path in sorted(workplace.iterdir()):
-            replace(path, target(out / path.name))
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
+        files = sorted(workplace.iterdir())
+        for path in files:
+            _not_a_folder(out / path.name)
+        with _undisturbed:
+            out.mkdir(parents=True, exist_ok=True)
+            for path in files:
+                replace(path, target(out / path.name))
 
 
 @contextlib.contextmanager
 def appearing(path: Path) -> Iterator[Path]:
     """A file to write; at the end it moves to `path` by one rename, or to what that links to."""
     path = target(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as workplace:
-        temporary = Path(workplace, path.name)
+    with _workplace(path.parent, path.name) as workplace:
+        temporary = workplace / path.name
         yield temporary
-        os.replace(temporary, path)
+        _not_a_folder(path)
+        with _undisturbed:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(temporary, path)
+
+
+def _workplace(folder: Path, name: str) -> contextlib.AbstractContextManager[Path]:
+    """An empty folder on the file system of `folder`, of which nothing is made yet."""
+    place = place_for(folder)
+    return owned(lambda: Path(tempfile.mkdtemp(prefix=f".{name[:32]}-", dir=place)), _remove)
+
+
+def _not_a_folder(path: Path) -> None:
+    if path.is_dir():
+        _checks.fail("out", "no folder in the place of a file", path)
+
+
+def _remove(folder: Path) -> None:
+    # Somebody who is not yet ended may write into it while it goes.
+    for _ in range(100):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.005)
 
 
 def target(path: Path) -> Path:
@@ -93,16 +197,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Lets Ctrl-C end the process at once: Python would wait for the end of the computation.
-
-    Nothing must have been written by then.
-    """
-    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

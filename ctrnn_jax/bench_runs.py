@@ -14,14 +14,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _checks
-from ._output import appearing, appearing_together, write_json
+from ._output import appearing, appearing_together, owned, place_for, write_json
 
 SUITES = ("throughput", "gradients", "work-precision", "training", "scaling", "compile")
 
@@ -36,8 +36,7 @@ def bench_to_folder(suites: list[str] | None, quick: bool, out: Path) -> int:
     names = list(dict.fromkeys(suites or SUITES))
     for name in names:
         _checks.one_of("--suite", name, SUITES)
-    if out.exists() and not out.is_dir():
-        _checks.fail("--out", "a folder", f"the file {out}")
+    place_for(out)
     folder, reports = suites_folder(), []
     for number, name in enumerate(names, 1):
         print(f"\n{name}, suite {number} of {len(names)}", flush=True)
@@ -109,28 +108,20 @@ def _status(command: list[str], workplace: Path, folder: Path) -> int:
     if folder.parent == _PACKAGE.parent:  # to measure this checkout, whatever else is installed
         paths = [str(_PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    with _termination_interrupts(), subprocess.Popen(
-        command, cwd=workplace, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
-    ) as process:  # fmt: skip
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            # Passed on, it would wait for computations to end, and miss children of children.
-            if os.name == "posix":
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
-            raise
+    options: dict[str, Any] = {"cwd": workplace, "env": environment, "stdin": subprocess.DEVNULL}
+    # In a session of its own Ctrl-C does not reach it: it would wait for computations to end.
+    with owned(
+        partial(subprocess.Popen, command, start_new_session=True, **options), _end
+    ) as child:
+        return child.wait()
 
 
-@contextlib.contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """SIGTERM is like Ctrl-C: the children are in a session of their own and do not get it."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+def _end(child: subprocess.Popen[Any]) -> None:
+    """Kill a process that has not ended, and its children, where there are sessions."""
+    if child.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL) if os.name == "posix" else child.kill()
+        child.wait()
 
 
 def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:

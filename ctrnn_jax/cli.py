@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import typer
+
+from . import _output
 
 app = typer.Typer(
     name="ctrnn",
-    help="Continuous-time recurrent networks with skew-symmetric weights: simulate them, train\n"
-    "oscillators, generate their signals, reproduce the paper, measure the speed.",
-    no_args_is_help=False,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -28,6 +30,23 @@ _Context: Any = typer.Context.__base__  # what typer passes is not its own subcl
 _FILE = "a .npy, .npz or .csv file"
 _SIGNAL = "a .npy, .csv or .wav file"
 _OURS = "or a .ctrnn file"
+
+
+@app.callback(invoke_without_command=True)
+def ctrnn(
+    context: _Context,  # pyright: ignore[reportInvalidTypeForm]
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Continuous-time recurrent networks with skew-symmetric weights.
+
+    Simulate them, train oscillators, generate their signals, reproduce the paper, measure the
+    speed.
+    """
+    if version:
+        typer.echo(importlib.metadata.version("ctrnn-jax"))
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -66,7 +85,7 @@ def simulate(
     ] = None,
     amplitude: Annotated[
         float, typer.Option(help="Standard deviation of random initial states.")
-    ] = 1.0,
+    ] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of what is random.")] = 0,
     activation: Annotated[
         str,
@@ -91,14 +110,16 @@ def simulate(
         ),
     ] = "tsit5",
     dt: Annotated[float, typer.Option(help="Time step in seconds.")] = 0.05,
-    steps: Annotated[int | None, typer.Option(help="Number of steps.", show_default="1000")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of steps.", show_default="2000")] = None,
     duration: Annotated[
         float | None, typer.Option(help="Simulated time in seconds, instead of --steps.")
     ] = None,
     save_every: Annotated[
         int | None,
         typer.Option(
-            help="Steps between saves, a divisor of --steps.", show_default="about 100 saves"
+            help="Steps between saves, a divisor of --steps. Unless given, about 100 saves, for"
+            " which --steps may be rounded up.",
+            show_default="about 100 saves",
         ),
     ] = None,
     rtol: Annotated[float | None, typer.Option(help="Relative tolerance: adaptive steps.")] = None,
@@ -118,7 +139,8 @@ def simulate(
 ) -> None:
     """Simulate many initial states of one network; leave states, summary and plots in --out.
 
-    Without options: 4096 random initial states of a random 20-neuron tanh network.
+    Without options: 4096 random initial states of a random 20-neuron tanh network, small enough
+    for quasi-periodic motion; --amplitude 1 is chaotic.
     """
     from . import runs  # jax and matplotlib are loaded only by those who compute
 
@@ -335,17 +357,46 @@ def info() -> None:
 
 
 def main() -> None:
-    """Run the command line; exit status 2 and one line on bad input."""
-    try:
-        status = app(standalone_mode=False)
-    except _UsageError as error:
-        _refuse(error.format_message() or "no command given; see ctrnn --help")
-    except typer.Abort:
-        sys.exit(130)
-    except (ValueError, TypeError, OSError) as error:
-        _refuse(str(error))
-    else:
-        sys.exit(status if isinstance(status, int) else 0)
+    """Run the command line; exit status 2 and one line on bad input, 130 on an interrupt."""
+    with _output.interruptible():
+        try:
+            status = app(standalone_mode=False)
+        except _UsageError as error:
+            _refuse(error.format_message())
+        except typer.Abort:
+            sys.exit(130)
+        except BrokenPipeError:  # whoever reads the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except MemoryError as error:
+            _refuse(f"memory: expected enough for this run, got {error or 'too little'}")
+        except (ValueError, TypeError, OSError) as error:
+            _refuse(_with_options(str(error)))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            _refuse(f"memory: expected enough for this run, got {error}")
+        else:
+            sys.exit(status if isinstance(status, int) else 0)
+
+
+def _with_options(message: str) -> str:
+    """The message of an error, by the option where the library names its argument."""
+    command: Any = typer.main.get_command(app)
+    options = {
+        "num_steps": "--steps",
+        "x0": "--initial-states",
+        "target_hz": "--frequency",
+        "figures": "--figure",
+        "changes": "--set",
+        "out": "--out",
+    }
+    for subcommand in command.commands.values():
+        flags = {p.name: p.opts[0] for p in subcommand.params if p.opts[0].startswith("--")}
+        options = {**flags, **options}
+    name, colon, rest = message.partition(":")
+    first, space, more = name.partition(" ")
+    return options.get(first, first) + space + more + colon + rest
 
 
 def _refuse(message: str) -> None:

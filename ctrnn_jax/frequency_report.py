@@ -85,6 +85,9 @@ class FrequencyReport(eqx.Module):
                 ),
                 f"share of the power: smallest {np.min(self.share):.3f}",
             ]
+        closed = f"closed orbits: {np.mean(self.closed):.0%}"
+        if self.error.ndim > self.closed.ndim and not np.any(self.closed):
+            closed = "quasi-periodic, as several lines ask for: the orbit does not close"
         amplitudes = " to ".join(
             f"{a:.4g}" for a in {float(f(self.amplitude)) for f in (np.min, np.max)}
         )
@@ -92,7 +95,7 @@ class FrequencyReport(eqx.Module):
             [
                 *text,
                 f"amplitude (rms): {amplitudes}; largest energy drift {np.max(self.drift):.1e}",
-                f"closed orbits: {np.mean(self.closed):.0%}",
+                closed,
             ]
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,17 +18,16 @@ from jax.sharding import Mesh
 
 from . import _checks, solvers
 from ._arrays import read_array
-from ._options import activation_named, environment, mesh_of, named, prepared
-from ._output import appearing_together, draw, interruptible, write_json
+from ._options import activation_named, environment, fits, mesh_of, named, prepared, seed_of
+from ._output import appearing_together, draw, write_json
 from ._products import AbstractWeights
-from ._segments import near_divisor
 from .experiments import report
-from .invariants import energy, energy_drift
+from .invariants import energy
 from .io import load, save
 from .model import CTRNN
 from .oscillator import Oscillator
-from .simulate import simulate
-from .spectra import dominant_frequency
+from .run_results import measure, pictures, table
+from .simulate import MAX_STEPS, simulate
 from .trajectory import Trajectory
 from .weights import DenseSkew, DenseWeights
 
@@ -84,8 +84,7 @@ def reproduce_to_folder(
     pairs = dict(change.split("=", 1) for change in changes)
     start = time.perf_counter()
     matplotlib.use("Agg")
-    with interruptible():
-        results = report.compute(out, figures, pairs, progress)
+    results = report.compute(out, figures, pairs, progress)
     report.write(out, results)
     verdicts = [verdict for result in results.values() for verdict in result.verdicts]
     for verdict in verdicts:
@@ -102,60 +101,58 @@ def reproduce_to_folder(
 def _simulate_to_folder(settings: Settings, mesh: Mesh | None) -> None:
     dtype = jnp.dtype(settings.dtype)
     solver = _solver(settings.solver)
-    steps, save_every = _steps(settings)
-    rnn, x0 = _network_and_states(settings, dtype)
+    asked, steps, save_every = _steps(settings)
+    rnn, x0 = _network_and_states(settings, dtype, 1 + steps // save_every)
+    options = {
+        "dt": settings.dt,
+        "solver": solver,
+        "rtol": settings.rtol,
+        "atol": settings.atol,
+        "max_norm": settings.max_norm,
+    }
+    if isinstance(solver, solvers.DiscreteGradient | solvers.Projected) and rnn.is_conservative:
+        energy(rnn, x0[:1])  # refuses a bias for which there is none, which is not seen when traced
 
-    compiling = _Stopwatch()
-    jax.monitoring.register_event_duration_secs_listener(compiling)
-    start = time.perf_counter()
-    with interruptible():
-        trajectory = jax.block_until_ready(
-            simulate(
-                rnn,
-                x0,
-                dt=settings.dt,
-                num_steps=steps,
-                solver=solver,
-                save_every=save_every,
-                rtol=settings.rtol,
-                atol=settings.atol,
-                max_norm=settings.max_norm,
-                progress=settings.progress,
-                mesh=mesh,
-            )
+    arrays, static = eqx.partition(rnn, eqx.is_array)
+
+    def run(arrays: Any, x0: jax.Array) -> Trajectory:
+        many = {"num_steps": steps, "save_every": save_every, "mesh": mesh}
+        return simulate(
+            eqx.combine(arrays, static), x0, **options, **many, progress=settings.progress
         )
-    seconds = max(time.perf_counter() - start - compiling.total, 1e-9)
+
+    start = time.perf_counter()
+    compiled = jax.jit(run).lower(arrays, x0).compile()
+    compiled_at = time.perf_counter()
+    trajectory = jax.block_until_ready(compiled(arrays, x0))
+    seconds = time.perf_counter() - compiled_at
+    measured, part = measure(rnn, trajectory, steps, save_every, options)
     results = {
         "states": x0.shape[0],
         "neurons": rnn.size,
         "steps": steps,
+        "steps_asked_for": asked,
         "dt": settings.dt,
         "save_every": save_every,
         "solver": type(solver).__name__,
         "devices": 1 if mesh is None else mesh.size,
         "wall_time_s": seconds,
-        "compile_time_s": compiling.total,
+        "compile_time_s": compiled_at - start,
         "state_steps_per_s": x0.shape[0] * steps / seconds,
-        **_measure(rnn, trajectory, settings.dt * save_every),
+        **measured,
     }
     summary = {
         "results": results,
         "settings": settings,
         "environment": environment(),
     }
-    _write(settings.out, rnn, trajectory, summary)
-    print(_table(results))
+    with appearing_together(settings.out) as workplace:
+        save(workplace / "network.ctrnn", rnn)
+        save(workplace / "trajectory.ctrnn", trajectory)
+        write_json(workplace / "summary.json", summary)
+        draw(workplace, pictures(rnn, trajectory, part))
+    print(table(results))
     print(f"results in {settings.out}")
-
-
-class _Stopwatch:
-    """Adds up what JAX reports of tracing and compiling, to keep it out of the wall time."""
-
-    total = 0.0
-
-    def __call__(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event.startswith("/jax/core/compile/"):
-            self.total += duration_secs
 
 
 def _solver(name: str) -> diffrax.AbstractSolver:
@@ -183,32 +180,56 @@ def _solvers() -> dict[str, Callable[[], diffrax.AbstractSolver]]:
     return {name: getattr(diffrax, name) for name in names.split()} | ours
 
 
-def _steps(settings: Settings) -> tuple[int, int]:
+def _steps(settings: Settings) -> tuple[int, int, int]:
+    """Steps that were asked for, steps that are made, and steps between two saves."""
     steps, dt = settings.steps, settings.dt
-    _checks.positive("--dt", dt)
+    _checks.positive("--dt", dt, settings.dtype)
     if settings.duration is not None:
         if steps is not None:
             _checks.fail("--duration", "either --steps or --duration", "both")
         _checks.positive("--duration", settings.duration)
+        if not settings.duration / dt < MAX_STEPS:
+            got = f"{settings.duration} with --dt {dt}"
+            _checks.fail("--duration", f"at most {MAX_STEPS} time steps", got)
         steps = max(1, round(settings.duration / dt))
         if not math.isclose(steps * dt, settings.duration, rel_tol=1e-6):
             got = f"{settings.duration} with --dt {dt}"
             _checks.fail("--duration", "a whole number of time steps", got)
-    steps = _checks.integer("--steps", 1000 if steps is None else steps, 1)
-    save_every = settings.save_every
-    if save_every is None:
-        save_every = near_divisor(steps, max(1, steps // 100))
-        save_every = save_every if steps % save_every == 0 else 1
-    return steps, _checks.integer("--save-every", save_every, 1)
+    steps = _checks.integer("--steps", 2000 if steps is None else steps, 1)
+    if steps > MAX_STEPS:
+        _checks.fail("--steps", f"at most {MAX_STEPS}", steps)
+    if settings.save_every is None:
+        # Saves are evenly spaced: of about 100 so many that the fewest steps are added.
+        each = np.arange(max(1, steps // 125), max(1, steps // 80) + 1)
+        added = -steps % each
+        best = np.lexsort((np.abs(steps / each - 100), added))[0]
+        return steps, steps + int(added[best]), int(each[best])
+    save_every = _checks.integer("--save-every", settings.save_every, 1)
+    if steps % save_every:
+        _checks.fail("--steps", f"a multiple of --save-every {save_every}", steps)
+    return steps, steps, save_every
 
 
-def _network_and_states(settings: Settings, dtype: Any) -> tuple[CTRNN, jax.Array]:
-    key_weights, key_states = jax.random.split(jax.random.key(settings.seed))
+def _check_size(settings: Settings, n: int, states: int, saves: int) -> None:
+    """Refuse a network, states and saves for which there is no room."""
+    size = jnp.dtype(settings.dtype).itemsize
+    saved = states * saves * n * size
+    what = f"{states} states of {n} neurons, each saved {saves} times (see --save-every)"
+    # Weights and their products; the saved states, and their energies to draw the drift.
+    fits(what, 4 * n**2 * size + 5 * saved, n**2 * size + saved, settings.out)
+
+
+def _network_and_states(settings: Settings, dtype: Any, saves: int) -> tuple[CTRNN, jax.Array]:
+    key_weights, key_states = jax.random.split(jax.random.key(seed_of(settings.seed)))
+    _checks.positive("--amplitude", settings.amplitude, dtype)
+    _checks.positive("--scale", settings.scale, dtype)
+    states = _checks.integer("--states", 4096 if settings.states is None else settings.states, 1)
     if settings.weights is None:
         if settings.skew_part or settings.unconstrained:
             option = "--skew-part" if settings.skew_part else "--unconstrained"
             _checks.fail(option, "a matrix in --weights", "none")
         n = _checks.integer("--neurons", 20 if settings.neurons is None else settings.neurons, 2)
+        _check_size(settings, n, states, saves)
         weights = DenseSkew.init(key_weights, n, scale=settings.scale, dtype=dtype)
     else:
         weights = _weights(settings, dtype)
@@ -222,23 +243,21 @@ def _network_and_states(settings: Settings, dtype: Any) -> tuple[CTRNN, jax.Arra
         except ValueError:
             bias = read_array("--bias", Path(settings.bias))
             bias = bias.ravel() if bias.ndim == 2 and 1 in bias.shape else bias
-        bias = jnp.asarray(bias, dtype)
+        bias = _finite("--bias", bias, dtype)
     leak = None if settings.leak is None else jnp.asarray(settings.leak, dtype)
     activation = activation_named(settings.activation)
     rnn = CTRNN(weights, activation, settings.form, bias=bias, leak=leak)
 
     if settings.initial_states is None:
-        states = _checks.integer(
-            "--states", 4096 if settings.states is None else settings.states, 1
-        )
-        _checks.positive("--amplitude", settings.amplitude)
+        _check_size(settings, n, states, saves)
         return rnn, settings.amplitude * jax.random.normal(key_states, (states, n), dtype)
     x0 = np.atleast_2d(_read("--initial-states", settings.initial_states, _states_of))
     if x0.ndim != 2 or x0.shape[1] != n:
         _checks.fail("--initial-states", f"shape (states, {n})", x0.shape)
     if settings.states not in (None, len(x0)):
         _checks.fail("--states", f"the {len(x0)} states of --initial-states", settings.states)
-    return rnn, jnp.asarray(x0, dtype)
+    _check_size(settings, n, len(x0), saves)
+    return rnn, _finite("--initial-states", x0, dtype)
 
 
 def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
@@ -250,7 +269,7 @@ def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
     if settings.unconstrained:
         if settings.skew_part:
             _checks.fail("--unconstrained", "either --skew-part or --unconstrained", "both")
-        return DenseWeights(jnp.asarray(A, dtype))
+        return DenseWeights(_finite("--weights", A, dtype))
     symmetric = np.max(np.abs(A + A.T), initial=0) / 2
     if not settings.skew_part and symmetric > 16 * np.finfo(A.dtype).eps * np.max(np.abs(A)):
         got = (
@@ -258,7 +277,15 @@ def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
         )
         hint = "a skew-symmetric matrix (or the option --skew-part or --unconstrained)"
         _checks.fail("--weights", hint, got)
-    return DenseSkew(jnp.asarray(A / 2, dtype))
+    return DenseSkew(_finite("--weights", A / 2, dtype))
+
+
+def _finite(option: str, array: np.ndarray, dtype: Any) -> jax.Array:
+    """The array in `dtype`, in which it must be finite."""
+    with np.errstate(over="ignore"):
+        array = array.astype(dtype)
+    _checks.finite(option, array)
+    return jnp.asarray(array)
 
 
 def _read(option: str, path: Path, part: Callable[[Any], Any]) -> np.ndarray:
@@ -300,88 +327,3 @@ def _states_of(found: Any) -> Any:
         if isinstance(found, Oscillator)
         else (found if isinstance(found, jax.Array) else None)
     )
-
-
-def _measure(rnn: CTRNN, trajectory: Trajectory, interval: float) -> dict[str, Any]:
-    """Drift over the trajectories that ran to the end, and what else the table shows."""
-    running = np.asarray(trajectory.stopped_at) < 0
-    assert trajectory.xs is not None  # they are kept
-    xs = trajectory.xs[running]
-    median = largest = frequency = None
-    if running.any():
-        try:
-            worst = np.max(np.abs(np.asarray(energy_drift(rnn, xs))), axis=-1)
-            median, largest = float(np.median(worst)), float(np.max(worst))
-        except ValueError:  # a bias outside the range of A: there is no energy to drift
-            pass
-        if xs.shape[-2] >= 4:
-            lines = np.asarray(dominant_frequency(xs[..., 0], interval))
-            frequency = float(np.nanmedian(lines)) if np.isfinite(lines).any() else None
-    return {
-        "median_relative_energy_drift": median,
-        "max_relative_energy_drift": largest,
-        "stopped": int((~running).sum()),
-        "unconverged": int((np.asarray(trajectory.unconverged_at) >= 0).sum()),
-        "dominant_frequency_hz": frequency,
-    }
-
-
-def _table(results: dict[str, Any]) -> str:
-    def number(value, unit=""):
-        return "none" if value is None else f"{value:.3g}{unit}"
-
-    rows = {
-        "states": f"{results['states']} of {results['neurons']} neurons",
-        "steps": f"{results['steps']} of {results['dt']:g} s, every {results['save_every']} saved",
-        "solver": f"{results['solver']}, on {results['devices']} device(s)",
-        "wall time": f"{number(results['wall_time_s'], ' s')}, after"
-        f" {number(results['compile_time_s'], ' s')} of compilation",
-        "speed": number(results["state_steps_per_s"], " state-steps/s"),
-        "median drift": f"{number(results['median_relative_energy_drift'])} of the energy",
-        "max drift": f"{number(results['max_relative_energy_drift'])} of the energy",
-        "stopped": f"{results['stopped']} trajectories",
-        "frequency": f"{number(results['dominant_frequency_hz'], ' Hz')}"
-        " (neuron 0, median over states)",
-    }
-    if results["unconverged"]:
-        rows["unconverged"] = f"{results['unconverged']} trajectories had an unsolved implicit step"
-    return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
-
-
-def _write(out: Path, rnn: CTRNN, trajectory: Trajectory, summary: dict[str, Any]) -> None:
-    with appearing_together(out) as workplace:
-        save(workplace / "network.ctrnn", rnn)
-        save(workplace / "trajectory.ctrnn", trajectory)
-        write_json(workplace / "summary.json", summary)
-        draw(workplace, _pictures(rnn, trajectory))
-
-
-def _pictures(rnn: CTRNN, trajectory: Trajectory) -> dict[str, Callable[[Any], Any]]:
-    from . import plot
-
-    running = bool((np.asarray(trajectory.stopped_at) < 0).any())
-    saves = trajectory.ts.shape[0]
-    pictures: dict[str, Callable[[Any], Any]] = {
-        "time_series": lambda figure: plot.time_series(trajectory, ax=figure.subplots()),
-    }
-    if rnn.size > 1:
-        pictures["phase_portrait"] = lambda figure: plot.phase_portrait(
-            trajectory, max_trajectories=16 if rnn.size == 2 else 1, ax=figure.subplots()
-        )
-    if _has_energy(rnn, trajectory):
-        pictures["energy_drift"] = lambda figure: plot.energy_drift(
-            rnn, trajectory, ax=figure.subplots()
-        )
-    if saves >= 32 and running:
-        pictures["spectrum"] = lambda figure: plot.spectrum(trajectory, ax=figure.subplots())
-        pictures["spectrogram"] = lambda figure: plot.spectrogram(trajectory, ax=figure.subplots())
-    return pictures
-
-
-def _has_energy(rnn: CTRNN, trajectory: Trajectory) -> bool:
-    """Whether the energy is defined: not for every bias in the current form."""
-    try:
-        energy(rnn, jnp.zeros(rnn.size, rnn.dtype))
-    except ValueError:
-        return False
-    return bool((np.asarray(trajectory.stopped_at) != 0).any())

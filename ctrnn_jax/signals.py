@@ -48,7 +48,7 @@ class Signal:
 def known_format(option: str, path: Path) -> str:
     """The file's ending, out of those that are written."""
     if path.suffix.lower() not in FORMATS:
-        _checks.fail(option, "a .npy, .csv or .wav file", path.name)
+        _checks.fail(option, "a .npy, .csv or .wav file", path.name or path)
     return path.suffix.lower()
 
 

@@ -27,7 +27,7 @@ from .solvers import DiscreteGradient, Projected
 from .trajectory import Trajectory
 
 ADJOINTS = ("checkpointed", "direct", "reversible")
-_MAX_STEPS = 2**31 - 2
+MAX_STEPS = 2**31 - 2
 _NO_METER = diffrax.NoProgressMeter()
 
 
@@ -63,12 +63,12 @@ def simulate(
         solver: any diffrax solver of ordinary differential equations, or one of this package.
         save_every: the initial state and every `save_every`-th step are saved; what lies
             between takes no memory.
-        rtol, atol: relative and absolute tolerance. Given, the solver chooses its own step
-            sizes, for each trajectory by itself, and `dt` only spaces the grid of steps on which
-            saves, `fold` and `max_norm` work. One left out equals the other. A trajectory is
-            stopped, see `Trajectory.unconverged_at`, where it would need more than 1.6·10⁷ steps in
-            512 on the grid, or steps too small for the spacing of numbers (in float32 below some
-            10⁻⁷ of these 512): a smaller `dt` allows smaller ones.
+        rtol, atol: relative and absolute tolerance; one of them may be 0. Given, the solver
+            chooses its own step sizes, for each trajectory by itself, and `dt` only spaces the
+            grid of steps on which saves, `fold` and `max_norm` work. One left out equals the
+            other. A trajectory is stopped, see `Trajectory.unconverged_at`, where it would need
+            more than 1.6·10⁷ steps in 512 on the grid, or steps too small for the spacing of
+            numbers (in float32 below some 10⁻⁷ of these 512): a smaller `dt` allows smaller ones.
         observe: `observe(t, x) -> PyTree` for one state x (n,), evaluated at every save.
         keep_states: False returns no states, only what `observe` and `fold` make of them.
         fold: `(init, update)`, `update(carry, t, x) -> carry` for one state: sees every step from
@@ -112,8 +112,8 @@ def simulate(
     num_steps = _checks.integer("num_steps", num_steps, 1)
     if num_steps % save_every:
         _checks.fail("num_steps", f"a multiple of save_every = {save_every}", num_steps)
-    if num_steps > _MAX_STEPS:
-        _checks.fail("num_steps", f"at most {_MAX_STEPS}", num_steps)
+    if num_steps > MAX_STEPS:
+        _checks.fail("num_steps", f"at most {MAX_STEPS}", num_steps)
     check_solver(solver)
     if isinstance(solver, DiscreteGradient | Projected) and rnn.is_conservative:
         energy(rnn, x0)  # refuses a bias for which there is no energy to keep
@@ -123,7 +123,7 @@ def simulate(
         _checks.fail("solver", expected, type(solver).__name__)
     tolerances = _tolerances(solver, rtol, atol, x0.dtype)
     if observe is not None:
-        _checks.function("observe", observe)
+        _checks.compiled_function("observe", observe)
     initial, update = (None, None) if fold is None else _fold_pair(fold)
     _checks.flag("keep_states", keep_states)
     if max_norm is not None:
@@ -158,16 +158,31 @@ def _tolerances(solver: Any, rtol: Any, atol: Any, dtype: Any) -> tuple[Scalar, 
         expected = "an adaptive solver where rtol or atol is given"
         _checks.fail("solver", expected, type(solver).__name__)
     # One left out equals the other, but each is checked under its own name.
-    second: Any = None if atol is None else _checks.positive("atol", atol, dtype)
-    first = second if rtol is None else _checks.positive("rtol", rtol, dtype)
-    return first, first if second is None else second
+    both = [value for value in (rtol, atol) if value is not None]
+    second: Any = None if atol is None else _tolerance("atol", atol, dtype)
+    first = second if rtol is None else _tolerance("rtol", rtol, dtype)
+    second = first if second is None else second
+    if not any(_checks.is_traced(value) or value > 0 for value in both):
+        _checks.fail("rtol and atol", "one of them above 0", "0 for both")
+    # A component that rests at 0 has an error of 0, which is within any tolerance: not 0/0.
+    return first, jnp.maximum(second, jnp.asarray(jnp.finfo(dtype).tiny, dtype))
+
+
+def _tolerance(name: str, value: Any, dtype: Any) -> Scalar:
+    tolerance = _checks.real(name, value, dtype)
+    if not _checks.is_traced(value) and not value >= 0:
+        _checks.fail(name, "a finite number >= 0", value)
+    return tolerance
 
 
 def _fold_pair(fold: Any) -> tuple[Any, Callable]:
     if not isinstance(fold, tuple) or len(fold) != 2:
         _checks.fail("fold", "a pair (init, update)", type(fold).__name__, TypeError)
     init, update = fold
-    _checks.function("fold", update, "a function update(carry, t, x) as its second part")
+    expected = "a function update(carry, t, x) as its second part"
+    _checks.compiled_function("fold", update, expected)
+    if callable(init):
+        _checks.compiled_function("fold", init, "a PyTree or a function as its first part")
     # Python numbers as weakly typed arrays: another value is not another compilation.
     return init if callable(init) else jax.tree.map(jnp.asarray, init), update
 

@@ -148,6 +148,7 @@ def fit(
     optimizer = _adam() if optimizer is None else optimizer
     expected = "an optax optimizer such as optax.adam(1e-2)"
     _checks.instance("optimizer", optimizer, optax.GradientTransformation, expected)
+    _check_update(optimizer, params)
     data, members, batch_size = _sizes((params, frozen), data, ensemble, batch_size)
     limits = (
         None if clip_norm is None else float(_checks.positive("clip_norm", clip_norm)),
@@ -195,6 +196,24 @@ def fit(
 @functools.cache
 def _adam() -> optax.GradientTransformation:
     return optax.adam(1e-2)  # one object, as the compiled programs are kept by it
+
+
+def _check_update(optimizer: optax.GradientTransformation, params: PyTree) -> None:
+    """Refuse what needs more than loss and gradient, as line searches do."""
+
+    def update(params: PyTree) -> Any:
+        given = {"value": jnp.zeros(()), "grad": params}
+        state = optimizer.init(params)
+        return optax.with_extra_args_support(optimizer).update(params, state, params, **given)
+
+    try:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            jax.eval_shape(update, params)
+    except TypeError as error:
+        if "required keyword-only argument" not in str(error):
+            raise
+        expected = "an optax optimizer that needs no more than loss and gradient: no line search"
+        _checks.fail("optimizer", expected, str(error), TypeError)
 
 
 def _parts(model: Any) -> tuple[Any, PyTree, PyTree, PyTree]:
@@ -296,7 +315,13 @@ class _Run:
 
     def open(self, path: str | os.PathLike[str], identity: Any) -> None:
         """Write to `path` from now on, and go on from what is there."""
+        expected = "the path of a file"
+        if not isinstance(path, str | os.PathLike):
+            _checks.fail("checkpoint", expected, repr(path), TypeError)
         self.path = os.fspath(path)
+        if not self.path or os.path.isdir(self.path):
+            got = f"the folder {self.path!r}" if self.path else repr(self.path)
+            _checks.fail("checkpoint", expected, got)
         folder = os.path.dirname(self.path) or "."
         if not os.path.isdir(folder):
             expected = "a file in an existing folder"

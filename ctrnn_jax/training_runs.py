@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _checks
-from ._options import activation_named, environment, prepared
-from ._output import appearing_together, draw, interruptible, write_json
+from ._options import activation_named, environment, fits, prepared, seed_of
+from ._output import appearing_together, draw, place_for, write_json
 from .fit_frequency import fit_frequency
 from .fit_signal import fit_signal
 from .fit_spectrum import fit_spectrum
@@ -106,6 +106,7 @@ def generate_to_file(
     suffix = known_format("--out", out)
     if out.is_dir():
         _checks.fail("--out", "a file", f"the folder {out}")
+    place_for(out.parent)
     duration = _checks.positive_float("--duration", duration)
     if rate is not None:
         if dt is not None:
@@ -130,8 +131,10 @@ def generate_to_file(
         _checks.fail(
             "--duration", f"at most 2^28 values and 2^31 steps of {oscillator.max_step:.4g} s", got
         )
-    with interruptible():
-        y = np.asarray(oscillator.generate(dt, size - 1))
+    # The states, two copies of the signal and a table of it; a number of a .csv has 25 characters.
+    stored = 25 if suffix == ".csv" else 8
+    fits(f"{size} samples", 40.0 * values, stored * size * oscillator.readout.shape[0], out)
+    y = np.asarray(oscillator.generate(dt, size - 1))
     _checks.finite("the signal", y)
     write_signal(out, y, dt)
     channels = y.shape[1]
@@ -143,10 +146,11 @@ def _train_to_folder(settings: TrainSettings) -> None:
     for name in _IDLE[kind]:
         if (value := getattr(settings, name)) is not None:
             _checks.fail(f"--{name.replace('_', '-')}", f"none with {_NAMES[kind]}", value)
+    n = 16 if settings.neurons is None else settings.neurons
+    fits(f"{n} neurons", 64.0 * n**2, 8.0 * n**2, settings.out)
     start = time.perf_counter()
-    with interruptible():
-        result = _signal(settings) if kind == "signal" else _frequency(settings)
-        orbit = _orbit(result)
+    result = _signal(settings) if kind == "signal" else _frequency(settings)
+    orbit = _orbit(result)
     contents = {
         "report": result.report,
         "seconds": time.perf_counter() - start,
@@ -169,7 +173,7 @@ def _options(settings: TrainSettings) -> dict[str, Any]:
     return {
         "activation": activation_named(settings.activation),
         "form": settings.form,
-        "key": jax.random.key(settings.seed),
+        "key": jax.random.key(seed_of(settings.seed)),
         "dtype": jnp.dtype(settings.dtype),
         **{name: value for name, value in given.items() if value is not None},
     }

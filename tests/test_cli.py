@@ -1,10 +1,13 @@
 """The command line, run in a folder of its own."""
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -84,17 +87,17 @@ BAD = [
     (["--dt", "0"], "--dt: expected a finite number > 0, got 0.0"),
     (["--dt", "abc"], "--dt"),
     (["--steps", "0"], "--steps: expected an integer >= 1, got 0"),
-    (["--save-every", "7"], "num_steps: expected a multiple of save_every = 7, got 40"),
+    (["--save-every", "7"], "--steps: expected a multiple of --save-every 7, got 40"),
     (["--duration", "1"], "--duration: expected either --steps or --duration, got both"),
     (["--solver", "rk5"], "--solver: expected one of"),
     (["--solver", "projected:rk4:2"], "--solver: expected no order for RK4, got '2'"),
     (["--solver", "discrete_gradient:x"], "--solver: expected a number after the colon, got 'x'"),
     (["--solver", "exact_linear"], "activation Linear()"),
     (["--activation", "swish"], "--activation: expected one of"),
-    (["--form", "spiking"], "form: expected one of 'rate', 'current', got 'spiking'"),
+    (["--form", "spiking"], "--form: expected one of 'rate', 'current', got 'spiking'"),
     (["--dtype", "int8"], "--dtype: expected one of 'float32', 'float64', got 'int8'"),
     (["--device", "tpu:9"], "--device: expected one of cpu:0"),
-    (["--leak", "-1"], "leak: expected values >= 0"),
+    (["--leak", "-1"], "--leak: expected values >= 0"),
     (["--bias", "nothing.npy"], "--bias: expected an existing file, got nothing.npy"),
     (["--skew-part"], "--skew-part: expected a matrix in --weights, got none"),
     (["--weights", "general.npy"], "a symmetric part of size"),
@@ -105,6 +108,17 @@ BAD = [
     (["--initial-states", "general.npy"], "--states: expected the 4 states"),
     (["--initial-states", "wide.npy"], "--initial-states: expected shape (states, 4), got (2, 5)"),
     (["--out", "notes.txt"], "--out: expected a folder, got the file notes.txt"),
+    (["--out", "notes.txt/deeper"], "--out: expected a folder, got the file notes.txt"),
+    (["--seed", str(2**64)], "--seed: expected an integer from 0 to 2^32 - 1, got 1844"),
+    (["--steps", str(2**31)], "--steps: expected at most 2147483646, got 2147483648"),
+    (["--rtol", "0", "--atol", "0"], "rtol and atol: expected one of them above 0, got 0 for both"),
+    (["--neurons", str(10**6)], "memory: expected a run that fits into the "),
+    (["--states", str(10**9)], "GB: 1000000000 states of 4 neurons, each saved 41 times"),
+    (["--scale", "nan"], "--scale: expected a finite number > 0, got nan"),
+    (
+        ["--amplitude", "1e300"],
+        "--amplitude: expected a finite number > 0, got 1e+300, which is inf",
+    ),
     (["--no-such-option"], "No such option"),
 ]
 
@@ -152,15 +166,117 @@ def test_general_matrices_on_demand(tmp_path, option):
     assert np.allclose(kept, (A - A.T) / 2 if option == "--skew-part" else A, atol=1e-6)
 
 
-def test_interrupt_ends_a_run_at_once_and_leaves_nothing(tmp_path):
-    command = [sys.executable, "-m", "ctrnn_jax", "simulate", "--steps", "1000000", "--out", "o"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+def _interrupted(folder, arguments, number, ready=b"%"):
+    """Exit status and standard error after a signal sent once `ready` is in the latter."""
+    command = [sys.executable, "-m", "ctrnn_jax", *arguments]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
-        while b"%" not in process.stderr.read(8):  # the progress bar: it is computing
+        told = b""
+        while ready not in told:
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) != 0
+            told += os.read(process.stderr.fileno(), 4096)
+        process.send_signal(number)
+        began = time.monotonic()
+        _, rest = process.communicate(timeout=60)
+        assert time.monotonic() - began < 2
+    return process.returncode, (told + rest).decode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_a_run_at_once_and_leaves_nothing(tmp_path, number):
+    arguments = ["simulate", "--steps", "1000000", "--out", "deep/er"]
+    status, error = _interrupted(tmp_path, arguments, number)  # the progress bar: it is computing
+    assert status == 130 and error.endswith("\nctrnn: interrupted\n") and "Trace" not in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["loading", "writing", "moving", "drawing"])
+def test_an_interrupt_at_any_moment_leaves_all_or_nothing(tmp_path, moment):
+    """Stopped where it would hurt most: the process sends itself the signal there, and waits."""
+    before = {
+        "loading": "sys.argv[0] = 'ctrnn'; import ctrnn_jax",
+        "writing": "from ctrnn_jax import runs; at(runs, 'write_json')",
+        "moving": "at(os, 'replace')",
+        "drawing": "import matplotlib.figure as figure; at(figure.Figure, 'savefig')",
+    }[moment]
+    code = (
+        "import os, signal, sys, time\n"
+        "def end(*_, **__):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(0.5 if moving else 30)\n"
+        "def at(owner, name):\n"
+        "    kept = getattr(owner, name)\n"
+        "    def first(*a, **k):\n"
+        "        result = kept(*a, **k)\n"
+        "        if not moving or str(a[1]).endswith('/er/network.ctrnn'):\n"
+        "            end()\n"
+        "        return result\n"
+        "    setattr(owner, name, first)\n"
+        f"moving = {moment == 'moving'}\n"
+        f"{before}\n"
+        "if sys.argv[0] == 'ctrnn': end()\n"
+        "from ctrnn_jax.cli import main\nmain()\n"
+    )
+    command = [sys.executable, "-c", code, "simulate", *QUICK, "--out", "deep/er"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+    if moment == "moving":  # the files go together
+        assert len(list((tmp_path / "deep" / "er").iterdir())) > 4
+        assert [p.name for p in (tmp_path / "deep").iterdir()] == ["er"]
+    else:
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("steps", [1, 40, 1000, 4007, 100_003, 2**31 - 1000])
+def test_saves_need_no_divisor_of_the_steps(tmp_path, steps):
+    asked, made, each = runs._steps(_settings(tmp_path, steps=steps))
+    assert asked == steps and made % each == 0 and steps <= made <= 1.01 * steps
+    assert min(steps, 80) <= made // each <= 200
+
+
+def _settings(folder, **changes):
+    given = dict.fromkeys(field.name for field in dataclasses.fields(runs.Settings))
+    given |= {"skew_part": False, "unconstrained": False, "progress": False, "seed": 0}
+    given |= {"scale": 1.0, "amplitude": 1.0, "activation": "linear", "form": "rate"}
+    given |= {"out": folder, "dt": 0.05, "dtype": "float32", "solver": "rk4"}
+    return runs.Settings(**given | changes)
+
+
+def test_the_table_is_true_of_a_slow_oscillation_and_of_stopped_runs(tmp_path, capsys):
+    """An exact frequency from little more than a period, none from half of one or of none."""
+    np.save(tmp_path / "A.npy", np.array([[0, 1.0], [-1.0, 0]]))
+    np.save(tmp_path / "x.npy", np.array([[0.0, 1.0]]))
+    given = {"weights": tmp_path / "A.npy", "initial_states": tmp_path / "x.npy"}
+    for name, changes, row in (
+        ("many", {"steps": 2003}, r"0\.159 Hz: neuron 0, first 100.* s, median of 1 of 1 states"),
+        ("stopped", {"steps": 500, "max_norm": 0.5}, "not measured: all trajectories were stopped"),
+    ):
+        runs.simulate_to_folder(_settings(tmp_path / name, **given, **changes))
+        told = capsys.readouterr().out
+        assert re.search(rf"frequency +{row}", told), told
+        results = json.loads((tmp_path / name / "summary.json").read_text())["results"]
+        assert results["wall_time_s"] > 1e-6 and results["compile_time_s"] > 1e-3
+        assert results["steps_asked_for"] == changes["steps"] <= results["steps"]
+        run = ct.load(tmp_path / name / "trajectory.ctrnn")
+        assert np.isclose(run.ts[-1], 0.05 * results["steps"])
+    assert "median drift  not measured: all trajectories were stopped" in told
+
+
+@pytest.mark.parametrize("state,max_norm", [(0.0, None), (1.0, 1.001)])
+def test_nothing_to_draw_costs_no_results(tmp_path, state, max_norm):
+    """A state at rest, and one that is stopped before the first save."""
+    np.save(tmp_path / "A.npy", np.array([[0, 1.0], [-1.0, 0.5]]))
+    np.save(tmp_path / "x.npy", np.full((2, 2), state))
+    given = {"weights": tmp_path / "A.npy", "initial_states": tmp_path / "x.npy", "steps": 4000,
+             "unconstrained": True, "max_norm": max_norm}  # fmt: skip
+    runs.simulate_to_folder(_settings(tmp_path / "o", **given))
+    names = {p.name for p in (tmp_path / "o").iterdir()}
+    assert {"summary.json", "trajectory.ctrnn", "time_series.png"} <= names
+
+
+def test_alone_it_helps_and_tells_its_version():
+    assert "simulate" in ctrnn(".").stdout and ctrnn(".").returncode == 0
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", ctrnn(".", "--version").stdout)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import ctrnn_jax
 
 PACKAGE = Path(ctrnn_jax.__file__).parent
 LAYERS = [
-    {"_types", "_checks", "_output", "_size_rules"},
+    {"_at_start", "_types", "_checks", "_output", "_size_rules"},
     {"activations", "_products", "weights", "spectra", "harmonics"},
     {"_tables", "_arrays", "_times", "signals"},
     {"model", "trajectory"},
@@ -20,12 +20,13 @@ LAYERS = [
     {"losses", "oscillator", "_descent", "train"},
     {"_modes", "frequency_report", "signal_report", "fit_frequency", "fit_spectrum", "fit_signal"},
     {"experiments"},
-    {"_options", "runs", "training_runs", "bench_runs", "cli"},
+    {"_options", "run_results", "runs", "training_runs", "bench_runs", "cli"},
     {"__init__", "__main__"},
 ]
 WITHIN = [
     "_types",
     "_checks",
+    "_output",
     "_products",
     "weights",
     "_tables",
@@ -52,6 +53,7 @@ WITHIN = [
     "fit_spectrum",
     "fit_signal",
     "_options",
+    "run_results",
     "runs",
     "training_runs",
     "bench_runs",

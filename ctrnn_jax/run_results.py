@@ -1,0 +1,218 @@
+"""What `ctrnn simulate` tells of a run: numbers, a table, pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from .invariants import energy, energy_drift
+from .model import CTRNN
+from .simulate import simulate
+from .spectra import dominant_frequency
+from .trajectory import Trajectory
+
+_PER_PERIOD = 20  # least saves in the fastest period of small oscillations, to draw curves
+_PERIODS_DRAWN = 20, 8  # of curves, at least: of the fastest, of the dominant oscillation
+_MOST_SAVES = 4001
+_MOST_VALUES = 2**22
+_MOST_STATES = 64
+
+
+class Part(NamedTuple):
+    """Some trajectories from the start on, saved so densely that curves can be drawn.
+
+    `rows` are their places among all of them, `total`; `excerpt` are the saves of some periods.
+    """
+
+    trajectory: Trajectory
+    rows: np.ndarray
+    total: int
+    excerpt: int
+
+    @property
+    def seconds(self) -> float:
+        return float(self.trajectory.ts[-1])
+
+
+def measure(
+    rnn: CTRNN, trajectory: Trajectory, steps: int, save_every: int, options: dict[str, Any]
+) -> tuple[dict[str, Any], Part]:
+    """Drift over the trajectories that ran to the end, frequencies, and what to draw.
+
+    `options` are those of `simulate`.
+    """
+    running = np.asarray(trajectory.stopped_at) < 0
+    median = largest = None
+    if running.any() and _has_energy(rnn):
+        xs = np.asarray(trajectory.xs)
+        at_once = max(1, _MOST_VALUES // xs[0].size)
+        blocks = np.array_split(np.flatnonzero(running), math.ceil(running.sum() / at_once))
+        drifts = [np.abs(np.asarray(energy_drift(rnn, xs[rows]))).max(axis=-1) for rows in blocks]
+        worst = np.concatenate(drifts)
+        median, largest = float(np.median(worst)), float(np.max(worst))
+    part = _densely_saved(rnn, trajectory, steps, save_every, options)
+    drawn, lines = part.trajectory, np.full(0, np.nan)
+    ran = np.asarray(drawn.stopped_at) < 0
+    assert drawn.xs is not None  # they are kept
+    if ran.any() and drawn.xs.shape[-2] >= 4:
+        lines = np.asarray(dominant_frequency(drawn.xs[ran, :, 0], float(drawn.ts[1])))
+    found = lines[np.isfinite(lines)]
+    frequency = float(np.median(found)) if found.size else None
+    if frequency is not None:
+        longest = _PERIODS_DRAWN[1] / (frequency * float(drawn.ts[1]))
+        part = part._replace(excerpt=max(part.excerpt, 1 + math.ceil(longest)))
+    numbers = {
+        "median_relative_energy_drift": median,
+        "max_relative_energy_drift": largest,
+        "stopped": int((~running).sum()),
+        "unconverged": int((np.asarray(trajectory.unconverged_at) >= 0).sum()),
+        "dominant_frequency_hz": frequency,
+        "dominant_frequency_states": [found.size, lines.size],
+        "dominant_frequency_span_s": part.seconds,
+    }
+    return numbers, part
+
+
+def _densely_saved(
+    rnn: CTRNN, trajectory: Trajectory, steps: int, save_every: int, options: dict[str, Any]
+) -> Part:
+    assert trajectory.xs is not None
+    total, _, n = trajectory.xs.shape
+    stopped = np.asarray(trajectory.stopped_at) >= 0
+    first = np.argsort(stopped, kind="stable")  # those that ran to the end come first
+    period = 2 * np.pi / max(_norm(np.asarray(rnn.weights.as_matrix(), float)), 1e-300)
+    each = max(1, math.floor(min(period / (_PER_PERIOD * options["dt"]), steps)))
+    saves = min(steps // each, _MOST_SAVES - 1)
+    rows = np.sort(first[: max(1, min(_MOST_STATES, _MOST_VALUES // (saves * n)))])
+    if each >= save_every:
+        part, each = _taken(trajectory, rows, _MOST_SAVES), save_every
+    else:
+        x0 = jnp.asarray(np.asarray(trajectory.xs[rows, 0]))
+        part = simulate(rnn, x0, **options, num_steps=saves * each, save_every=each)
+    excerpt = 1 + math.ceil(min(_PERIODS_DRAWN[0] * period / (each * options["dt"]), saves))
+    return Part(part, rows, total, excerpt)
+
+
+def _norm(A: np.ndarray) -> float:
+    """The largest singular value, for skew A the largest angular frequency, nearly: by powers."""
+    v, norm = np.random.default_rng(0).normal(size=len(A)), 0.0
+    for _ in range(50):
+        v = A.T @ (A @ v)
+        size = float(np.linalg.norm(v))
+        if not size > 0 or not math.isfinite(size):
+            break
+        norm, v = math.sqrt(size), v / size
+    return norm
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results, a line each."""
+
+    def number(value, unit=""):
+        return f"{value:.3g}{unit}"
+
+    ran = results["states"] - results["stopped"]
+
+    def drift(value):
+        if value is None:
+            reason = "all trajectories were stopped" if not ran else "the network has no energy"
+            return f"not measured: {reason}"
+        return f"{number(value)} of the energy, over the {ran} that ran to the end"
+
+    steps = f"{results['steps']} of {results['dt']:g} s, every {results['save_every']} saved"
+    steps = steps.replace("every 1 saved", "each saved")
+    if results["steps"] != results["steps_asked_for"]:
+        steps += f"; {results['steps_asked_for']} rounded up to even saves"
+    found, of = results["dominant_frequency_states"]
+    span = f"first {results['dominant_frequency_span_s']:.4g} s"
+    if found:
+        frequency = (
+            f"{number(results['dominant_frequency_hz'], ' Hz')}: neuron 0, {span}, median of"
+        )
+        frequency += f" {found} of {of} states, as drawn"
+    elif of:
+        frequency = f"not measured: none of {of} states oscillates enough in the {span}"
+    else:
+        reason = "too few saves" if ran else "all trajectories were stopped"
+        frequency = f"not measured: {reason}"
+    rows = {
+        "states": f"{results['states']} of {results['neurons']} neurons",
+        "steps": steps,
+        "solver": f"{results['solver']}, on {results['devices']} device(s)",
+        "wall time": f"{number(results['wall_time_s'], ' s')}, after"
+        f" {number(results['compile_time_s'], ' s')} of compilation",
+        "speed": number(results["state_steps_per_s"], " state-steps/s"),
+        "median drift": drift(results["median_relative_energy_drift"]),
+        "max drift": drift(results["max_relative_energy_drift"]),
+        "stopped": f"{results['stopped']} trajectories",
+        "frequency": frequency,
+    }
+    if results["unconverged"]:
+        rows["unconverged"] = f"{results['unconverged']} trajectories had an unsolved implicit step"
+    return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
+
+
+def pictures(rnn: CTRNN, trajectory: Trajectory, part: Part) -> dict[str, Callable[[Any], Any]]:
+    """Functions that draw into an empty figure: the drift of all, the motion of a part."""
+    from . import plot
+
+    drawn = part.trajectory
+    alone, start = _taken(drawn, slice(1)), _taken(drawn, slice(16), part.excerpt)
+
+    def title(count: int, which: Trajectory) -> str:
+        states = f"{count} of {part.total} states"
+        one = f"state {part.rows[0]} of {part.total}" if part.total > 1 else "the only state"
+        return f"{states if count > 1 else one}, first {float(which.ts[-1]):.4g} s"
+
+    def titled(title: str, picture: Callable[..., Any], *arguments: Any, **options: Any):
+        def into(figure: Any) -> None:
+            ax = figure.subplots()
+            ax.set_title(title, fontsize="medium")
+            try:
+                picture(*arguments, **options, ax=ax)
+            except ValueError as error:  # such as a constant signal: the numbers stand all the same
+                ax.set_axis_off()
+                ax.text(0.5, 0.5, f"nothing to draw\n{error}", ha="center", va="center", wrap=True)
+
+        return into
+
+    first = _taken(start, slice(1))
+    one = title(1, start)
+    found: dict[str, Callable[[Any], Any]] = {
+        "time_series": titled(one, plot.time_series, first, neurons=range(min(3, rnn.size)))
+    }
+    if rnn.size == 2:
+        found["phase_portrait"] = titled(
+            title(len(start.stopped_at), start), plot.phase_portrait, start
+        )
+    elif rnn.size > 1:
+        found["phase_portrait"] = titled(one, plot.phase_portrait, first)
+    if _has_energy(rnn) and (np.asarray(trajectory.stopped_at) != 0).any():
+        found["energy_drift"] = titled(
+            f"{part.total} states, to the end", plot.energy_drift, rnn, trajectory
+        )
+    if drawn.ts.shape[0] >= 32 and (np.asarray(drawn.stopped_at) < 0).any():
+        found["spectrum"] = titled(title(len(part.rows), drawn), plot.spectrum, drawn)
+        found["spectrogram"] = titled(title(1, drawn), plot.spectrogram, alone)
+    return found
+
+
+def _taken(trajectory: Trajectory, rows: Any, saves: int | None = None) -> Trajectory:
+    """Some trajectories, up to some save."""
+    assert trajectory.xs is not None
+    stopped_at, unconverged_at = trajectory.stopped_at[rows], trajectory.unconverged_at[rows]
+    ts, xs = trajectory.ts[:saves], trajectory.xs[rows, :saves]
+    return Trajectory(ts, xs, None, None, stopped_at, unconverged_at)
+
+
+def _has_energy(rnn: CTRNN) -> bool:
+    """Whether the energy is defined: not for every bias in the current form."""
+    try:
+        energy(rnn, jnp.zeros(rnn.size, rnn.dtype))
+    except ValueError:
+        return False
+    return True
