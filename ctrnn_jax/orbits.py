@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from . import _checks
-from ._types import Array, ArrayLike, Float, Int
+from ._types import Array, ArrayLike, Float, Int, finite_or_nan
 from .activations import HardTanh, Linear, Tanh
 from .model import CTRNN, states_for
 from .weights import BlockSkew
@@ -97,7 +97,8 @@ def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, "*shape"]:
         x0: (..., n) states on the orbits.
 
     Returns:
-        (...,) in Hz for two neurons, (..., n/2) for the blocks of a larger `BlockSkew`.
+        (...,) in Hz for two neurons, (..., n/2) for the blocks of a larger `BlockSkew`; nan of
+        states that are not finite.
 
     Raises:
         TypeError, ValueError: for any other network, or a wrong shape or dtype of x0.
@@ -130,6 +131,7 @@ def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, "*shape"]:
         f = f * _agm_frequency_factor(level)
     elif isinstance(rnn.activation, HardTanh):
         f = f * _hard_tanh_frequency_factor(level)
+    f = f * finite_or_nan(x0.reshape(*level.shape, 2), axis=-1)
     return f[..., 0] if n == 2 else f
 
 
