@@ -7,7 +7,7 @@ of slices are exact on any device: no other precision is needed, nor rounding of
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,19 @@ def _scaled(h: Scalar, A: Matrix) -> Pair:
     return hA, ((h1 * A1 - hA) + h1 * A2 + h2 * A1) + h2 * A2
 
 
+def slice_bits(n: int, dtype: Any) -> int:
+    """Bits of numbers whose sums of n products are exact."""
+    return (jnp.finfo(dtype).nmant + 1 - math.ceil(math.log2(n))) // 2
+
+
+def coarse(y: Array) -> Array:
+    """States (n, ...) rounded to `slice_bits` of the largest of their numbers."""
+    shift = jnp.max(jnp.abs(y), axis=0) * 2.0 ** (
+        jnp.finfo(y.dtype).nmant + 1 - slice_bits(len(y), y.dtype)
+    )
+    return (y + shift[None]) - shift[None]
+
+
 def _slices(a: Pair, bits: int) -> list[Matrix]:
     size = jnp.frexp(jnp.max(jnp.abs(a[0])))[1]
     found = []
@@ -61,7 +74,7 @@ def _slices(a: Pair, bits: int) -> list[Matrix]:
 
 def _product(a: Pair, b: Pair) -> Pair:
     n = len(a[0])
-    bits = (jnp.finfo(a[0].dtype).nmant + 1 - math.ceil(math.log2(n))) // 2
+    bits = slice_bits(n, a[0].dtype)
     left, right = jnp.concatenate(_slices(a, bits)), jnp.concatenate(_slices(b, bits), axis=1)
     parts = jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
     parts = parts.reshape(_SLICES, n, _SLICES, n)
@@ -75,9 +88,10 @@ def _product(a: Pair, b: Pair) -> Pair:
 
 @jax.custom_jvp
 def exponential_change(h: Scalar, A: Matrix) -> Pair:
-    """exp(hA) - 1 as a pair, to about eps^1.5; derivatives are those of `expm`.
+    """exp(hA) - 1 = D1 + D2 to about eps^1.5; D1 has `slice_bits`, D2 is of their rounding.
 
-    Scaled to where ten terms of the series do, then squared as (1 + D)² - 1 = 2D + D².
+    Derivatives are those of `expm`, and D1's. Scaled to where ten terms of the series do, then
+    squared as (1 + D)² - 1 = 2D + D².
     """
     hA = _scaled(h, A)
     norm = jnp.max(jnp.sum(jnp.abs(hA[0]), axis=0))
@@ -93,7 +107,9 @@ def exponential_change(h: Scalar, A: Matrix) -> Pair:
         return _add((2 * D[0], 2 * D[1]), _product(D, D))
 
     D = lax.fori_loop(0, _TERMS, term, (jnp.zeros_like(A), jnp.zeros_like(A)))
-    return lax.fori_loop(0, squarings, square, D)
+    high, low = lax.fori_loop(0, squarings, square, D)
+    first = _slices((high, low), slice_bits(len(A), A.dtype))[0]
+    return first, (high - first) + low
 
 
 @exponential_change.defjvp

@@ -14,7 +14,7 @@ from .._types import Array, Float, Scalar, State, any_at_all
 from ..activations import Linear
 from ..model import CTRNN
 from ._common import AbstractNetworkSolver, dense_info, network_of
-from ._pairs import exponential_change, two_sum
+from ._pairs import coarse, exponential_change, two_sum
 
 
 class ExactLinear(AbstractNetworkSolver):
@@ -53,15 +53,14 @@ class ExactLinear(AbstractNetworkSolver):
         propagator = jax.lax.cond(
             any_at_all((h != known)[None]), lambda: _propagator(rnn, h), lambda: propagator
         )
-        moved = product(propagator.first, y0)
-        if propagator.response is not None:
-            moved = moved + propagator.response.reshape(-1, *[1] * (y0.ndim - 1))
         if propagator.second is None:
-            y1 = moved
+            y1 = _affine(propagator.first, y0)
         else:
-            rest = product(propagator.second, jnp.concatenate([y0, lost]))
-            y1, low = two_sum(y0, moved)
-            y1, lost = two_sum(y1, low + (lost + rest))
+            # The large part without rounding: it would lock orbits of a few steps to a cycle.
+            large = coarse(y0)
+            small = product(propagator.first[0], (y0 - large) + lost)
+            y1, low = two_sum(y0, _affine(propagator.first, large))
+            y1, lost = two_sum(y1, low + (lost + (small + _affine(propagator.second, y0))))
             lost = jax.lax.stop_gradient(lost)
         info = dense_info(terms, t0, t1, y0, y1, args, h)
         return y1, None, info, _State(h, propagator, lost), diffrax.RESULTS.successful
@@ -74,12 +73,23 @@ class ExactLinear(AbstractNetworkSolver):
         return rnn
 
 
-class _Propagator(NamedTuple):
-    """exp(hM); or for a rotation D = exp(hA) - 1, and beside it [what D lacks in digits, D]."""
-
-    first: Float[Array, "n n"]
-    second: Float[Array, "n twice"] | None
+class _Affine(NamedTuple):
+    matrix: Float[Array, "n n"]
     response: Float[Array, " n"] | None  # to the bias
+
+
+def _affine(part: _Affine, y: State) -> State:
+    moved = product(part.matrix, y)
+    if part.response is None:
+        return moved
+    return moved + part.response.reshape(-1, *[1] * (y.ndim - 1))
+
+
+class _Propagator(NamedTuple):
+    """exp(hM); or for a rotation the two parts of exp(hA) - 1."""
+
+    first: _Affine
+    second: _Affine | None
 
 
 class _State(NamedTuple):
@@ -99,9 +109,11 @@ def _propagator(rnn: CTRNN, h: Scalar) -> _Propagator:
         sizes = (jnp.frexp(jnp.max(jnp.abs(a)))[1] for a in (rnn.bias, M))
         unit = jax.lax.stop_gradient(jnp.ldexp(unit, next(sizes) - next(sizes)))
         M = jnp.zeros((n + 1, n + 1), M.dtype).at[:n, :n].set(M).at[:n, n].set(rnn.bias / unit)
-    if rnn.is_conservative:
-        first, second = exponential_change(h, M)
-        second = jnp.concatenate([jax.lax.stop_gradient(second)[:n, :n], first[:n, :n]], axis=1)
-    else:
-        first, second = jax.scipy.linalg.expm(h * M), None
-    return _Propagator(first[:n, :n], second, None if rnn.bias is None else first[:n, n] * unit)
+
+    def affine(flow):
+        return _Affine(flow[:n, :n], None if rnn.bias is None else flow[:n, n] * unit)
+
+    if not rnn.is_conservative:
+        return _Propagator(affine(jax.scipy.linalg.expm(h * M)), None)
+    first, second = exponential_change(h, M)
+    return _Propagator(affine(first), affine(jax.lax.stop_gradient(second)))
