@@ -166,7 +166,8 @@ def period(
             the largest distance from x0 that the orbit has reached; unless given, eps^0.4
             (5e-7 in float64, 2e-3 in float32).
         rtol: relative tolerance of the steps; unless given, eps^0.8 (3e-13 and 3e-6). Tolerances
-            are relative to the size of the orbit; rounding of the states in it is allowed for.
+            are relative to the size of the orbit. Beside equilibria x0 itself is rounded: a return
+            may miss by that too, and by a hundredth of the orbit at most.
         max_steps: after how many steps, rejected ones and trials of crossings among them, the
             search for one orbit ends. The default is about 2000 turns around a smooth orbit.
 
@@ -385,7 +386,9 @@ def _first_return(rnn: CTRNN, x0: Array, max_time: Any, limits: _Limits) -> Arra
         trial = jnp.where(inside, newton, (low + high) / 2)
         settled = jnp.abs(newton - length) <= 2 * eps * t
         tried = s._replace(trial=trial, low=low, high=high, trials=s.trials + 1)
-        near = limits.tolerance * s.farthest + 32 * doubt / fastest
+        # Rounding may keep a small orbit open, but never by more than a hundredth.
+        rounding = jnp.minimum(32 * doubt / fastest, 0.01 * s.farthest)
+        near = limits.tolerance * s.farthest + rounding
         back = jnp.max(jnp.abs(u)) <= near
         # Beyond the plane: 0, lest the same crossing be found again.
         onward = s._replace(

@@ -109,7 +109,9 @@ def test_a_rotation_stays_one(f):
 
 def dots(jaxpr):
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general" and jnp.issubdtype(eqn.outvars[0].aval.dtype, float):
+        if eqn.primitive.name == "dot_general" and jnp.issubdtype(
+            eqn.outvars[0].aval.dtype, jnp.floating
+        ):
             yield eqn
         for value in jax.tree.leaves(eqn.params, is_leaf=lambda v: hasattr(v, "eqns")):
             inner = getattr(value, "jaxpr", value)
