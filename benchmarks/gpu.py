@@ -181,22 +181,60 @@ def products(dtype: str) -> Iterator[Check]:
         yield Check("that bound over the roundings of TF32", ROUNDINGS / error(TF32(A)), SEEN)
 
 
+class RoundedOffset(ct.DiscreteGradient):
+    """The energy to keep, with c·x of a bias b = A c of numbers rounded as TF32 rounds them."""
+
+    def init(self, terms, t0, t1, y0, args):
+        converged, level = super().init(terms, t0, t1, y0, args)
+        assert level is not None and level.offset is not None
+        rounded = partial(lax.reduce_precision, exponent_bits=8, mantissa_bits=10)
+        exact, coarse = (
+            product(level.offset[None], y0),
+            product(rounded(level.offset)[None], rounded(y0)),
+        )
+        return converged, level._replace(energy=level.energy + (coarse - exact)[0])
+
+
+def biased(form: str, weights: Any = None) -> tuple[ct.CTRNN, np.ndarray, np.ndarray]:
+    """128 neurons with a bias b = A c, and A and c in float64."""
+    # Of frequencies within a factor 4, lest the solution c of b = A c lose digits in float32.
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(128, 128)))[0]
+    turns = np.kron(np.diag(np.linspace(0.5, 2, 64)), [[0, 1], [-1, 0]])
+    A = jnp.asarray(basis @ turns @ basis.T, jnp.float32)
+    A = (A - A.T) / 2
+    A64 = np.asarray(A, float)
+    # Below 1 in size, as states of x' = A (tanh x + c) run away else.
+    bias = product(A, 0.9 * jnp.tanh(2 * normal(1, 128, dtype="float32")))
+    c = np.linalg.solve(A64, np.asarray(bias, float))
+    return ct.CTRNN(weights or SkewMatrix(A), form=form, bias=bias), A64, c
+
+
+def energy_drift(rnn: ct.CTRNN, A: np.ndarray, c: np.ndarray, solver: Any) -> float:
+    """Of 16 states in 20 s, the energy in NumPy and float64."""
+    x0 = normal(0, 16, 128, dtype="float32")
+    run = ct.simulate(rnn, x0, dt=0.05, num_steps=400, save_every=20, solver=solver)
+    x = np.asarray(run.xs, float)
+    z = x @ A.T + np.asarray(rnn.bias, float) if rnn.form == "rate" else x
+    energy = np.logaddexp(z, -z).sum(axis=-1) - len(A) * np.log(2)
+    energy = energy if rnn.form == "rate" else energy + x @ c
+    return float(np.abs(energy / energy[:, :1] - 1).max())
+
+
 def drift(dtype: str) -> Iterator[Check]:
-    """Energy in float64, of states that the device made in float32."""
+    """Energy in float64, of states that the device made in float32, with a bias."""
     if dtype == "float64":
         return
-    rnn, x0 = network(128, dtype), normal(0, 16, 128, dtype=dtype)
-    A = rnn.weights.as_matrix()
-
-    def energy_drift(rnn):
-        run = ct.simulate(rnn, x0, dt=0.05, num_steps=400, save_every=20, solver=ct.RK4())
-        z = np.asarray(run.xs, float) @ np.asarray(A, float).T
-        energy = np.logaddexp(z, -z).sum(axis=-1) - len(A) * np.log(2)
-        return float(np.abs(energy / energy[:, :1] - 1).max())
-
-    yield Check(f"energy drift, 128 neurons, 20 s, {dtype}", energy_drift(rnn), DRIFT)
-    rounded = energy_drift(ct.CTRNN(TF32(A)))
-    yield Check("that bound over the drift of TF32", DRIFT / rounded, SEEN)
+    solvers = {"RK4": ct.RK4(), "DiscreteGradient": ct.DiscreteGradient()}
+    solvers["Projected(RK4)"] = ct.Projected(ct.RK4())
+    for form in ("rate", "current"):
+        rnn, A, c = biased(form)
+        for name, solver in solvers.items():
+            what = f"energy drift, {form} form, {name}, 128 neurons, 20 s, {dtype}"
+            yield Check(what, energy_drift(rnn, A, c, solver), DRIFT)
+        rounded = energy_drift(biased(form, TF32(rnn.weights.as_matrix()))[0], A, c, ct.RK4())
+        yield Check(f"that bound over the drift of TF32, {form} form", DRIFT / rounded, SEEN)
+    rounded = energy_drift(rnn, A, c, RoundedOffset(None, 64, 2))
+    yield Check("that bound over the drift of TF32 in the offset", DRIFT / rounded, SEEN)
 
 
 def gradients(dtype: str) -> Iterator[Check]:

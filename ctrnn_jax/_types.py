@@ -21,6 +21,7 @@ __all__ = [
     "State",
     "Vector",
     "any_at_all",
+    "finite_or_nan",
     "matmul_precision",
 ]
 
@@ -38,6 +39,15 @@ def matmul_precision() -> Any:
     if jax.config.jax_default_matmul_precision is None:  # pyright: ignore[reportAttributeAccessIssue]
         return jax.lax.Precision.HIGHEST
     return None
+
+
+def finite_or_nan(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*rest"]:
+    """1 where x is finite along the axis, else nan.
+
+    A factor of what is computed of x: that comes out as nan where a formula in its limits, or a
+    choice by a comparison, would not tell; and so do its derivatives.
+    """
+    return jnp.where(jnp.all(jnp.isfinite(x), axis=axis), 1, jnp.nan).astype(x.dtype)
 
 
 @jax.custom_batching.custom_vmap

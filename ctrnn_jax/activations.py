@@ -100,6 +100,26 @@ class Tanh(_ClosedForm):
         return _log_cosh(z)
 
 
+def _step(z: Values) -> Values:
+    """1 for z > 0, 0 for others, and nan for nan, which is neither."""
+    return jnp.where(jnp.isnan(z), z, jnp.where(z > 0, 1, 0))
+
+
+# JAX takes the slope of both for 0 where z is nan.
+@jax.custom_jvp
+def _clip(z: Values) -> Values:
+    return jnp.clip(z, -1, 1)
+
+
+@jax.custom_jvp
+def _rectified(z: Values) -> Values:
+    return jnp.maximum(z, 0)
+
+
+_clip.defjvps(lambda dz, _, z: _step(1 - jnp.abs(z)) * dz)
+_rectified.defjvps(lambda dz, _, z: _step(z) * dz)
+
+
 def _piecewise_linear_mean(sigma: AbstractActivation, z0: Values, z1: Values) -> Values:
     """The mean of a σ that is z on an interval and constant outside, without cancellation.
 
@@ -119,11 +139,11 @@ class HardTanh(_ClosedForm):
     bounded: ClassVar[bool] = True
 
     def __call__(self, z: Values) -> Values:
-        return jnp.clip(z, -1, 1)
+        return _clip(z)
 
     def derivative(self, z: Values) -> Values:
         """σ' = 1 inside (-1, 1), 0 outside."""
-        return jnp.where(jnp.abs(z) < 1, jnp.ones_like(z), jnp.zeros_like(z))
+        return _step(1 - jnp.abs(z))
 
     def _phi(self, z: Values) -> Values:
         inside = jnp.clip(z, -1, 1)
@@ -144,7 +164,7 @@ class Linear(_ClosedForm):
 
     def derivative(self, z: Values) -> Values:
         """σ' = 1."""
-        return jnp.ones_like(z)
+        return jnp.where(jnp.isnan(z), z, 1)
 
     def _phi(self, z: Values) -> Values:
         return 0.5 * z * z
@@ -235,11 +255,11 @@ class ReLU(_ClosedForm):
     bounded: ClassVar[bool] = False
 
     def __call__(self, z: Values) -> Values:
-        return jax.nn.relu(z)
+        return _rectified(z)
 
     def derivative(self, z: Values) -> Values:
         """σ' = 1 for z > 0, else 0."""
-        return jnp.where(z > 0, jnp.ones_like(z), jnp.zeros_like(z))
+        return _step(z)
 
     def _phi(self, z: Values) -> Values:
         positive = jax.nn.relu(z)
@@ -312,7 +332,8 @@ class CustomActivation(AbstractActivation):
 
     def derivative(self, z: Values) -> Values:
         """σ'(z) by forward-mode differentiation of `fn`."""
-        return jax.jvp(self.fn, (z,), (jnp.ones_like(z),))[1]
+        slope = jax.jvp(self.fn, (z,), (jnp.ones_like(z),))[1]
+        return jnp.where(jnp.isnan(z), z, slope)
 
     def potential(self, z: Values) -> Values:
         """Φ(z): the one given, or the integral of `fn` from 0 to z."""

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _checks
-from ._types import Array, ArrayLike, Float, matmul_precision
+from ._products import product
+from ._types import Array, ArrayLike, Float, finite_or_nan
 from .model import CTRNN, one_network
 
 DRIFT_KINDS = ("rms", "mean", "max")
@@ -33,7 +34,7 @@ def bias_offset(rnn: CTRNN) -> Float[Array, " n"] | None:
         return None
     A = rnn.weights.as_matrix()
     # A is singular for odd n; the derivative of pinv survives its paired singular values.
-    c = jnp.matmul(jnp.linalg.pinv(A), rnn.bias, precision=matmul_precision())
+    c = product(jnp.linalg.pinv(A), rnn.bias)
     residual = jnp.linalg.norm(rnn.weights.matvec(c) - rnn.bias)
     tolerance = rnn.size * np.sqrt(float(jnp.finfo(A.dtype).eps)) * jnp.linalg.norm(rnn.bias)
     if not _checks.is_traced(residual) and residual > tolerance:
@@ -57,7 +58,7 @@ def energy(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch"]:
         x: (..., n) states.
 
     Returns:
-        (...,) energies.
+        (...,) energies; nan of states that are not finite.
 
     Raises:
         TypeError, ValueError: for a wrong shape or dtype, and for a bias outside the range of A
@@ -75,9 +76,16 @@ def energy(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch"]:
 
 def _energy(rnn: CTRNN, name: str, x: ArrayLike) -> Float[Array, "*batch"]:
     columns, batch = _columns(rnn, name, x)
-    value = jnp.sum(rnn.activation.potential(rnn.preactivation(columns)), axis=0)
-    c = bias_offset(rnn)
-    return (value if c is None else value + c @ columns).reshape(batch)
+    value = total_energy(rnn, columns, bias_offset(rnn)) * finite_or_nan(columns, axis=0)
+    return value.reshape(batch)
+
+
+def total_energy(
+    rnn: CTRNN, x: Float[Array, " n *batch"], offset: Float[Array, " n"] | None
+) -> Float[Array, "*batch"]:
+    """Σ_i Φ(z_i) + c·x of columns, c the `bias_offset`."""
+    value = jnp.sum(rnn.activation.potential(rnn.preactivation(x)), axis=0)
+    return value if offset is None else value + product(offset[None], x)[0]
 
 
 def casimirs(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch k"]:
@@ -93,7 +101,7 @@ def casimirs(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch k"]:
     Returns:
         (..., k) values. k is the dimension of the kernel: the numerical one where the weights
         are known, under jit or vmap over the weights that of weights in general position. The
-        orthonormal basis is a constant for differentiation.
+        orthonormal basis is a constant for differentiation. nan of states that are not finite.
 
     Raises:
         TypeError, ValueError: for a wrong shape or dtype or weights that are not skew-symmetric.
@@ -108,7 +116,8 @@ def casimirs(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch k"]:
         s = np.asarray(s)
         nullity = int(np.sum(s <= rnn.size * np.finfo(s.dtype).eps * s.max(initial=0)))
     kernel = vh[rnn.size - nullity :]
-    return (kernel @ rnn.preactivation(columns)).T.reshape(*batch, nullity)
+    values = product(kernel, rnn.preactivation(columns)) * finite_or_nan(columns, axis=0)[None]
+    return values.T.reshape(*batch, nullity)
 
 
 def energy_drift(rnn: CTRNN, xs: ArrayLike) -> Float[Array, "*batch S"]:
@@ -119,7 +128,8 @@ def energy_drift(rnn: CTRNN, xs: ArrayLike) -> Float[Array, "*batch S"]:
         xs: (..., S, n) trajectories, as in `Trajectory.xs`.
 
     Returns:
-        (..., S), 0 at the first save. Where E(0) = 0 the difference itself.
+        (..., S), 0 at the first save. Where E(0) = 0 the difference itself. nan where a state is
+        not finite, and all along from a first one that is not.
 
     Raises:
         TypeError, ValueError: for a wrong shape or dtype.
@@ -141,7 +151,7 @@ def drift_loss(rnn: CTRNN, xs: ArrayLike, kind: str = "rms") -> Float[Array, ""]
             drift) or "max".
 
     Returns:
-        A scalar; its gradient is finite at zero drift too.
+        A scalar, nan where a state is not finite; its gradient is finite at zero drift too.
 
     Raises:
         TypeError, ValueError: for a wrong shape, dtype or kind.
@@ -156,5 +166,5 @@ def drift_loss(rnn: CTRNN, xs: ArrayLike, kind: str = "rms") -> Float[Array, ""]
         return jnp.mean(jnp.abs(drift))
     mean_square = jnp.mean(drift**2)
     # The root has no derivative at 0, where the subgradient 0 is what a minimiser wants.
-    safe = jnp.where(mean_square > 0, mean_square, 1)
-    return jnp.where(mean_square > 0, jnp.sqrt(safe), 0)
+    none = mean_square == 0
+    return jnp.where(none, 0, jnp.sqrt(jnp.where(none, 1, mean_square)))

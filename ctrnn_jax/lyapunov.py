@@ -10,9 +10,11 @@ from jax import lax
 
 from . import _checks
 from ._stepping import make_step
-from ._types import Array, ArrayLike, Float, Scalar
+from ._types import Array, ArrayLike, Float, Scalar, finite_or_nan
+from .invariants import energy
 from .model import CTRNN, states_for
 from .simulate import check_solver
+from .solvers import DiscreteGradient, Projected
 
 
 def lyapunov_spectrum(
@@ -53,7 +55,8 @@ def lyapunov_spectrum(
         (..., k) in 1/s, descending; nan where an orbit does not stay finite.
 
     Raises:
-        TypeError, ValueError: for a wrong kind, shape, dtype or value of an argument.
+        TypeError, ValueError: for a wrong kind, shape, dtype or value of an argument, and as
+            `simulate` for a network that has no energy where the solver needs one.
 
     Source:
         G. Benettin, L. Galgani, A. Giorgilli, J.-M. Strelcyn, Meccanica 15, 1980; conventions of
@@ -73,6 +76,8 @@ def lyapunov_spectrum(
     if k > n:
         _checks.fail("k", f"at most the {n} neurons", k)
     check_solver(solver)
+    if isinstance(solver, DiscreteGradient | Projected) and rnn.is_conservative:
+        energy(rnn, x0)  # refuses a bias for which there is no energy to keep
     if x0.size == 0:
         return jnp.zeros((*x0.shape[:-1], k), x0.dtype)
     exponents = _spectrum(rnn, x0.reshape(-1, n).T, dt, solver, num_steps, k, transient, qr_every)
@@ -128,5 +133,7 @@ def _spectrum(
     frame = jnp.broadcast_to(frame.T[:, :, None], (k, n, batch))
     nothing = jnp.zeros((batch, k), x.dtype)
     x, frame, _ = run((x, frame, nothing), transient)
-    _, _, logs = run((x, frame, nothing), num_steps)
+    x, _, logs = run((x, frame, nothing), num_steps)
+    # What is infinite may stay so, while slopes of 0 there leave the frame as it is.
+    logs = logs * finite_or_nan(x, axis=0)[:, None]
     return -jnp.sort(-logs, axis=-1) / (num_steps * dt)

@@ -13,7 +13,8 @@ import numpy as np
 from jax import lax
 
 from . import _checks
-from ._types import Array, ArrayLike, Float, Int
+from ._products import product
+from ._types import Array, ArrayLike, Float, Int, finite_or_nan, matmul_precision
 from .activations import HardTanh, Linear, Tanh
 from .model import CTRNN, one_network, states_for
 from .weights import BlockSkew
@@ -97,7 +98,8 @@ def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, "*shape"]:
         x0: (..., n) states on the orbits.
 
     Returns:
-        (...,) in Hz for two neurons, (..., n/2) for the blocks of a larger `BlockSkew`.
+        (...,) in Hz for two neurons, (..., n/2) for the blocks of a larger `BlockSkew`; nan of
+        states that are not finite.
 
     Raises:
         TypeError, ValueError: for any other network, or a wrong shape or dtype of x0.
@@ -130,6 +132,7 @@ def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, "*shape"]:
         f = f * _agm_frequency_factor(level)
     elif isinstance(rnn.activation, HardTanh):
         f = f * _hard_tanh_frequency_factor(level)
+    f = f * finite_or_nan(x0.reshape(*level.shape, 2), axis=-1)
     return f[..., 0] if n == 2 else f
 
 
@@ -140,6 +143,7 @@ def period(
     max_time: ArrayLike | None = None,
     tolerance: float | None = None,
     rtol: float | None = None,
+    max_steps: int = 2**16,
 ) -> Float[Array, "*shape"]:
     """Time after which an orbit first returns to where it started.
 
@@ -162,11 +166,16 @@ def period(
             the largest distance from x0 that the orbit has reached; unless given, eps^0.4
             (5e-7 in float64, 2e-3 in float32).
         rtol: relative tolerance of the steps; unless given, eps^0.8 (3e-13 and 3e-6). Tolerances
-            are relative to the size of the state and of the orbit.
+            are relative to the size of the orbit. Beside equilibria x0 itself is rounded: a return
+            may miss by that too, and by a hundredth of the orbit at most.
+        max_steps: after how many steps, rejected ones and trials of crossings among them, the
+            search for one orbit ends. The default is about 2000 turns around a smooth orbit.
 
     Returns:
-        (...,) in seconds; nan where there is no return within `max_time`: in quasi-periodic and
-        chaotic motion, at rest, or where something is not finite.
+        (...,) in seconds; nan where there is no return within `max_time` and `max_steps`: in
+        quasi-periodic and chaotic motion, at rest, or where something is not finite. At rest is
+        what is so to rounding, at a speed that a change of x0 in its last digits may make. The
+        gradient of nan is nan.
 
     Raises:
         TypeError, ValueError: for a wrong shape, dtype or value of an argument.
@@ -185,66 +194,81 @@ def period(
     accuracy = eps**0.8 if rtol is None else _checks.positive_float("rtol", rtol)
     if max_time is not None:
         max_time = _checks.positive("max_time", max_time, x0.dtype)
+    search = _Limits(near, accuracy, _checks.integer("max_steps", max_steps, 1))
     if x0.size == 0:
         return jnp.zeros(x0.shape[:-1], x0.dtype)
-    return _period(rnn, x0.reshape(-1, n), max_time, near, accuracy).reshape(x0.shape[:-1])
+    return _period(rnn, x0.reshape(-1, n), max_time, search).reshape(x0.shape[:-1])
+
+
+class _Limits(NamedTuple):
+    tolerance: float
+    rtol: float
+    max_steps: int
 
 
 @eqx.filter_jit
-def _period(rnn: CTRNN, x0: Array, max_time: Any, tolerance: float, rtol: float) -> Array:
+def _period(rnn: CTRNN, x0: Array, max_time: Any, limits: _Limits) -> Array:
     arrays, static = eqx.partition(rnn, eqx.is_inexact_array)
-    return _returns(static, tolerance, rtol, arrays, x0, max_time)
+    return _returns(static, limits, arrays, x0, max_time)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _returns(static, tolerance, rtol, arrays, x0, max_time):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _returns(static, limits, arrays, x0, max_time):
     rnn = eqx.combine(arrays, static).prepared()
-    return jax.vmap(lambda x: _first_return(rnn, x, max_time, tolerance, rtol))(x0)
+    return jax.vmap(lambda x: _first_return(rnn, x, max_time, limits))(x0)
 
 
-def _returns_forward(static, tolerance, rtol, arrays, x0, max_time):
-    found = _returns(static, tolerance, rtol, arrays, x0, max_time)
+def _returns_forward(static, limits, arrays, x0, max_time):
+    found = _returns(static, limits, arrays, x0, max_time)
     return found, (arrays, x0, max_time, found)
 
 
-def _returns_backward(static, tolerance, rtol, residuals, found_bar):
+def _returns_backward(static, limits, residuals, found_bar):
     # The adjoint equation once around the orbit, backwards from x(T) = x0, beside the orbit itself:
     # its errors are controlled at the kinks of σ too, where differentiated steps would be wrong.
     arrays, x0, max_time, found = residuals
     closed = jnp.isfinite(found)
     x0 = jnp.where(closed[:, None], x0, 0)  # what is not finite would never end
-    sizes = jnp.where(closed, _size(eqx.combine(arrays, static), x0), 1)
-    controller = diffrax.PIDController(rtol=rtol, atol=rtol)
 
-    def velocity(arrays, x):
-        return eqx.combine(arrays, static)(None, x)
+    def around(x0, T):
+        def velocity(arrays, u):
+            return _Beside(eqx.combine(arrays, static), x0).velocity(u)
 
-    def around(x0, T, size):
-        def backwards(t, state, args):
-            x, x_bar, _ = state
-            now, pull = jax.vjp(velocity, arrays, size * x)
-            arrays_bar, x_bar = pull(x_bar)
-            return -now / size, x_bar, jax.tree.map(lambda leaf: leaf / size, arrays_bar)
-
-        initial = velocity(arrays, x0)
-        speed = jnp.sqrt(jnp.sum(initial**2))
+        rnn = eqx.combine(arrays, static)
+        initial, (_, noise) = velocity(arrays, jnp.zeros_like(x0)), _Beside(rnn, x0).rounding()
+        speed = jnp.max(jnp.abs(initial))
         speed = jnp.where(speed > 0, speed, 1)
-        start = x0 / size, initial / speed, jax.tree.map(jnp.zeros_like, arrays)
-        end = diffrax.diffeqsolve(
-            diffrax.ODETerm(backwards), diffrax.Dopri8(), jnp.zeros_like(T), T, None, start,
-            stepsize_controller=controller, max_steps=None, throw=False,
-        ).ys  # fmt: skip
-        assert end is not None
-        _, x_bar, arrays_bar = jax.tree.map(lambda leaf: leaf[0], end)
-        by_state = (initial / speed - x_bar) / speed
-        return by_state, jax.tree.map(lambda leaf: -leaf * (size / speed), arrays_bar)
+        normal, size = initial / speed, speed / _fastest(rnn)
+        normal = normal / jnp.sum(normal**2)
+        controller = diffrax.PIDController(limits.rtol, limits.rtol + 4 * noise / speed)
 
-    by_state, by_arrays = jax.vmap(around)(x0, jnp.where(closed, found, 1), sizes)
-    weight = jnp.where(closed, found_bar, 0)
+        # Of the orbit its way from x0, in units of the size of a small one.
+        def backwards(t, state, args):
+            u, u_bar, _ = state
+            now, pull = jax.vjp(velocity, arrays, size * u)
+            arrays_bar, u_bar = pull(u_bar)
+            return -now / size, u_bar, jax.tree.map(lambda leaf: leaf / size, arrays_bar)
+
+        start = jnp.zeros_like(x0), normal, jax.tree.map(jnp.zeros_like, arrays)
+        run = diffrax.diffeqsolve(
+            diffrax.ODETerm(backwards), diffrax.Dopri8(), jnp.zeros_like(T), T, None, start,
+            stepsize_controller=controller, max_steps=limits.max_steps, throw=False,
+        )  # fmt: skip
+        assert run.ys is not None
+        _, u_bar, arrays_bar = jax.tree.map(lambda leaf: leaf[0], run.ys)
+        arrays_bar = jax.tree.map(lambda leaf: -leaf * (size / speed), arrays_bar)
+        ended = diffrax.is_successful(run.result)
+        bars = (normal - u_bar) / speed, arrays_bar
+        return jax.tree.map(lambda leaf: jnp.where(ended, leaf, jnp.nan), bars)
+
+    # No time to those without a return; of a nan the derivative is nan.
+    by_state, by_arrays = jax.vmap(around)(x0, jnp.where(closed, found, 0))
+    weight = jnp.where(closed, found_bar, jnp.where(found_bar == 0, 0, jnp.nan))
 
     def weighted(leaf):
         shape = (-1,) + (1,) * (leaf.ndim - 1)
-        return jnp.where(closed.reshape(shape), leaf, 0) * weight.reshape(shape)
+        leaf = jnp.where(closed.reshape(shape), leaf, 0)
+        return leaf * weight.reshape(shape)
 
     arrays_bar = jax.tree.map(lambda leaf: jnp.sum(weighted(leaf), axis=0), by_arrays)
     no_bar = None if max_time is None else jnp.zeros_like(max_time)
@@ -254,10 +278,34 @@ def _returns_backward(static, tolerance, rtol, residuals, found_bar):
 _returns.defvjp(_returns_forward, _returns_backward)
 
 
-def _size(rnn: CTRNN, x: Float[Array, "batch n"]) -> Float[Array, " batch"]:
-    """The size of a state plus that of a small orbit through it: never 0 but at rest at 0."""
-    speed = jax.vmap(lambda x: jnp.max(jnp.abs(rnn(None, x))))(x)
-    return jnp.max(jnp.abs(x), axis=-1) + speed / _fastest(rnn)
+class _Beside(eqx.Module):
+    """The network in the way u = x - x0 from a state, which keeps the digits of small orbits."""
+
+    rnn: CTRNN
+    x0: Float[Array, " n"]
+
+    def velocity(self, u: Float[Array, " n"]) -> Float[Array, " n"]:
+        """x' at x0 + u. In the rate form A x + b, which cancels beside equilibria, is made once."""
+        rnn = self.rnn
+        if rnn.form == "current":
+            return rnn(None, self.x0 + u)
+        v = rnn.activation(rnn.preactivation(self.x0) + rnn.weights.matvec(u))
+        return v if rnn.leak is None else v - rnn.leak * (self.x0 + u)
+
+    def rounding(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """How far rounding of x0, and then that in `velocity`, may move the velocity at x0."""
+        rnn, x = self.rnn, jnp.abs(self.x0)
+        eps = float(jnp.finfo(x.dtype).eps)
+        A = jnp.abs(rnn.weights.as_matrix())
+        bias = 0 if rnn.bias is None else jnp.abs(rnn.bias)
+        leak = 0 if rnn.leak is None else rnn.leak * x
+        z = rnn.preactivation(self.x0)
+        slope = jnp.abs(rnn.activation.derivative(z))
+        if rnn.form == "current":
+            terms = product(A, slope * x + jnp.abs(rnn.activation(z))) + bias
+            return eps * jnp.max(terms + leak), eps * jnp.max(terms + leak)
+        terms = slope * (product(A, x) + bias) + leak
+        return eps * jnp.max(terms), eps * jnp.max(slope * jnp.abs(z) + leak)
 
 
 def _fastest(rnn: CTRNN) -> Float[Array, ""]:
@@ -267,10 +315,10 @@ def _fastest(rnn: CTRNN) -> Float[Array, ""]:
 
 
 class _Search(NamedTuple):
-    """Where the search for a return stands: at time t in x, or between x and a step further."""
+    """Where the search stands: at time t in x0 + u, or between there and a step further."""
 
     t: Array
-    x: Array
+    u: Array
     height: Array  # above the plane through x0, along the velocity there
     step: Array  # the next step
     trial: Array  # the length of step that is tried as the crossing, between low and high
@@ -279,49 +327,50 @@ class _Search(NamedTuple):
     farthest: Array  # from x0
     found: Array  # nan until then
     trials: Int[Array, ""]
+    rounds: Int[Array, ""]
 
 
-def _first_return(rnn: CTRNN, x0: Array, max_time: Any, tolerance: float, rtol: float) -> Array:
+def _first_return(rnn: CTRNN, x0: Array, max_time: Any, limits: _Limits) -> Array:
     """The first return of one state (n,)."""
-    term, solver = diffrax.ODETerm(rnn), diffrax.Dopri8()
-    velocity = rnn(None, x0)
-    squared = jnp.sum(velocity**2)
-    size = _size(rnn, x0[None])[0]
+    here = _Beside(rnn, x0)
+    term, solver = diffrax.ODETerm(lambda t, u, args: here.velocity(u)), diffrax.Dopri8()
+    velocity = here.velocity(jnp.zeros_like(x0))
+    speed, fastest = jnp.max(jnp.abs(velocity)), _fastest(rnn)
+    doubt, noise = here.rounding()
+    moving = jnp.all(jnp.isfinite(x0)) & jnp.isfinite(speed) & (speed > (8 + rnn.size) * doubt)
+    speed = jnp.where(moving, speed, 1)
+    normal, small = velocity / speed, speed / fastest  # the size of a small orbit
     if max_time is None:
-        across = jnp.max(jnp.abs(x0)) / jnp.maximum(
-            jnp.max(jnp.abs(velocity)), jnp.finfo(x0.dtype).tiny
-        )
-        max_time = 100 * (2 * np.pi / _fastest(rnn) + across)
+        max_time = 100 * (2 * np.pi / fastest + jnp.max(jnp.abs(x0)) / speed)
     eps = float(jnp.finfo(x0.dtype).eps)
 
-    def advance(x, length):
-        state = solver.init(term, jnp.zeros_like(length), length, x, None)
-        return solver.step(term, jnp.zeros_like(length), length, x, None, state, False)[:2]
-
-    def height_of(x):
-        return jnp.dot(velocity, x - x0)
+    def advance(u, length):
+        state = solver.init(term, jnp.zeros_like(length), length, u, None)
+        return solver.step(term, jnp.zeros_like(length), length, u, None, state, False)[:2]
 
     def searching(s: _Search):
         lost = (s.high == 0) & (s.step <= eps * s.t)
-        return jnp.isnan(s.found) & (s.t < max_time) & ~lost
+        more = (s.t < max_time) & (s.rounds < limits.max_steps)
+        return jnp.isnan(s.found) & more & ~lost
 
     def body(s: _Search):
         locating = s.high > 0
         length = jnp.where(locating, s.trial, s.step)
-        x, error = advance(s.x, length)
-        height = height_of(x)
+        u, error = advance(s.u, length)
+        height = jnp.dot(normal, u, precision=matmul_precision())
 
         # A step: kept if its error allows, unless it crosses the plane.
-        scale = rtol * (size + jnp.maximum(jnp.abs(s.x), jnp.abs(x)))
-        ratio = jnp.max(jnp.abs(error) / scale)
+        scale = limits.rtol * (small + jnp.maximum(s.farthest, jnp.max(jnp.abs(u))))
+        ratio = jnp.max(jnp.abs(error)) / (scale + 2 * length * noise)
         ratio = jnp.where(jnp.isfinite(ratio), ratio, jnp.inf)
         kept = ratio <= 1
         crosses = kept & (s.height < 0) & (height >= 0)
         factor = jnp.clip(0.9 * jnp.maximum(ratio, 1e-10) ** (-1 / 8), 0.2, 5)
-        t, size_so_far = s.t + length, jnp.maximum(s.farthest, jnp.max(jnp.abs(x - x0)))
+        t, farthest = s.t + length, jnp.maximum(s.farthest, jnp.max(jnp.abs(u)))
+        s = s._replace(rounds=s.rounds + 1)
         stepped = s._replace(step=length * factor)
         stepped = _where(
-            kept, stepped._replace(t=t, x=x, height=height, farthest=size_so_far), stepped
+            kept, stepped._replace(t=t, u=u, height=height, farthest=farthest), stepped
         )
         secant = length * s.height / (s.height - height)
         between = s._replace(
@@ -332,35 +381,37 @@ def _first_return(rnn: CTRNN, x0: Array, max_time: Any, tolerance: float, rtol: 
         # A trial: a Newton step inside the bracket, until rounding decides.
         above = height >= 0
         low, high = jnp.where(above, s.low, length), jnp.where(above, length, s.high)
-        newton = length - height / jnp.dot(velocity, rnn(None, x))
+        newton = length - height / jnp.dot(normal, here.velocity(u), precision=matmul_precision())
         inside = (newton > low) & (newton < high)
         trial = jnp.where(inside, newton, (low + high) / 2)
         settled = jnp.abs(newton - length) <= 2 * eps * t
         tried = s._replace(trial=trial, low=low, high=high, trials=s.trials + 1)
-        back = jnp.max(jnp.abs(x - x0)) <= tolerance * s.farthest
+        # Rounding may keep a small orbit open, but never by more than a hundredth.
+        rounding = jnp.minimum(32 * doubt / fastest, 0.01 * s.farthest)
+        near = limits.tolerance * s.farthest + rounding
+        back = jnp.max(jnp.abs(u)) <= near
         # Beyond the plane: 0, lest the same crossing be found again.
         onward = s._replace(
-            t=t, x=x, height=jnp.zeros_like(height), high=jnp.zeros_like(high),
+            t=t, u=u, height=jnp.zeros_like(height), high=jnp.zeros_like(high),
             found=jnp.where(back & (s.t + newton <= max_time), s.t + newton, s.found),
         )  # fmt: skip
         tried = _where(settled | (s.trials >= 60), onward, tried)
         return _where(locating, tried, stepped)
 
-    zero = jnp.zeros_like(squared)
+    zero = jnp.zeros_like(speed)
     start = _Search(
-        t=zero,
-        x=x0,
+        t=jnp.where(moving, zero, jnp.inf),
+        u=jnp.zeros_like(x0),
         height=zero,
-        step=0.01 * size / jnp.where(squared > 0, jnp.max(jnp.abs(velocity)), 1),
+        step=0.01 / fastest,
         trial=zero,
         low=zero,
         high=zero,
         farthest=zero,
         found=jnp.full_like(zero, jnp.nan),
         trials=jnp.zeros((), jnp.int32),
+        rounds=jnp.zeros((), jnp.int32),
     )
-    moving = jnp.all(jnp.isfinite(x0)) & jnp.isfinite(squared) & (squared > 0)
-    start = start._replace(t=jnp.where(moving, start.t, jnp.inf))
     return lax.while_loop(searching, body, start).found
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _checks
-from ._types import Array, ArrayLike, Float
+from ._types import Array, ArrayLike, Float, matmul_precision
 from .io import register
 from .model import CTRNN, states_for
 from .simulate import simulate
@@ -156,7 +156,7 @@ class Oscillator(eqx.Module):
 
     def read(self, xs: ArrayLike) -> Float[Array, "*batch channels"]:
         """The signal y = C x + d at states xs (..., n)."""
-        y = jnp.matmul(jnp.asarray(xs), self.readout.T)
+        y = jnp.matmul(jnp.asarray(xs), self.readout.T, precision=matmul_precision())
         return y if self.offset is None else y + self.offset.reshape((1,) * (y.ndim - 1) + (-1,))
 
     def _divided(self, dt: Any) -> tuple[Array, int]:

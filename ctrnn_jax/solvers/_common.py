@@ -6,11 +6,10 @@ import abc
 from typing import Any, ClassVar, NamedTuple
 
 import diffrax
-import jax.numpy as jnp
 
 from .. import _checks
 from .._types import Array, Bool, Float, State
-from ..invariants import bias_offset
+from ..invariants import bias_offset, total_energy
 from ..model import CTRNN
 
 
@@ -48,8 +47,7 @@ class Level(NamedTuple):
 def level_of(rnn: CTRNN, y: State) -> Level:
     """The energies of states (n,) or (n, batch)."""
     offset = bias_offset(rnn)
-    value = jnp.sum(rnn.activation.potential(rnn.preactivation(y)), axis=0)
-    return Level(value if offset is None else value + offset @ y, offset)
+    return Level(total_energy(rnn, y, offset), offset)
 
 
 def merged(result: Any, converged: Bool[Array, ""]) -> Any:

@@ -23,6 +23,7 @@ from jax import lax
 from .. import _checks
 from .._types import Array, Bool, Float, Int, any_at_all
 from ..activations import AbstractActivation
+from ..invariants import total_energy
 from ..model import CTRNN
 from ._common import (
     AbstractNetworkSolver,
@@ -46,6 +47,8 @@ class _Iteration(NamedTuple):
     z: Float[Array, "n batch"]
     change: Float[Array, " batch"]
     done: Bool[Array, " batch"]
+    lost: Bool[Array, " batch"]  # not finite any more
+    hopeless: Bool[Array, " batch"]  # not finite from the first step on: no method helps
     count: Int[Array, ""]
 
 
@@ -81,22 +84,23 @@ class _Solver(NamedTuple):
     max_iterations: int
 
     def __call__(self, f, residual, guess, columns):
-        z, found = _contract(f, guess, columns, self.tol, self.max_iterations)
+        z, found, hopeless = _contract(f, guess, columns, self.tol, self.max_iterations)
 
         def newton(z):
             # The iteration may have gone astray, so from the guess.
             root, ok = _newton(residual, guess, columns, self.tol)
             return jnp.where(found, z, root), found | ok
 
-        return lax.cond(any_at_all(~found), newton, lambda z: (z, found), z)
+        return lax.cond(any_at_all(~(found | hopeless)), newton, lambda z: (z, found), z)
 
 
 def _contract(f, guess, columns, tol, max_iterations):
+    """z, where it was found, and which columns were not finite from the first step on."""
     eps = float(jnp.finfo(guess.dtype).eps)
 
     def body(now: _Iteration) -> _Iteration:
         step = f(now.z, columns)
-        z = jnp.where(now.done, now.z, now.z - step)
+        z = jnp.where(now.done | now.lost, now.z, now.z - step)
         change = jnp.max(jnp.abs(step), axis=0)
         size = jnp.maximum(jnp.max(jnp.abs(guess), axis=0), jnp.max(jnp.abs(z), axis=0))
         if tol is None:
@@ -105,15 +109,20 @@ def _contract(f, guess, columns, tol, max_iterations):
             done = stalled | (change == 0)
         else:
             done = change <= tol * size
-        done = done & jnp.isfinite(size)  # infinity is within a share of infinity
+        lost = ~jnp.isfinite(size)
+        done = now.done | (done & ~lost)  # infinity is within a share of infinity
         change = jnp.where(now.done, now.change, change)
-        return _Iteration(z, change, now.done | done, now.count + 1)
+        hopeless = now.hopeless | (lost & (now.count == 0))
+        return _Iteration(z, change, done, lost, hopeless, now.count + 1)
+
+    def unfinished(now: _Iteration) -> Bool[Array, ""]:
+        return jnp.any(~(now.done | now.lost)) & (now.count < max_iterations)
 
     batch = guess.shape[1:]
-    never = jnp.full(batch, jnp.inf, guess.dtype)
-    start = _Iteration(guess, never, jnp.zeros(batch, bool), jnp.zeros((), jnp.int32))
-    end = lax.while_loop(lambda now: jnp.any(~now.done) & (now.count < max_iterations), body, start)
-    return end.z, end.done
+    never, none = jnp.full(batch, jnp.inf, guess.dtype), jnp.zeros(batch, bool)
+    start = _Iteration(guess, never, none, none, none, jnp.zeros((), jnp.int32))
+    end = lax.while_loop(unfinished, body, start)
+    return end.z, end.done, end.hopeless
 
 
 def _newton(residual, guess, columns, tol):
@@ -158,7 +167,7 @@ def _dense_solve(A: Float[Array, "n n"], b: Float[Array, " n"]) -> Float[Array, 
 
 def _linear_solve(g: Callable[[Array], Array], y: Float[Array, "n batch"]) -> Array:
     """g(x) = y for a linear g that maps each column to itself: by contraction, else by LU."""
-    x, found = _contract(lambda x, y: g(x) - y, y, y, None, 64)
+    x, found, hopeless = _contract(lambda x, y: g(x) - y, y, y, None, 64)
 
     def dense(x):
         n = y.shape[0]
@@ -166,7 +175,7 @@ def _linear_solve(g: Callable[[Array], Array], y: Float[Array, "n batch"]) -> Ar
         matrices = jnp.transpose(jax.vmap(g)(units), (2, 1, 0))
         return jnp.where(found, x, jax.vmap(_dense_solve)(matrices, y.T).T)
 
-    return lax.cond(any_at_all(~found), dense, lambda x: x, x)
+    return lax.cond(any_at_all(~(found | hopeless)), dense, lambda x: x, x)
 
 
 class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
@@ -240,11 +249,10 @@ class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
         target = None
         if self.keeps_energy:
             # What rounding did to the energy so far is undone in the next step: it adds up else.
-            now = jnp.sum(sigma.potential(z0), axis=0)
-            target = now
+            target = jnp.sum(sigma.potential(z0), axis=0)
             if level is not None:
-                linear = 0.0 if level.offset is None else level.offset @ x
-                target = now - lax.stop_gradient(now + linear - level.energy)
+                error = total_energy(rnn, x, level.offset) - level.energy
+                target = target - lax.stop_gradient(error)
         start = z0, target
         z1, converged = solve_columns(residual, guess, start, self.tol, self.max_iterations)
         slope = self.slope(sigma, z0, z1, target)

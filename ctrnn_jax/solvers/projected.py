@@ -125,24 +125,25 @@ class Projected(diffrax.AbstractWrappedSolver):
         def solve(f, guess):
             del f
 
-            def near(value, size):
-                return jnp.abs(value) <= bound * size
-
             # Newton's error squares: an update from within the bound ends at rounding.
             def update(state):
-                move, done, count = state
+                move, found, lost, count = state
                 value, derivative, size = miss(move)
                 flat = derivative == 0
                 new = move - jnp.where(flat, 0, value / jnp.where(flat, 1, derivative))
-                return jnp.where(done, move, new), done | near(value, size), count + 1
+                move = jnp.where(found | lost, move, new)
+                lost = ~jnp.isfinite(value)
+                found = found | (~lost & (jnp.abs(value) <= bound * size))
+                return move, found, lost, count + 1
 
             def wanted(state):
-                _, done, count = state
-                return jnp.any(~done) & (count < _MAX_ITERATIONS)
+                _, found, lost, count = state
+                return jnp.any(~(found | lost)) & (count < _MAX_ITERATIONS)
 
-            start = guess, jnp.zeros(guess.shape, bool), jnp.zeros((), jnp.int32)
-            move, done, _ = lax.while_loop(wanted, update, start)
-            return move, done.astype(guess.dtype)  # custom_root differentiates it, as a constant
+            no = jnp.zeros(guess.shape, bool)
+            start = guess, no, no, jnp.zeros((), jnp.int32)
+            move, found, _, _ = lax.while_loop(wanted, update, start)
+            return move, found.astype(guess.dtype)  # custom_root differentiates it, as a constant
 
         def tangent_solve(g, value):
             derivative = g(jnp.ones_like(value))
