@@ -196,10 +196,9 @@ def _located(likeness: Array, lag: Array, period: Array) -> Array:
 
 
 def _local_fit(sums: Array, near: Array, lag: Array, period: Array) -> tuple[Array, Array]:
-    """a and b of a cos ωd + b sin ωd + c d (1 - cos ωd), fitted to the likeness d beyond a lag.
+    """a and b of a cos ωd + b sin ωd, fitted to the likeness at distances d from a lag.
 
-    Within a quarter of a period, of means over an eighth of it, so that noise averages out. The
-    third term is what the ends of the record add to a peak; b = 0 stays where the peak is.
+    Within a sixth of a period, of means over a twelfth of it, so that noise averages out.
     """
     half = 16
     width = jnp.maximum(period / 6, 3)[..., None]
@@ -224,10 +223,7 @@ def _local_fit(sums: Array, near: Array, lag: Array, period: Array) -> tuple[Arr
             square > 0, square, 1
         )
 
-    ends = angle * (1 - cos)
-    ends = ends - coefficient(ends, cos) * cos
     across = sin - coefficient(sin, cos) * cos
-    across = across - coefficient(across, ends) * ends
     b = coefficient(mean, across)
     a = coefficient(mean - b * sin, cos)
     return a[..., 0], b[..., 0]

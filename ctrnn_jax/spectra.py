@@ -53,18 +53,23 @@ def power_spectrum(
 
 @jax.jit
 def _periodogram(y: Array, dt: Array) -> tuple[Float[Array, " F"], Float[Array, "*batch F"]]:
+    f, density, scale = _standard_periodogram(y, dt)
+    return f, density * (scale * jnp.sqrt(dt)) ** 2
+
+
+@jax.jit
+def _standard_periodogram(y: Array, dt: Array) -> tuple[Array, Array, Array]:
     z, scale = standardized(y)
     f, density = jax.scipy.signal.welch(z, 1.0, "hann", nperseg=y.shape[-1], detrend="constant")
-    return f / dt, density * (scale * jnp.sqrt(dt)) ** 2
+    return f / dt, density, scale
 
 
-def spectral_shares(
+def spectral_density(
     y: ArrayLike, dt: ArrayLike
 ) -> tuple[Float[Array, " F"], Float[Array, "*batch F"]]:
-    """`power_spectrum` divided by its sum, in any unit of y; nan where y is constant."""
+    """`power_spectrum` up to a factor for each signal: neither overflows nor vanishes."""
     y = _signal(y, 4)
-    f, density = _periodogram(standardized(y)[0], jnp.ones((), y.dtype))
-    return f / _sampling_interval(dt, y.dtype), density / jnp.sum(density, axis=-1, keepdims=True)
+    return _standard_periodogram(y, _sampling_interval(dt, y.dtype))[:2]
 
 
 def spectrogram(
@@ -108,21 +113,34 @@ FREQUENCY_METHODS = ("periodogram", "autocorrelation", "zero_crossings")
 def dominant_frequency(
     y: ArrayLike, dt: ArrayLike, *, method: str = "periodogram"
 ) -> Float[Array, "*batch"]:
-    """Frequency of a signal, finer than the bins of the FFT and differentiable.
+    """Frequency of a signal, finer than the bins of the FFT and differentiable; nan if unknown.
 
-    - "periodogram": the strongest spectral line, the maximum over f of
-      |Σ_j w_j (y_j - ȳ) exp(-2πi f j dt)|², w the Hann window: the largest bin (other than 0 Hz),
-      then Newton's method on the logarithm of the power. For a pure tone over ten periods the error
-      is below 1e-4 of a bin.
-    - "autocorrelation": one over the lag m of the highest peak of Σ_j (y_j - ȳ)(y_{j+m} - ȳ) after
-      its first dip below 0, refined by a parabola through the means, Σ_j / (S - m): the frequency
-      at which the whole waveform repeats, also where its fundamental is weak.
-    - "zero_crossings": upward passages of the mean, a straight line between the samples: their
-      number less 1, over the time from the first to the last.
+    - "periodogram": the strongest spectral line: the f at which a sinusoid beside a straight line
+      explains most of the samples, weighted by a Hann window. The largest value on half bins, then
+      Newton's method; amplitudes within 5 % of each other count as equally strong.
+    - "autocorrelation": over how long the waveform repeats, also where its fundamental is weak: the
+      first lag m after a dip below 0 at which 1 - Σ (x_j - x_{j+m})² / Σ (x_j² + x_{j+m}²) has a
+      peak at least 0.8 as high as the highest, of at least 1/2; or 2, 4, 8 ... such lags.
+    - "zero_crossings": the mean time between passages of 0 in the same direction, after an
+      excursion of about half the amplitude on either side, of means over a quarter of a period.
 
-    They agree for what is periodic; in quasi-periodic and chaotic motion they are three answers
-    to three questions. The gradient with respect to y is that of the location found (implicit
-    function theorem); it is smooth as long as the same line, peak or passages are chosen.
+    x is y without the straight line beside its strongest line, so that a constant or a trend does
+    no harm; no answer depends on the unit of y. They agree for what is periodic; in quasi-periodic
+    and chaotic motion they are three answers to three questions. The gradient with respect to y is
+    that of the location found; it is smooth as long as the same line, peak or passages are chosen.
+
+    Largest error for a sinusoid of amplitude A in white noise of standard deviation s, beside any
+    straight line, in cycles a record, that is, in 1/(S dt) Hz; rounding counts as noise, s = eps
+    max|y|, and adds 8 eps times the number of cycles:
+
+    | method | without noise | with noise | s/A = 0.2, S = 100 | S = 10000 |
+    |---|---|---|---|---|
+    | periodogram | 0 | 8 s/(A √S) | 0.16 | 0.016 |
+    | autocorrelation, below 0.35/dt | 0.03 | 0.03 + 8 s/(A √S) | 0.19 | 0.046 |
+    | zero_crossings, below 0.35/dt | 0.005 | 0.005 + 8 s/(A √S) | 0.165 | 0.021 |
+
+    Waveforms with jumps and further lines, of 0.3 the amplitude and two bins away, add up to 0.2
+    cycles below 3 cycles a record; above, 0.15, and by autocorrelation of a sawtooth 2 % of f.
 
     Args:
         y: (..., S) samples, 4 <= S <= 2^20.
@@ -130,8 +148,12 @@ def dominant_frequency(
         method: "periodogram", "autocorrelation" or "zero_crossings".
 
     Returns:
-        (...,) in Hz; nan for a constant or non-finite signal, and where there is no peak or are
-        fewer than two passages.
+        (...,) in Hz. It is nan where the record cannot carry an answer: y is not finite or
+        constant; the strongest line has fewer than 1.8 cycles in the record or is as near to
+        1/(2 dt), has an amplitude below 8 eps max|y|, or could be one of white noise (chance above
+        1e-4). By autocorrelation and zero crossings also above 0.35/dt; where nothing repeats; and
+        where noise could pass for an excursion, 4 s > 0.45 A cos(π f dt) after the means: with
+        s/A = 0.2 below some 12 samples a period, with 0.1 below some 5.
 
     Raises:
         TypeError, ValueError: where y is no floating-point array of 4 samples, dt is not > 0, or

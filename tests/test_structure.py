@@ -9,8 +9,8 @@ import ctrnn_jax
 
 PACKAGE = Path(ctrnn_jax.__file__).parent
 LAYERS = [
-    {"_types", "_checks", "_output", "_size_rules"},
-    {"activations", "_products", "weights", "spectra", "harmonics", "signals"},
+    {"_types", "_checks", "_output", "_size_rules", "_scaling"},
+    {"activations", "_products", "weights", "_tones", "spectra", "harmonics", "signals"},
     {"model", "trajectory"},
     {"invariants"},
     {"solvers"},
@@ -25,8 +25,11 @@ LAYERS = [
 WITHIN = [
     "_types",
     "_checks",
+    "_scaling",
     "_products",
     "weights",
+    "_tones",
+    "spectra",
     "_segments",
     "_stepping",
     "_fixed",
