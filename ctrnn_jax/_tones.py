@@ -21,7 +21,7 @@ FEWEST_CYCLES = 1.8
 # Lags and passages need samples enough in each period, cycles per sample at most:
 HIGHEST = 0.35
 # Of a line in white noise; and an amplitude in units of the rounding of the samples.
-FALSE_ALARM = 1e-4
+FALSE_ALARM = 1e-5
 LEAST_AMPLITUDE = 8
 # Of a repetition: to be one at all; and beside the best one, to be the first.
 ALIKE, AS_ALIKE = 0.5, 0.8
@@ -106,7 +106,7 @@ def strongest_tone(z: Array, rounding: Array) -> Tone:
     # many independent samples as the window leaves.
     samples = W0**2 / float(np.sum(window**2))
     unexplained = jnp.maximum(1 - power / total, 8 * float(jnp.finfo(z.dtype).eps))
-    chance = math.log(size / 2) + 0.5 * max(samples - 5, 1) * jnp.log(unexplained)
+    chance = math.log(size) + 0.5 * max(samples - 5, 1) * jnp.log(unexplained)
     found = usable & (chance < math.log(FALSE_ALARM)) & (jnp.abs(offset - start) < 0.75)
     found = found & (amplitude >= LEAST_AMPLITUDE * rounding)
     found = found & (cycles >= FEWEST_CYCLES) & (cycles <= size / 2 - FEWEST_CYCLES)
@@ -135,26 +135,26 @@ def repetition(tone: Tone) -> tuple[Array, Array]:
     at, height, found = _first_peak(known, longest)
     lag = at.astype(x.dtype)
 
-    known_sums = _running_sums(known)
+    sums = _running_sums(likeness)
+    known_sums = jax.lax.stop_gradient(sums)
     for _ in range(4):
-        lag = lag + _lead(known_sums, lag, lag)[0]
+        lag, _ = _nearer(known_sums, lag, jnp.ones_like(lag))
     # As many periods as still repeat: whatever pulls at a peak pulls the mean period that less.
 
     def double(_, state):
         lag, count, going = state
-        period = lag / count
         longer = 2 * lag
         for _ in range(3):
-            lead, alike = _lead(known_sums, longer, period)
-            longer = longer + lead
-        good = (jnp.abs(longer - 2 * lag) < period / 4) & (alike >= AS_ALIKE * height)
+            longer, alike = _nearer(known_sums, longer, 2 * count)
+        good = (jnp.abs(longer - 2 * lag) < 0.25 * lag / count) & (alike >= AS_ALIKE * height)
         going = going & good & (longer <= longest)
         return jnp.where(going, longer, lag), jnp.where(going, 2 * count, count), going
 
     doublings = max(0, math.ceil(math.log2(longest * HIGHEST)))
     state = (lag, jnp.ones_like(lag), found)
     lag, count, _ = jax.lax.fori_loop(0, doublings, double, state)
-    lag = _located(likeness, lag, lag / count)
+    # One step more, with gradients: at the converged point it is the implicit derivative.
+    lag, _ = _nearer(sums, lag, count)
     found = found & (lag > 0) & (count <= HIGHEST * lag) & (lag <= longest * count)
     return count / jnp.where(found, lag, 1), found
 
@@ -174,25 +174,22 @@ def _first_peak(likeness: Array, longest: float) -> tuple[Array, Array, Array]:
     highest = jnp.max(height, axis=-1)
     first = 1 + jnp.argmax(height >= AS_ALIKE * highest[..., None], axis=-1)
     found = highest >= ALIKE
-    return jnp.where(found, first, 1), highest, found
+    # In noise that may lie on the flank: the top of this peak.
+    there = (lags >= first[..., None].astype(lags.dtype)) & (
+        lags <= 1.25 * first[..., None].astype(lags.dtype)
+    )
+    top = 1 + jnp.argmax(jnp.where(there & peaks, value, -jnp.inf), axis=-1)
+    return jnp.where(found, top, 1), highest, found
 
 
-def _lead(sums: Array, lag: Array, period: Array) -> tuple[Array, Array]:
-    """How far a peak lies beyond a lag, and its height, from its phase within half a period."""
-    fit = _local_fit(sums, jnp.round(lag).astype(jnp.int32), lag, period)
-    return jnp.arctan2(fit[1], fit[0]) * period / (2 * np.pi), jnp.hypot(*fit)
-
-
-def _located(likeness: Array, lag: Array, period: Array) -> Array:
-    """The lag where the phase is 0, with gradients: Newton's step at the converged point."""
-    near = jnp.round(lag).astype(jnp.int32)
-    sums = _running_sums(likeness)
-    fixed = jax.lax.stop_gradient(sums)
+def _nearer(sums: Array, lag: Array, count: Array) -> tuple[Array, Array]:
+    """A step of Newton's method towards the peak by a lag, where b = 0, and its height."""
+    near, fixed = jnp.round(lag).astype(jnp.int32), jax.lax.stop_gradient(sums)
     one = jnp.ones_like(lag)
-    slope = jax.jvp(lambda m: _local_fit(fixed, near, m, period)[1], (lag,), (one,))[1]
-    value = _local_fit(sums, near, lag, period)[1]
-    slope = jnp.where(slope < 0, slope, -1)
-    return lag - jnp.clip(value / slope, -0.5, 0.5)
+    slope = jax.jvp(lambda m: _local_fit(fixed, near, m, m / count)[1], (lag,), (one,))[1]
+    height, value = _local_fit(sums, near, lag, lag / count)
+    step, most = value / jnp.where(slope < 0, slope, -jnp.inf), lag / count / 12
+    return lag - jnp.clip(step, -most, most), height
 
 
 def _local_fit(sums: Array, near: Array, lag: Array, period: Array) -> tuple[Array, Array]:

@@ -140,7 +140,7 @@ def dominant_frequency(
     | zero_crossings, below 0.35/dt | 0.005 | 0.005 + 8 s/(A √S) | 0.165 | 0.021 |
 
     Waveforms with jumps and further lines, of 0.3 the amplitude and two bins away, add up to 0.2
-    cycles below 3 cycles a record; above, 0.15, and by autocorrelation of a sawtooth 2 % of f.
+    cycles below 3 cycles a record, 0.15 above.
 
     Args:
         y: (..., S) samples, 4 <= S <= 2^20.
@@ -151,7 +151,7 @@ def dominant_frequency(
         (...,) in Hz. It is nan where the record cannot carry an answer: y is not finite or
         constant; the strongest line has fewer than 1.8 cycles in the record or is as near to
         1/(2 dt), has an amplitude below 8 eps max|y|, or could be one of white noise (chance above
-        1e-4). By autocorrelation and zero crossings also above 0.35/dt; where nothing repeats; and
+        1e-5). By autocorrelation and zero crossings also above 0.35/dt; where nothing repeats; and
         where noise could pass for an excursion, 4 s > 0.45 A cos(π f dt) after the means: with
         s/A = 0.2 below some 12 samples a period, with 0.1 below some 5.
 

@@ -62,18 +62,15 @@ def peak(y, dt, near):
     tau = (np.arange(size) + 0.5) / size - 0.5
     root = np.cos(np.pi * tau)
 
-    def basis(cycles):
-        turn = 2 * np.pi * cycles[0] * tau
-        return np.stack([np.ones(size), tau, np.cos(turn), np.sin(turn)], axis=1) * root[:, None]
+    # The root of the slope of the squares is found to more digits than their minimum.
+    def slope(cycles):
+        turn = 2 * np.pi * cycles * tau
+        A = np.stack([np.ones(size), tau, np.cos(turn), np.sin(turn)], axis=1) * root[:, None]
+        c = np.linalg.lstsq(A, root * y, rcond=None)[0]
+        return (root * y - A @ c) @ (root * tau * (c[3] * np.cos(turn) - c[2] * np.sin(turn)))
 
-    def residual(cycles):
-        A = basis(cycles)
-        return root * y - A @ np.linalg.lstsq(A, root * y, rcond=None)[0]
-
-    exact = {"xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15}
-    return optimize.least_squares(residual, [near * size * dt], jac="3-point", **exact).x[0] / (
-        size * dt
-    )
+    near *= size * dt
+    return optimize.brentq(slope, near - 0.3, near + 0.3, xtol=1e-15, rtol=1e-14) / (size * dt)
 
 
 @pytest.mark.parametrize("bins", [10.0, 10.5, 17.27, 123.77, 480.4])
