@@ -1,7 +1,8 @@
 """Objectives to train towards: plain arrays or a network in, one number out, differentiable.
 
 All are dimensionless, 0 at best and about 1 where nothing is right, so that they can be added with
-weights. Leading axes are averaged over; `jax.vmap` keeps them apart.
+weights. None depends on the unit of its signal, and what is not finite stays so. Leading axes are
+averaged over; `jax.vmap` keeps them apart.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from . import _checks
+from ._scaling import standardized
 from ._types import Array, ArrayLike, Float
 from .invariants import drift_loss as drift_loss
 from .model import CTRNN
 from .orbits import orbit_frequency, period
-from .spectra import power_spectrum
+from .spectra import spectral_density
 
 __all__ = [
     "amplitude_loss",
@@ -34,11 +36,11 @@ __all__ = [
 
 def _shares(y: ArrayLike, dt: ArrayLike) -> tuple[Float[Array, " F"], Float[Array, "*batch F"]]:
     """Frequencies and shares of the power; a signal without power has all of it at 0 Hz."""
-    f, power = power_spectrum(y, dt)
-    total = jnp.sum(power, axis=-1, keepdims=True)
-    share = power / jnp.where(total > 0, total, 1)
+    f, density = spectral_density(y, dt)
+    total = jnp.sum(density, axis=-1, keepdims=True)
+    share = density / jnp.where(total == 0, 1, total)
     still = jnp.zeros_like(share).at[..., 0].set(1)
-    return f, jnp.where(total > 0, share, still)
+    return f, jnp.where(total == 0, still, share)
 
 
 def frequency_loss(y: ArrayLike, dt: ArrayLike, target_hz: ArrayLike) -> Float[Array, ""]:
@@ -115,11 +117,13 @@ def spectrum_loss(
             jnp.all(jnp.isfinite(power) & (power >= 0)) & (jnp.sum(power) > 0)
         ):
             _checks.fail("target_power", "finite numbers >= 0 with a sum > 0", power)
-    weight = power / jnp.sum(power)
-    scale = jnp.sum(weight * target**2)
+    weight = power / jnp.max(power)
+    weight = weight / jnp.sum(weight)
+    unit = jax.lax.stop_gradient(jnp.max(target))  # squares in Hz² may overflow, or vanish
+    f, target = f / unit, target / unit
     rows = share.reshape(-1, f.size)
     distance = jax.vmap(lambda p: _wasserstein(f, p, target, weight))(rows)
-    return jnp.mean(distance) / scale
+    return jnp.mean(distance) / jnp.sum(weight * target**2)
 
 
 def _wasserstein(f: Array, p: Array, g: Array, q: Array) -> Array:
@@ -189,17 +193,18 @@ def waveform_loss(y: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
         target: s, of the same shape; each signal counts alike.
 
     Raises:
-        TypeError, ValueError: for a wrong kind, shape or dtype, or a constant target.
+        TypeError, ValueError: for a wrong kind, shape or dtype, or a constant or non-finite target.
     """
     y = _checks.float_array("y", y, "(..., S)")
     s = _checks.float_array("target", target, "(..., S)")
     if s.shape != y.shape:
         _checks.fail("target", f"shape {y.shape}, as y", s.shape)
     _checks.same_dtype("target", s, y.dtype, "y")
-    variance = jnp.var(s, axis=-1)
-    if not _checks.is_traced(variance) and not bool(jnp.all(variance > 0)):
+    _checks.finite("target", s)
+    z, scale = standardized(s)
+    if not _checks.is_traced(scale) and not bool(jnp.all(scale > 0)):
         _checks.fail("target", "signals that vary", "a constant one")
-    return jnp.mean(jnp.mean((y - s) ** 2, axis=-1) / variance)
+    return jnp.mean(jnp.mean(((y - s) / scale) ** 2, axis=-1) / jnp.var(z, axis=-1))
 
 
 def amplitude_loss(y: ArrayLike, target_rms: ArrayLike) -> Float[Array, ""]:
@@ -213,11 +218,15 @@ def amplitude_loss(y: ArrayLike, target_rms: ArrayLike) -> Float[Array, ""]:
         TypeError, ValueError: for a wrong kind, shape, dtype or value of an argument.
     """
     y = _checks.float_array("y", y, "(..., S)")
-    variance = jnp.var(y, axis=-1)
+    z, scale = standardized(y)
+    variance, scale = jnp.var(z, axis=-1), scale[..., 0]
     target = _matching("target_rms", target_rms, variance)
     # A signal that does not move is as far away as rounding can tell, and pulls no gradient.
-    least = jnp.finfo(y.dtype).eps ** 2 * target**2
-    return jnp.mean((0.5 * jnp.log(jnp.maximum(variance, least)) - jnp.log(target)) ** 2)
+    least = jnp.log(jnp.finfo(y.dtype).eps.astype(y.dtype))
+    still = scale == 0
+    log_rms = 0.5 * jnp.log(jnp.where(still, 1, variance)) + jnp.log(jnp.where(still, 1, scale))
+    ratio = jnp.where(still, least, jnp.maximum(log_rms - jnp.log(target), least))
+    return jnp.mean(ratio**2)
 
 
 def norm_loss(xs: ArrayLike, largest: ArrayLike) -> Float[Array, ""]:
@@ -234,7 +243,7 @@ def norm_loss(xs: ArrayLike, largest: ArrayLike) -> Float[Array, ""]:
     bound = _checks.positive("largest", largest, xs.dtype)
     squared = jnp.sum((xs / bound) ** 2, axis=-1)
     # The root has no derivative at 0, where the bound is far.
-    return jnp.mean(jnp.where(squared > 1, jnp.sqrt(jnp.maximum(squared, 1)) - 1, 0) ** 2)
+    return jnp.mean(jnp.where(squared <= 1, 0, jnp.sqrt(jnp.maximum(squared, 1)) - 1) ** 2)
 
 
 def weight_penalty(model: Any) -> Float[Array, ""]:

@@ -57,18 +57,20 @@ def test_spectrogram(window_length, overlap, shape):
 
 
 def peak(y, dt, near):
-    """The maximiser of the exact windowed sum, in float64."""
+    """The sinusoid beside a straight line that fits with Hann weights, by SciPy in float64."""
     size = len(y)
-    j = np.arange(size)
-    v = (y - y.mean()) * (0.5 - 0.5 * np.cos(2 * np.pi * j / size))
-    # The root of the slope is found to more digits than the maximum.
+    tau = (np.arange(size) + 0.5) / size - 0.5
+    root = np.cos(np.pi * tau)
 
-    def slope(f):
-        e = np.exp(-2j * np.pi * f * dt * j) * v
-        return np.real(np.conj(e.sum()) * (-1j * (j - size / 2) * e).sum())
+    # The root of the slope of the squares is found to more digits than their minimum.
+    def slope(cycles):
+        turn = 2 * np.pi * cycles * tau
+        A = np.stack([np.ones(size), tau, np.cos(turn), np.sin(turn)], axis=1) * root[:, None]
+        c = np.linalg.lstsq(A, root * y, rcond=None)[0]
+        return (root * y - A @ c) @ (root * tau * (c[3] * np.cos(turn) - c[2] * np.sin(turn)))
 
-    h = 0.3 / (size * dt)
-    return optimize.brentq(slope, near - h, near + h, xtol=1e-15, rtol=1e-14)
+    near *= size * dt
+    return optimize.brentq(slope, near - 0.3, near + 0.3, xtol=1e-15, rtol=1e-14) / (size * dt)
 
 
 @pytest.mark.parametrize("bins", [10.0, 10.5, 17.27, 123.77, 480.4])
@@ -78,9 +80,9 @@ def test_dominant_frequency_of_a_tone(bins, phase):
     y = 3 + 0.2 * np.cos(2 * np.pi * bins * np.arange(size) / size + phase)
     y = jnp.asarray(y, FLOAT)
     found = float(ct.dominant_frequency(y, dt)) * size * dt
-    assert abs(found - bins) < 1e-4 + 32 * EPS * bins
+    assert abs(found - bins) < 256 * EPS * bins
     exact = peak(np.asarray(y, float), dt, bins / (size * dt)) * size * dt
-    assert abs(found - exact) < 1e-9 + 100 * EPS * bins
+    assert abs(found - exact) < 1e-9 + 256 * EPS * bins
 
 
 def test_dominant_frequency_of_batches_and_short_or_weak_signals():
@@ -89,7 +91,7 @@ def test_dominant_frequency_of_batches_and_short_or_weak_signals():
     y = jnp.asarray(y * np.array([[[1e-6], [1.0]], [[1.0], [1e6]]]), FLOAT)
     found = ct.dominant_frequency(y, 0.01)
     np.testing.assert_allclose(found, [[3.3, 7.9], [20.1, 45.0]], rtol=1e-4)
-    assert jnp.isfinite(ct.dominant_frequency(jnp.asarray([0.0, 1.0, 0.0, -1.0]), 1.0))
+    assert jnp.isnan(ct.dominant_frequency(jnp.asarray([0.0, 1.0, 0.0, -1.0]), 1.0))
     # The stronger of two lines, with harmonics and a mean far above both.
     y = 100 + np.sin(2 * np.pi * 5 * t) + 0.8 * np.sin(2 * np.pi * 11 * t)
     np.testing.assert_allclose(ct.dominant_frequency(jnp.asarray(y, FLOAT), 0.01), 5.0, rtol=1e-3)
@@ -148,7 +150,7 @@ def test_three_methods_agree_on_what_is_periodic(method):
     ramp = np.linspace(0.0, 1.0, 2000)
     found = find(np.stack([np.zeros(2000), np.full(2000, 0.1), np.full(2000, np.nan), y[0]]))
     np.testing.assert_array_equal(jnp.isnan(found), [True, True, True, False])
-    assert method == "periodogram" or jnp.isnan(find(ramp))
+    assert jnp.isnan(find(ramp))
 
 
 def test_three_methods_tell_what_they_see():

@@ -9,8 +9,8 @@ import ctrnn_jax
 
 PACKAGE = Path(ctrnn_jax.__file__).parent
 LAYERS = [
-    {"_at_start", "_types", "_checks", "_output", "_size_rules"},
-    {"activations", "_products", "weights", "spectra", "harmonics"},
+    {"_at_start", "_types", "_checks", "_output", "_size_rules", "_scaling"},
+    {"activations", "_products", "weights", "_tones", "spectra", "harmonics"},
     {"_tables", "_arrays", "_times", "signals"},
     {"model", "trajectory"},
     {"invariants"},
@@ -27,8 +27,11 @@ WITHIN = [
     "_types",
     "_checks",
     "_output",
+    "_scaling",
     "_products",
     "weights",
+    "_tones",
+    "spectra",
     "_tables",
     "_arrays",
     "_times",
