@@ -137,21 +137,22 @@ def repetition(tone: Tone) -> tuple[Array, Array]:
 
     sums = _running_sums(likeness)
     known_sums = jax.lax.stop_gradient(sums)
-    for _ in range(4):
-        lag, _ = _nearer(known_sums, lag, jnp.ones_like(lag))
+    one = jnp.ones_like(lag)
+    lag = jax.lax.fori_loop(0, 4, lambda _, m: _nearer(known_sums, m, one)[0], lag)
     # As many periods as still repeat: whatever pulls at a peak pulls the mean period that less.
 
     def double(_, state):
         lag, count, going = state
-        longer = 2 * lag
-        for _ in range(3):
-            longer, alike = _nearer(known_sums, longer, 2 * count)
+        start = 2 * lag, height
+        longer, alike = jax.lax.fori_loop(
+            0, 3, lambda _, m: _nearer(known_sums, m[0], 2 * count), start
+        )
         good = (jnp.abs(longer - 2 * lag) < 0.25 * lag / count) & (alike >= AS_ALIKE * height)
         going = going & good & (longer <= longest)
         return jnp.where(going, longer, lag), jnp.where(going, 2 * count, count), going
 
     doublings = max(0, math.ceil(math.log2(longest * HIGHEST)))
-    state = (lag, jnp.ones_like(lag), found)
+    state = (lag, one, found)
     lag, count, _ = jax.lax.fori_loop(0, doublings, double, state)
     # One step more, with gradients: at the converged point it is the implicit derivative.
     lag, _ = _nearer(sums, lag, count)

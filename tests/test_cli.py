@@ -48,7 +48,7 @@ def test_simulate_takes_the_users_own_data(tmp_path):
         "state-steps/s",
         "median drift",
         "stopped",
-        "Hz",
+        "frequency",
     ):
         assert word in done.stdout
     folder = tmp_path / "deep" / "er"
