@@ -36,7 +36,7 @@ def bias_offset(rnn: CTRNN) -> Float[Array, " n"] | None:
     # A is singular for odd n; the derivative of pinv survives its paired singular values.
     c = product(jnp.linalg.pinv(A), rnn.bias)
     residual = jnp.linalg.norm(rnn.weights.matvec(c) - rnn.bias)
-    tolerance = rnn.size * np.sqrt(float(jnp.finfo(A.dtype).eps)) * jnp.linalg.norm(rnn.bias)
+    tolerance = rnn.size * float(jnp.finfo(A.dtype).eps) ** 0.5 * jnp.linalg.norm(rnn.bias)
     if not _checks.is_traced(residual) and residual > tolerance:
         _checks.fail(
             "bias",

@@ -157,6 +157,25 @@ def test_lowers_for_cuda(name):
     jax.jit(jax.grad(loss)).trace(normal(1, 3, 20)).lower(lowering_platforms=("cuda",))
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [
+        diffrax.HalfSolver(diffrax.ImplicitEuler()),
+        diffrax.HalfSolver(diffrax.Euler()),
+        diffrax.Kvaerno3(),
+    ],
+)
+def test_projection_of_wrapped_and_implicit_solvers_in_plain_diffrax(inner):
+    rnn, x0 = SYSTEMS["rate tanh n=20"], normal(10, 20)
+    tolerance = 1e-5 if X64 else 1e-4
+    end = diffrax.diffeqsolve(
+        diffrax.ODETerm(rnn), ct.Projected(inner), 0.0, 0.5, 0.01, x0, max_steps=10_000,
+        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+    ).ys[-1]  # fmt: skip
+    assert np.linalg.norm(end - reference(rnn, x0, [0.0, 0.5])[-1]) < 300 * tolerance
+    assert abs(float(ct.energy(rnn, end) / ct.energy(rnn, x0)) - 1) < 30 * EPS
+
+
 @pytest.mark.parametrize("name", SOLVERS)
 def test_refuses_what_conserves_nothing(name):
     leaky = ct.CTRNN(ct.BlockSkew(jnp.ones(2, DTYPE)), leak=0.1)

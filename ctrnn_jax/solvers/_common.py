@@ -6,6 +6,9 @@ import abc
 from typing import Any, ClassVar, NamedTuple
 
 import diffrax
+import equinox as eqx
+import jax.numpy as jnp
+import optimistix as optx
 
 from .. import _checks
 from .._types import Array, Bool, Float, State
@@ -54,6 +57,31 @@ def merged(result: Any, converged: Bool[Array, ""]) -> Any:
     """A result of diffrax, turned to a failure where an equation was not solved."""
     failed: Any = diffrax.RESULTS.nonlinear_divergence
     return diffrax.RESULTS.where(converged, result, failed)
+
+
+def with_tolerances(solver: Any, dtype: Any) -> Any:
+    """A solver, wrapped in others or not, whose root finder has tolerances.
+
+    diffrax leaves them to an adaptive step size, and reaches no deeper than one wrapper.
+    """
+    if isinstance(solver, diffrax.AbstractWrappedSolver):
+        inner = with_tolerances(solver.solver, dtype)
+        return eqx.tree_at(lambda s: s.solver, solver, inner)
+    if not isinstance(solver, diffrax.AbstractImplicitSolver):
+        return solver
+    finder, tolerance = solver.root_finder, float(jnp.finfo(dtype).eps) ** 0.5
+    values = {"rtol": tolerance, "atol": tolerance, "norm": optx.max_norm}
+
+    def is_open(name):  # a marker, neither a number nor a norm
+        value = getattr(finder, name, 0.0)
+        return not eqx.is_inexact_array_like(value) and not callable(value)
+
+    names = [name for name in values if is_open(name)]
+    if not names:
+        return solver
+    return eqx.tree_at(
+        lambda s: [getattr(s.root_finder, n) for n in names], solver, [values[n] for n in names]
+    )
 
 
 def dense_info(terms, t0, t1, y0, y1, args, control) -> dict:

@@ -11,7 +11,7 @@ from jax import lax
 from .. import _checks
 from .._types import Array, Bool, Float
 from ..model import CTRNN
-from ._common import Level, conservative_network_of, dense_info, level_of, merged
+from ._common import Level, conservative_network_of, dense_info, level_of, merged, with_tolerances
 
 _MAX_ITERATIONS = 16
 
@@ -66,6 +66,11 @@ class Projected(diffrax.AbstractWrappedSolver):
         """That of the solver."""
         return self.solver.term_compatible_contr_kwargs
 
+    @property
+    def root_finder(self):
+        """That of an implicit solver, whose tolerances diffrax takes from the step size's."""
+        return self.solver.root_finder  # pyright: ignore[reportAttributeAccessIssue]
+
     def order(self, terms):
         """That of the solver."""
         return self.solver.order(terms)
@@ -81,14 +86,14 @@ class Projected(diffrax.AbstractWrappedSolver):
     def init(self, terms, t0, t1, y0, args):
         """The solver's state, the energy level, and whether the last projection succeeded."""
         rnn = conservative_network_of(terms, self)
-        state = self.solver.init(terms, t0, t1, y0, args)
+        state = with_tolerances(self.solver, y0.dtype).init(terms, t0, t1, y0, args)
         return _State(state, level_of(rnn, y0), jnp.ones(y0.shape[1:], bool))
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """One step from t0 to t1."""
         rnn = conservative_network_of(terms, self)
         # What the solver remembers of its last result is not true of the projected one.
-        y1, error, _, state, result = self.solver.step(
+        y1, error, _, state, result = with_tolerances(self.solver, y0.dtype).step(
             terms, t0, t1, y0, args, solver_state.solver, True
         )
         y1, converged = self.project(rnn, y1, solver_state.level)
