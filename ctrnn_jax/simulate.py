@@ -163,7 +163,7 @@ def _tolerances(solver: Any, rtol: Any, atol: Any, dtype: Any) -> tuple[Scalar, 
     first = second if rtol is None else _tolerance("rtol", rtol, dtype)
     second = first if second is None else second
     if not any(_checks.is_traced(value) or value > 0 for value in both):
-        _checks.fail("rtol and atol", "one of them above 0", "0 for both")
+        _checks.fail("rtol", "a number > 0 where atol is 0", "0 for both")
     # A component that rests at 0 has an error of 0, which is within any tolerance: not 0/0.
     return first, jnp.maximum(second, jnp.asarray(jnp.finfo(dtype).tiny, dtype))
 

@@ -111,7 +111,7 @@ BAD = [
     (["--out", "notes.txt/deeper"], "--out: expected a folder, got the file notes.txt"),
     (["--seed", str(2**64)], "--seed: expected an integer from 0 to 2^32 - 1, got 1844"),
     (["--steps", str(2**31)], "--steps: expected at most 2147483646, got 2147483648"),
-    (["--rtol", "0", "--atol", "0"], "rtol and atol: expected one of them above 0, got 0 for both"),
+    (["--rtol", "0", "--atol", "0"], "--rtol: expected a number > 0 where atol is 0"),
     (["--neurons", str(10**6)], "memory: expected a run that fits into the "),
     (["--states", str(10**9)], "GB: 1000000000 states of 4 neurons, each saved 41 times"),
     (["--scale", "nan"], "--scale: expected a finite number > 0, got nan"),

@@ -434,7 +434,7 @@ CALLS = {
         (lambda: sim(solver=diffrax.Euler(), rtol=1e-3), V, f"{ADAPTIVE} Euler"),
         (lambda: sim(solver=ct.RK4(), atol=1e-3), V, f"{ADAPTIVE} RK4"),
         (lambda: sim(rtol=-1.0), V, "rtol: expected a finite number >= 0, got -1.0"),
-        (lambda: sim(rtol=0.0), V, "rtol and atol: expected one of them above 0, got 0 for both"),
+        (lambda: sim(rtol=0.0), V, "rtol: expected a number > 0 where atol is 0, got 0 for both"),
         (lambda: sim(rtol="1e-3"), T, "rtol: expected a finite number, got '1e-3'"),
         (lambda: sim(rtol=ones(3)), V, "rtol: expected a finite number, got shape (3,)"),
         (lambda: sim(atol=NAN), V, "atol: expected a finite number, got nan"),

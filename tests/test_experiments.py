@@ -115,21 +115,25 @@ def test_what_a_verdict_says():
 
 
 BAD = [
-    (["6"], {}, "--figure: expected one of '1', '2', '3', '4', '5', 'chaos', got '6'"),
+    (["6"], {}, "figures: expected one of '1', '2', '3', '4', '5', 'chaos', got '6'"),
     (
         ["4"],
         {"omega": "1"},
-        "--set: expected one of w_m, fractions, start, duration, dt, got 'omega'",
+        "changes: expected one of w_m, fractions, start, duration, dt, got 'omega'",
     ),
-    (["4", "5"], {"dt": "1"}, "--set: expected one of figure4.w_m, figure4.fractions"),
-    (["4"], {"dt": "fast"}, "--set dt: expected a number > 0, got 'fast'"),
-    (["4"], {"start": "[1]"}, "--set start: expected a pair of numbers, got [1]"),
-    (["4"], {"w_m": "10"}, "--set w_m: expected a list of numbers > 0, got 10"),
-    (["4"], {"dt": "-0.1"}, "--set dt: expected a number > 0, got -0.1"),
-    (["5"], {"seeds": "2.5"}, "--set seeds: expected a whole number > 0, got 2.5"),
-    (["4"], {"w_m": "[10, 0]"}, "--set w_m: expected a list of numbers > 0, got [10, 0]"),
-    (["3"], {"starts": "[1, 2]"}, "--set starts: expected a list of pairs of numbers, got [1, 2]"),
-    (["5"], {"seeds": "0"}, "--set seeds: expected a whole number > 0, got 0"),
+    (["4", "5"], {"dt": "1"}, "changes: expected one of figure4.w_m, figure4.fractions"),
+    (["4"], {"dt": "fast"}, "changes dt: expected a number > 0, got 'fast'"),
+    (["4"], {"start": "[1]"}, "changes start: expected a pair of numbers, got [1]"),
+    (["4"], {"w_m": "10"}, "changes w_m: expected a list of numbers > 0, got 10"),
+    (["4"], {"dt": "-0.1"}, "changes dt: expected a number > 0, got -0.1"),
+    (["5"], {"seeds": "2.5"}, "changes seeds: expected a whole number > 0, got 2.5"),
+    (["4"], {"w_m": "[10, 0]"}, "changes w_m: expected a list of numbers > 0, got [10, 0]"),
+    (
+        ["3"],
+        {"starts": "[1, 2]"},
+        "changes starts: expected a list of pairs of numbers, got [1, 2]",
+    ),
+    (["5"], {"seeds": "0"}, "changes seeds: expected a whole number > 0, got 0"),
 ]
 
 
