@@ -12,9 +12,10 @@ from jax import lax
 
 from ._fixed import finite, update_fold, within
 from ._segments import Carry, RunSegment, Segment, choose
-from ._stepping import is_implicit, with_tolerances
+from ._stepping import is_implicit
 from ._types import Scalar
 from .model import CTRNN
+from .solvers._common import with_tolerances
 
 # Per trajectory and segment, for reverse mode: see diffrax.RecursiveCheckpointAdjoint.
 _CHECKPOINTS = 64

@@ -6,16 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optimistix as optx
-from jax import lax
 
 from ._types import Array, Bool, Float, Int, Scalar, State
 from .model import CTRNN
 from .solvers import ExactLinear, Projected
-from .solvers._common import AbstractNetworkSolver, conservative_network_of, level_of
+from .solvers._common import (
+    AbstractNetworkSolver,
+    conservative_network_of,
+    for_steps_from,
+    innermost,
+    level_of,
+)
 
 # step(x, solver_state, k) -> x, solver_state, converged; k counts the steps already made.
 Step = Callable[[State, Any, Int[Array, ""]], tuple[State, Any, Bool[Array, " batch"] | None]]
@@ -54,13 +57,7 @@ def time_at(k: Int[Array, ""], fraction: Any, dt: Scalar) -> Scalar:
 
 def is_implicit(solver: diffrax.AbstractSolver) -> bool:
     """Whether a step is diffrax's Newton method, for each trajectory alone."""
-    return isinstance(_innermost(solver), diffrax.AbstractImplicitSolver)
-
-
-def _innermost(solver: Any) -> Any:
-    while isinstance(solver, diffrax.AbstractWrappedSolver):
-        solver = solver.solver
-    return solver
+    return isinstance(innermost(solver), diffrax.AbstractImplicitSolver)
 
 
 def _wraps_ours(solver: Any) -> bool:
@@ -94,10 +91,10 @@ def make_step(
         # diffrax would solve one system for the whole batch, with a Jacobian (n·batch)², and the
         # result of a wrapped solver of ours would be one for the whole batch.
         def initial_each(x):
-            return initial(_for_steps_from(x, solver), x)
+            return initial(for_steps_from(x, solver), x)
 
         def step_each(x, state, k):
-            return advance(_for_steps_from(x, solver), x, state, k)
+            return advance(for_steps_from(x, solver), x, state, k)
 
         step = jax.vmap(step_each, in_axes=(1, 0, None), out_axes=(1, 0, 0))
         return jax.vmap(initial_each, in_axes=1)(x0), step
@@ -128,30 +125,6 @@ def _projected(
         return x, (inner, level), reached if converged is None else reached & converged
 
     return (inner, level), step
-
-
-def with_tolerances(solver: Any, rtol: Any, atol: Any) -> Any:
-    """The root finder of an implicit solver with these tolerances, where its own are left open.
-
-    Chord iterations, and not diffrax's own ones: those take it for divergence where the updates
-    have come down to rounding.
-    """
-    inner = _innermost(solver)
-    if not isinstance(inner, diffrax.AbstractImplicitSolver):
-        return solver
-    options = [getattr(inner.root_finder, name, 0.0) for name in ("rtol", "atol", "norm")]
-    # What is still open is a marker object, neither a number nor a norm.
-    if all(eqx.is_inexact_array_like(option) or callable(option) for option in options):
-        return solver
-    finder = optx.Chord(rtol, atol, optx.max_norm)
-    return eqx.tree_at(lambda solver: _innermost(solver).root_finder, solver, finder)
-
-
-def _for_steps_from(x: State, solver: Any) -> Any:
-    """An implicit solver with tolerances in shares of the state: no result depends on its unit."""
-    rtol = float(jnp.finfo(x.dtype).eps) ** 0.5
-    size = jnp.maximum(jnp.max(jnp.abs(x)), float(jnp.finfo(x.dtype).tiny))
-    return with_tolerances(solver, rtol, rtol * lax.stop_gradient(size))
 
 
 def _is_plain_explicit(solver: diffrax.AbstractSolver) -> bool:

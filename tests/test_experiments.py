@@ -154,7 +154,7 @@ def test_float32_is_refused():
 
 def test_out_must_not_be_a_file(tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(ValueError, match="--out: expected a folder"):
+    with pytest.raises(ValueError, match=r"^out: expected a folder"):
         experiments.reproduce(tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
 

@@ -9,6 +9,7 @@ import diffrax
 import equinox as eqx
 import jax.numpy as jnp
 import optimistix as optx
+from jax import lax
 
 from .. import _checks
 from .._types import Array, Bool, Float, State
@@ -59,29 +60,35 @@ def merged(result: Any, converged: Bool[Array, ""]) -> Any:
     return diffrax.RESULTS.where(converged, result, failed)
 
 
-def with_tolerances(solver: Any, dtype: Any) -> Any:
-    """A solver, wrapped in others or not, whose root finder has tolerances.
+def innermost(solver: Any) -> Any:
+    """What a solver wraps, through all wrappers; itself where it wraps none."""
+    while isinstance(solver, diffrax.AbstractWrappedSolver):
+        solver = solver.solver
+    return solver
 
-    diffrax leaves them to an adaptive step size, and reaches no deeper than one wrapper.
+
+def with_tolerances(solver: Any, rtol: Any, atol: Any) -> Any:
+    """The root finder of an implicit solver with these tolerances, where its own are left open.
+
+    Chord iterations, and not diffrax's own ones: those take it for divergence where the updates
+    have come down to rounding.
     """
-    if isinstance(solver, diffrax.AbstractWrappedSolver):
-        inner = with_tolerances(solver.solver, dtype)
-        return eqx.tree_at(lambda s: s.solver, solver, inner)
-    if not isinstance(solver, diffrax.AbstractImplicitSolver):
+    inner = innermost(solver)
+    if not isinstance(inner, diffrax.AbstractImplicitSolver):
         return solver
-    finder, tolerance = solver.root_finder, float(jnp.finfo(dtype).eps) ** 0.5
-    values = {"rtol": tolerance, "atol": tolerance, "norm": optx.max_norm}
-
-    def is_open(name):  # a marker, neither a number nor a norm
-        value = getattr(finder, name, 0.0)
-        return not eqx.is_inexact_array_like(value) and not callable(value)
-
-    names = [name for name in values if is_open(name)]
-    if not names:
+    options = [getattr(inner.root_finder, name, 0.0) for name in ("rtol", "atol", "norm")]
+    # What is still open is a marker object, neither a number nor a norm.
+    if all(isinstance(o, float | int) or hasattr(o, "dtype") or callable(o) for o in options):
         return solver
-    return eqx.tree_at(
-        lambda s: [getattr(s.root_finder, n) for n in names], solver, [values[n] for n in names]
-    )
+    finder = optx.Chord(rtol, atol, optx.max_norm)
+    return eqx.tree_at(lambda solver: innermost(solver).root_finder, solver, finder)
+
+
+def for_steps_from(x: State, solver: Any) -> Any:
+    """An implicit solver with tolerances in shares of the state: no result depends on its unit."""
+    rtol = float(jnp.finfo(x.dtype).eps) ** 0.5
+    size = jnp.maximum(jnp.max(jnp.abs(x)), float(jnp.finfo(x.dtype).tiny))
+    return with_tolerances(solver, rtol, rtol * lax.stop_gradient(size))
 
 
 def dense_info(terms, t0, t1, y0, y1, args, control) -> dict:

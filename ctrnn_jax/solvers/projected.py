@@ -11,7 +11,7 @@ from jax import lax
 from .. import _checks
 from .._types import Array, Bool, Float
 from ..model import CTRNN
-from ._common import Level, conservative_network_of, dense_info, level_of, merged, with_tolerances
+from ._common import Level, conservative_network_of, dense_info, for_steps_from, level_of, merged
 
 _MAX_ITERATIONS = 16
 
@@ -86,14 +86,14 @@ class Projected(diffrax.AbstractWrappedSolver):
     def init(self, terms, t0, t1, y0, args):
         """The solver's state, the energy level, and whether the last projection succeeded."""
         rnn = conservative_network_of(terms, self)
-        state = with_tolerances(self.solver, y0.dtype).init(terms, t0, t1, y0, args)
+        state = for_steps_from(y0, self.solver).init(terms, t0, t1, y0, args)
         return _State(state, level_of(rnn, y0), jnp.ones(y0.shape[1:], bool))
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """One step from t0 to t1."""
         rnn = conservative_network_of(terms, self)
         # What the solver remembers of its last result is not true of the projected one.
-        y1, error, _, state, result = with_tolerances(self.solver, y0.dtype).step(
+        y1, error, _, state, result = for_steps_from(y0, self.solver).step(
             terms, t0, t1, y0, args, solver_state.solver, True
         )
         y1, converged = self.project(rnn, y1, solver_state.level)
