@@ -26,7 +26,7 @@ import numpy as np
 from measure import OURS, Report, child, parser
 
 import ctrnn_jax as ct
-from ctrnn_jax._output import draw
+from ctrnn_jax._files.writing import draw
 
 SOLVERS = {
     "Tsit5": diffrax.Tsit5(),

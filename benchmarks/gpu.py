@@ -41,8 +41,8 @@ from scipy.integrate import solve_ivp
 from scipy.special import erf, expit
 
 import ctrnn_jax as ct
-from ctrnn_jax._output import draw
-from ctrnn_jax._products import SkewMatrix, product
+from ctrnn_jax._files.writing import draw
+from ctrnn_jax._network.products import SkewMatrix, product
 
 ACTIVATIONS: dict[str, Callable] = {
     "Tanh": np.tanh,

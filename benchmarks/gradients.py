@@ -39,7 +39,7 @@ from jax import lax
 from measure import OURS, Report, child, cores, exponent, interleaved, parser, peak_memory
 
 import ctrnn_jax as ct
-from ctrnn_jax._output import draw
+from ctrnn_jax._files.writing import draw
 
 N = 20
 MOST_MEMORY = 2**31

@@ -21,8 +21,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ctrnn_jax._options import environment
-from ctrnn_jax._output import appearing, write_json
+from ctrnn_jax._command.options import environment
+from ctrnn_jax._files.writing import appearing, write_json
 
 OURS = "ctrnn_jax"
 _LOOK, _LONGEST_LOOK = 0.01, 0.5  # seconds

@@ -22,7 +22,7 @@ import numpy as np
 from measure import OURS, Report, cores, exponent, interleaved, parser
 
 import ctrnn_jax as ct
-from ctrnn_jax._output import draw
+from ctrnn_jax._files.writing import draw
 
 DT = 1e-3  # so short that chaos does not magnify rounding
 RANK = 8

@@ -37,7 +37,7 @@ from measure import OURS, Report, cores, interleaved, parser
 from peers import METHODS, PEERS, Problem, exact, missing
 
 import ctrnn_jax as ct
-from ctrnn_jax._output import draw
+from ctrnn_jax._files.writing import draw
 
 SIZES = (2, 8, 20, 40, 128, 512)
 BATCHES = (1, 64, 4096, 65536, 262144)

@@ -37,8 +37,8 @@ from measure import OURS, Report, parser
 from scipy.integrate import solve_ivp
 
 import ctrnn_jax as ct
-from ctrnn_jax._output import draw
-from ctrnn_jax.signals import read_signal
+from ctrnn_jax._files.signals import read_signal
+from ctrnn_jax._files.writing import draw
 
 PERIODS, PER_PERIOD = 12, 32  # trained on, in units of the target's period
 SINE = np.sin(2 * np.pi * np.arange(PERIODS * PER_PERIOD + 1) / PER_PERIOD)

@@ -7,110 +7,75 @@ import importlib
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
-from . import _at_start as _at_start
-from . import losses as losses
-from ._parts import batch_mesh as batch_mesh
-from .activations import (
-    Arctan as Arctan,
+from . import losses, solvers
+from ._analysis.harmonics import autoregression, harmonic_regression
+from ._analysis.lyapunov import lyapunov_spectrum
+from ._analysis.orbits import natural_frequencies, orbit_frequency, period
+from ._analysis.spectra import dominant_frequency, power_spectrum, spectrogram
+from ._files.models import load, save
+from ._files.signals import read_signal
+from ._network.activations import (
+    Arctan,
+    CustomActivation,
+    Erf,
+    Exp,
+    HardTanh,
+    Linear,
+    ReLU,
+    Sigmoid,
+    Sin,
+    Tanh,
 )
-from .activations import (
-    CustomActivation as CustomActivation,
-)
-from .activations import (
-    Erf as Erf,
-)
-from .activations import (
-    Exp as Exp,
-)
-from .activations import (
-    HardTanh as HardTanh,
-)
-from .activations import (
-    Linear as Linear,
-)
-from .activations import (
-    ReLU as ReLU,
-)
-from .activations import (
-    Sigmoid as Sigmoid,
-)
-from .activations import (
-    Sin as Sin,
-)
-from .activations import (
-    Tanh as Tanh,
-)
-from .fit_frequency import fit_frequency as fit_frequency
-from .fit_signal import fit_signal as fit_signal
-from .fit_spectrum import fit_spectrum as fit_spectrum
-from .harmonics import autoregression as autoregression
-from .harmonics import harmonic_regression as harmonic_regression
-from .invariants import (
-    casimirs as casimirs,
-)
-from .invariants import (
-    drift_loss as drift_loss,
-)
-from .invariants import (
-    energy as energy,
-)
-from .invariants import (
-    energy_drift as energy_drift,
-)
-from .io import load as load
-from .io import save as save
-from .lyapunov import lyapunov_spectrum as lyapunov_spectrum
-from .model import CTRNN as CTRNN
-from .orbits import (
-    natural_frequencies as natural_frequencies,
-)
-from .orbits import (
-    orbit_frequency as orbit_frequency,
-)
-from .orbits import (
-    period as period,
-)
-from .oscillator import Oscillator as Oscillator
-from .signals import read_signal as read_signal
-from .simulate import simulate as simulate
-from .solvers import RK4 as RK4
-from .solvers import DiscreteGradient as DiscreteGradient
-from .solvers import ExactLinear as ExactLinear
-from .solvers import ImplicitMidpoint as ImplicitMidpoint
-from .solvers import PoissonSplitting as PoissonSplitting
-from .solvers import Projected as Projected
-from .spectra import (
-    dominant_frequency as dominant_frequency,
-)
-from .spectra import (
-    power_spectrum as power_spectrum,
-)
-from .spectra import (
-    spectrogram as spectrogram,
-)
-from .train import fit as fit
-from .trajectory import Trajectory as Trajectory
-from .weights import (
-    BipartiteSkew as BipartiteSkew,
-)
-from .weights import (
-    BlockSkew as BlockSkew,
-)
-from .weights import (
-    DenseSkew as DenseSkew,
-)
-from .weights import (
-    DenseWeights as DenseWeights,
-)
-from .weights import (
-    LowRankSkew as LowRankSkew,
+from ._network.invariants import casimirs, drift_loss, energy, energy_drift
+from ._network.model import CTRNN
+from ._network.weights import BipartiteSkew, BlockSkew, DenseSkew, DenseWeights, LowRankSkew
+from ._simulate.api import simulate
+from ._simulate.parts import batch_mesh
+from ._simulate.trajectory import Trajectory
+from ._train.fit import fit
+from ._train.fit_frequency import fit_frequency
+from ._train.fit_signal import fit_signal
+from ._train.fit_spectrum import fit_spectrum
+from ._train.oscillator import Oscillator
+from ._util import at_start  # noqa: F401 - first: Ctrl-C may come while the rest loads
+from .solvers import (
+    RK4,
+    DiscreteGradient,
+    ExactLinear,
+    ImplicitMidpoint,
+    PoissonSplitting,
+    Projected,
 )
 
 if TYPE_CHECKING:
-    from . import experiments as experiments
-    from . import plot as plot
+    from . import experiments, plot
 
 __version__ = _version("ctrnn-jax")
+
+# fmt: off
+__all__ = [  # noqa: RUF022 - by subject
+    # networks
+    "CTRNN", "DenseSkew", "BlockSkew", "BipartiteSkew", "LowRankSkew", "DenseWeights",
+    "Tanh", "HardTanh", "Linear", "Arctan", "Erf", "Sin", "Sigmoid", "ReLU", "Exp",
+    "CustomActivation",
+    # simulation
+    "simulate", "Trajectory", "batch_mesh", "solvers",
+    "RK4", "PoissonSplitting", "DiscreteGradient", "ImplicitMidpoint", "ExactLinear", "Projected",
+    # analysis
+    "energy", "casimirs", "energy_drift", "drift_loss",
+    "natural_frequencies", "orbit_frequency", "period", "lyapunov_spectrum",
+    "power_spectrum", "spectrogram", "dominant_frequency",
+    "harmonic_regression", "autoregression",
+    # training
+    "Oscillator", "fit", "fit_frequency", "fit_spectrum", "fit_signal", "losses",
+    # files, pictures, the paper
+    "save", "load", "read_signal", "plot", "experiments",
+]
+# fmt: on
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

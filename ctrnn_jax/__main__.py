@@ -1,6 +1,6 @@
 """`python -m ctrnn_jax` is the command `ctrnn`."""
 
-from .cli import main
+from ._command.app import main
 
 if __name__ == "__main__":
     main()

@@ -13,13 +13,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from . import _checks
-from ._scaling import standardized
-from ._types import Array, ArrayLike, Float
-from .invariants import drift_loss as drift_loss
-from .model import CTRNN
-from .orbits import orbit_frequency, period
-from .spectra import spectral_density
+from ._analysis.orbits import orbit_frequency, period
+from ._analysis.scaling import standardized
+from ._analysis.spectra import spectral_density
+from ._network.invariants import drift_loss as drift_loss
+from ._network.model import CTRNN
+from ._util import checks
+from ._util.types import Array, ArrayLike, Float
 
 __all__ = [
     "amplitude_loss",
@@ -65,10 +65,10 @@ def frequency_loss(y: ArrayLike, dt: ArrayLike, target_hz: ArrayLike) -> Float[A
         >>> ct.losses.frequency_loss(trajectory.xs[..., 0], 0.01, 3.2)
     """
     f, share = _shares(y, dt)
-    target = _checks.positive_array("target_hz", target_hz, f.dtype)
+    target = checks.positive_array("target_hz", target_hz, f.dtype)
     if target.ndim and target.shape != share.shape[:-1]:
         shape = share.shape[:-1]
-        _checks.fail("target_hz", f"a scalar or shape {shape} as the signals", target.shape)
+        checks.fail("target_hz", f"a scalar or shape {shape} as the signals", target.shape)
     ratio = f.reshape((1,) * (share.ndim - 1) + (-1,)) / jnp.broadcast_to(
         target, share.shape[:-1]
     ).reshape(*share.shape[:-1], 1)
@@ -102,21 +102,21 @@ def spectrum_loss(
         >>> ct.losses.spectrum_loss(y, 0.01, f, power)
     """
     f, share = _shares(y, dt)
-    target = _checks.positive_array("target_hz", target_hz, f.dtype, (1,), zero=True)
-    if target.size == 0 or (not _checks.is_traced(target) and not bool(jnp.any(target > 0))):
-        _checks.fail("target_hz", "at least one frequency > 0", f"shape {target.shape}")
-    if not _checks.is_traced(target) and bool(jnp.any(jnp.diff(target) < 0)):
-        _checks.fail("target_hz", "ascending frequencies", target)
+    target = checks.positive_array("target_hz", target_hz, f.dtype, (1,), zero=True)
+    if target.size == 0 or (not checks.is_traced(target) and not bool(jnp.any(target > 0))):
+        checks.fail("target_hz", "at least one frequency > 0", f"shape {target.shape}")
+    if not checks.is_traced(target) and bool(jnp.any(jnp.diff(target) < 0)):
+        checks.fail("target_hz", "ascending frequencies", target)
     if target_power is None:
         power = jnp.ones_like(target)
     else:
-        power = _checks.float_array("target_power", target_power, "(K,)", (1,)).astype(f.dtype)
+        power = checks.float_array("target_power", target_power, "(K,)", (1,)).astype(f.dtype)
         if power.shape != target.shape:
-            _checks.fail("target_power", f"shape {target.shape}, as target_hz", power.shape)
-        if not _checks.is_traced(power) and not bool(
+            checks.fail("target_power", f"shape {target.shape}, as target_hz", power.shape)
+        if not checks.is_traced(power) and not bool(
             jnp.all(jnp.isfinite(power) & (power >= 0)) & (jnp.sum(power) > 0)
         ):
-            _checks.fail("target_power", "finite numbers >= 0 with a sum > 0", power)
+            checks.fail("target_power", "finite numbers >= 0 with a sum > 0", power)
     weight = power / jnp.max(power)
     weight = weight / jnp.sum(weight)
     unit = jax.lax.stop_gradient(jnp.max(target))  # squares in Hz² may overflow, or vanish
@@ -175,11 +175,11 @@ def period_loss(
 
 
 def _matching(name: str, value: Any, like: Array) -> Array:
-    target = _checks.positive_array(name, value, like.dtype)
+    target = checks.positive_array(name, value, like.dtype)
     try:
         return jnp.broadcast_to(target, like.shape)
     except ValueError:
-        _checks.fail(name, f"a scalar or a shape that broadcasts to {like.shape}", target.shape)
+        checks.fail(name, f"a scalar or a shape that broadcasts to {like.shape}", target.shape)
 
 
 def waveform_loss(y: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
@@ -195,15 +195,15 @@ def waveform_loss(y: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
     Raises:
         TypeError, ValueError: for a wrong kind, shape or dtype, or a constant or non-finite target.
     """
-    y = _checks.float_array("y", y, "(..., S)")
-    s = _checks.float_array("target", target, "(..., S)")
+    y = checks.float_array("y", y, "(..., S)")
+    s = checks.float_array("target", target, "(..., S)")
     if s.shape != y.shape:
-        _checks.fail("target", f"shape {y.shape}, as y", s.shape)
-    _checks.same_dtype("target", s, y.dtype, "y")
-    _checks.finite("target", s)
+        checks.fail("target", f"shape {y.shape}, as y", s.shape)
+    checks.same_dtype("target", s, y.dtype, "y")
+    checks.finite("target", s)
     z, scale = standardized(s)
-    if not _checks.is_traced(scale) and not bool(jnp.all(scale > 0)):
-        _checks.fail("target", "signals that vary", "a constant one")
+    if not checks.is_traced(scale) and not bool(jnp.all(scale > 0)):
+        checks.fail("target", "signals that vary", "a constant one")
     return jnp.mean(jnp.mean(((y - s) / scale) ** 2, axis=-1) / jnp.var(z, axis=-1))
 
 
@@ -217,7 +217,7 @@ def amplitude_loss(y: ArrayLike, target_rms: ArrayLike) -> Float[Array, ""]:
     Raises:
         TypeError, ValueError: for a wrong kind, shape, dtype or value of an argument.
     """
-    y = _checks.float_array("y", y, "(..., S)")
+    y = checks.float_array("y", y, "(..., S)")
     z, scale = standardized(y)
     variance, scale = jnp.var(z, axis=-1), scale[..., 0]
     target = _matching("target_rms", target_rms, variance)
@@ -239,8 +239,8 @@ def norm_loss(xs: ArrayLike, largest: ArrayLike) -> Float[Array, ""]:
     Raises:
         TypeError, ValueError: for a wrong kind, shape, dtype or value of an argument.
     """
-    xs = _checks.float_array("xs", xs, "(..., n)")
-    bound = _checks.positive("largest", largest, xs.dtype)
+    xs = checks.float_array("xs", xs, "(..., n)")
+    bound = checks.positive("largest", largest, xs.dtype)
     squared = jnp.sum((xs / bound) ** 2, axis=-1)
     # The root has no derivative at 0, where the bound is far.
     return jnp.mean(jnp.where(squared <= 1, 0, jnp.sqrt(jnp.maximum(squared, 1)) - 1) ** 2)
@@ -254,7 +254,7 @@ def weight_penalty(model: Any) -> Float[Array, ""]:
     """
     leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf)]
     if not leaves:
-        _checks.fail("model", "floating-point arrays", type(model).__name__, TypeError)
+        checks.fail("model", "floating-point arrays", type(model).__name__, TypeError)
     return sum((jnp.sum(leaf**2) for leaf in leaves[1:]), start=jnp.sum(leaves[0] ** 2)) / sum(
         leaf.size for leaf in leaves
     )

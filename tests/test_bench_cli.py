@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctrnn_jax import bench_runs, cli
+from ctrnn_jax._command import app, bench
 
-FOLDER = bench_runs.suites_folder()
+FOLDER = bench.suites_folder()
 STUB = """
 import json, sys
 from pathlib import Path
@@ -51,7 +51,7 @@ def checkout(tmp_path, monkeypatch, measure):
     folder = tmp_path / "checkout" / "benchmarks"
     folder.mkdir(parents=True)
     (folder / "measure.py").touch()
-    monkeypatch.setattr(bench_runs, "_PACKAGE", folder.parent / "ctrnn_jax")
+    monkeypatch.setattr(bench, "_PACKAGE", folder.parent / "ctrnn_jax")
 
     def add(suite, script=STUB, **environment):
         report = measure.Report(suite)
@@ -83,7 +83,7 @@ def ctrnn(tmp_path, monkeypatch, capfd, checkout):
         capfd.readouterr()
         monkeypatch.setattr(sys, "argv", ["ctrnn", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            app.main()
         return end.value.code, *capfd.readouterr()
 
     return run
@@ -153,8 +153,8 @@ def test_an_interrupt_ends_children_and_leaves_what_is_complete(checkout, tmp_pa
     checkout("throughput")
     checkout("gradients", ENDLESS)
     code = (
-        "import sys; from pathlib import Path; from ctrnn_jax import bench_runs, cli;"
-        f"bench_runs._PACKAGE = Path({str(bench_runs._PACKAGE)!r}); cli.main()"
+        "import sys; from pathlib import Path; from ctrnn_jax._command import app, bench;"
+        f"bench._PACKAGE = Path({str(bench._PACKAGE)!r}); app.main()"
     )
     options = ["bench", "--suite", "throughput", "--suite", "gradients", "--out", "o"]
     work = tmp_path / "work"
@@ -177,10 +177,10 @@ def test_an_interrupt_ends_children_and_leaves_what_is_complete(checkout, tmp_pa
 
 
 def test_suites_are_found_and_nothing_else_is_taken_for_them(tmp_path, monkeypatch, ctrnn):
-    for name in bench_runs.SUITES:
+    for name in bench.SUITES:
         assert (FOLDER / f"{name.replace('-', '_')}.py").is_file()
     site = tmp_path / "site"
-    monkeypatch.setattr(bench_runs, "_PACKAGE", site / "ctrnn_jax")
+    monkeypatch.setattr(bench, "_PACKAGE", site / "ctrnn_jax")
     (site / "benchmarks").mkdir(parents=True)  # of another package
     status, _, error = ctrnn("bench")
     assert status == 2 and error.count("\n") == 1
@@ -188,13 +188,13 @@ def test_suites_are_found_and_nothing_else_is_taken_for_them(tmp_path, monkeypat
     for place in (site, site / "ctrnn_jax"):
         (place / "benchmarks").mkdir(parents=True, exist_ok=True)
         (place / "benchmarks" / "measure.py").touch()
-        assert bench_runs.suites_folder() == place / "benchmarks"
+        assert bench.suites_folder() == place / "benchmarks"
 
 
 def test_children_measure_the_checkout_of_the_command(ctrnn, checkout):
     checkout("compile", STUB + "print('first:', sys.path[1])\n")
     _, out, _ = ctrnn("bench", "--suite", "compile")
-    assert f"first: {bench_runs._PACKAGE.parent}" in out
+    assert f"first: {bench._PACKAGE.parent}" in out
 
 
 def _row(candidate, spread, *, unit="s", quantity="time", ratio=None, case="n = 2"):
@@ -337,12 +337,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(ctrnn, tmp_path, arguments, me
     status, out, error = ctrnn("bench", *arguments)
     assert status == 2 and not out and error.count("\n") == 1 and message in error
     if "--suite" in arguments:
-        assert all(repr(name) in error for name in bench_runs.SUITES)
+        assert all(repr(name) in error for name in bench.SUITES)
     assert _files(tmp_path / "work") == {"file"}
 
 
 def test_help_explains(ctrnn):
     text = ctrnn("bench", "--help")[1]
-    assert all(name in text for name in bench_runs.SUITES)
+    assert all(name in text for name in bench.SUITES)
     assert all(word in text for word in ("--quick", "--out", "compare"))
     assert "OLD" in ctrnn("bench", "compare", "--help")[1] and "bench" in ctrnn("--help")[1]

@@ -15,7 +15,7 @@ import pytest
 from conftest import X64
 
 import ctrnn_jax as ct
-from ctrnn_jax import runs
+from ctrnn_jax._command import runs
 
 QUICK = ["--states", "8", "--steps", "40", "--neurons", "4", "--no-progress"]
 
@@ -195,7 +195,7 @@ def test_an_interrupt_at_any_moment_leaves_all_or_nothing(tmp_path, moment):
     """Stopped where it would hurt most: the process sends itself the signal there, and waits."""
     before = {
         "loading": "sys.argv[0] = 'ctrnn'; import ctrnn_jax",
-        "writing": "from ctrnn_jax import runs; at(runs, 'write_json')",
+        "writing": "from ctrnn_jax._command import runs; at(runs, 'write_json')",
         "moving": "at(os, 'replace')",
         "drawing": "import matplotlib.figure as figure; at(figure.Figure, 'savefig')",
     }[moment]
@@ -215,7 +215,7 @@ def test_an_interrupt_at_any_moment_leaves_all_or_nothing(tmp_path, moment):
         f"moving = {moment == 'moving'}\n"
         f"{before}\n"
         "if sys.argv[0] == 'ctrnn': end()\n"
-        "from ctrnn_jax.cli import main\nmain()\n"
+        "from ctrnn_jax._command.app import main\nmain()\n"
     )
     command = [sys.executable, "-c", code, "simulate", *QUICK, "--out", "deep/er"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)

@@ -17,7 +17,7 @@ from conftest import X64
 from scipy.io import wavfile
 
 import ctrnn_jax as ct
-from ctrnn_jax import cli
+from ctrnn_jax._command import app
 
 NUMBERS = [
     "0",
@@ -161,7 +161,7 @@ def answer(arguments):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
         patch.setattr(sys, "argv", ["ctrnn", *arguments])
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-            cli.main()
+            app.main()
     return end.value.code, out.getvalue(), error.getvalue()
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrnn_jax import _output
-from ctrnn_jax._arrays import read_array
-from ctrnn_jax.signals import read_signal, write_signal
+from ctrnn_jax._files import writing
+from ctrnn_jax._files.arrays import read_array
+from ctrnn_jax._files.signals import read_signal, write_signal
 
 Y = [1.5, 2.25, -0.5, 3.0]
 TWO = "1.5,2\n2.25,3\n-0.5,1\n3,0\n"
@@ -150,7 +150,7 @@ def test_what_is_written_goes_through_links(tmp_path):
     (tmp_path / "y.npy").symlink_to(tmp_path / "real" / "y.npy")
     (tmp_path / "out").symlink_to(tmp_path / "real")
     write_signal(tmp_path / "y.npy", np.ones((4, 1)), 1.0)
-    with _output.appearing_together(tmp_path / "out") as folder:
+    with writing.appearing_together(tmp_path / "out") as folder:
         (folder / "b").write_text("b")
     assert (tmp_path / "y.npy").is_symlink() and (tmp_path / "out").is_symlink()
     assert {path.name for path in (tmp_path / "real").iterdir()} == {"y.npy", "b"}

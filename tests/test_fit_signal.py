@@ -7,7 +7,7 @@ import pytest
 from conftest import X64
 
 import ctrnn_jax as ct
-from ctrnn_jax.signal_report import _verdict
+from ctrnn_jax._train.signal_report import _verdict
 
 RNG = np.random.default_rng(5)
 DT = 0.01

@@ -17,16 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctrnn_jax import activations, io, weights
-from ctrnn_jax.activations import CustomActivation, Linear, Tanh
-from ctrnn_jax.io import load, save
-from ctrnn_jax.model import CTRNN
-from ctrnn_jax.trajectory import Trajectory
-from ctrnn_jax.weights import BlockSkew, DenseSkew
+from ctrnn_jax._files import models
+from ctrnn_jax._files.models import load, save
+from ctrnn_jax._network import activations, weights
+from ctrnn_jax._network.activations import CustomActivation, Linear, Tanh
+from ctrnn_jax._network.model import CTRNN
+from ctrnn_jax._network.weights import BlockSkew, DenseSkew
+from ctrnn_jax._simulate.trajectory import Trajectory
 
 KEY = jax.random.key(0)
 # Those that arrays of this run can have: 64 bits only with x64.
-DTYPES = [name for name in io._DTYPES if jax.dtypes.canonicalize_dtype(name) == name]
+DTYPES = [name for name in models._DTYPES if jax.dtypes.canonicalize_dtype(name) == name]
 
 
 def special_floats(dtype):
@@ -437,7 +438,7 @@ from pathlib import Path
 warnings.simplefilter("error")
 import jax
 jax.config.update("jax_enable_x64", False)  # whatever the environment says
-from ctrnn_jax.io import load
+from ctrnn_jax._files.models import load
 print(load(Path(sys.argv[1], "float32")).dtype)
 for name in ("float64", "int64", "complex128"):
     try:

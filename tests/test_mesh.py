@@ -17,9 +17,10 @@ import pytest
 from conftest import X64
 
 import ctrnn_jax as ct
-from ctrnn_jax import _size_rules
+import ctrnn_jax._simulate.api
+from ctrnn_jax._network import size_rules
 
-MODULE = sys.modules["ctrnn_jax.simulate"]  # the package has a function of that name
+MODULE = ctrnn_jax._simulate.api
 EPS = float(jnp.finfo(jnp.zeros(()).dtype).eps)
 READ = jnp.arange(1.0, 6.0)
 
@@ -199,25 +200,25 @@ def test_progress_passes_through_blocks_and_devices(monkeypatch, capfd):
 
 
 def test_a_block_fits_where_it_is_worked_on(monkeypatch):
-    monkeypatch.setattr(_size_rules, "_cores", lambda: 2)
-    lone = _size_rules.block_size(20, 4, 4, "cpu", devices=2)
+    monkeypatch.setattr(size_rules, "_cores", lambda: 2)
+    lone = size_rules.block_size(20, 4, 4, "cpu", devices=2)
     assert lone * 20 * 4 * 4 == pytest.approx(2**18.5, rel=0.42)  # to a power of two: √2
-    assert _size_rules.block_size(20, 4, 9, "cpu", devices=2) < lone
-    assert _size_rules.block_size(20, 4, 4, "cpu", devices=1) > lone
-    assert _size_rules.block_size(10**9, 8, 4, "cpu", devices=1) == 64
+    assert size_rules.block_size(20, 4, 9, "cpu", devices=2) < lone
+    assert size_rules.block_size(20, 4, 4, "cpu", devices=1) > lone
+    assert size_rules.block_size(10**9, 8, 4, "cpu", devices=1) == 64
     for n, itemsize, least in ((128, 4, 64), (128, 8, 32), (512, 8, 128), (1024, 8, 64)):
-        assert _size_rules.block_size(n, itemsize, 10, "cpu", devices=2) == least
-    assert _size_rules.block_size(20, 4, 4, "gpu", devices=1) is None
+        assert size_rules.block_size(n, itemsize, 10, "cpu", devices=2) == least
+    assert size_rules.block_size(20, 4, 4, "gpu", devices=1) is None
 
 
 @pytest.mark.parametrize("batch", [1, 64, 128, 200, 256])
 def test_saved_states_may_have_columns_to_spare(batch):
-    _, spare = _size_rules.saved_at_once(5, batch, states().dtype.itemsize, "cpu")
+    _, spare = size_rules.saved_at_once(5, batch, states().dtype.itemsize, "cpu")
     assert bool(spare) == (batch == 256 or (batch == 128 and X64))
-    assert _size_rules.saved_at_once(5, 256, 4, "gpu")[1] == 0
+    assert size_rules.saved_at_once(5, 256, 4, "gpu")[1] == 0
     # As many states as stay in the cache, or one.
     for n, columns, count in ((20, 4096, 12), (128, 4096, 2), (1024, 4096, 1)):
-        assert _size_rules.saved_at_once(n, columns, 4, "cpu")[0] == count
+        assert size_rules.saved_at_once(n, columns, 4, "cpu")[0] == count
     settings = {"dt": 0.1, "num_steps": 6, "save_every": 2, "observe": lambda t, x: x}
     run = ct.simulate(network(), states(batch), **settings)
     assert run.xs.shape == (batch, 4, 5)
@@ -228,6 +229,7 @@ WORKER = """
 import sys
 import jax, numpy as np
 import ctrnn_jax as ct
+import ctrnn_jax._simulate.api
 from jax.experimental.multihost_utils import process_allgather
 
 rank, port, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]

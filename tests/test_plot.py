@@ -15,10 +15,10 @@ from pictures import assert_readable
 from scipy.integrate import solve_ivp
 
 import ctrnn_jax.plot as plot
-from ctrnn_jax.activations import HardTanh, Linear, ReLU, Sin, Tanh
-from ctrnn_jax.model import CTRNN
-from ctrnn_jax.trajectory import Trajectory
-from ctrnn_jax.weights import BlockSkew, DenseSkew
+from ctrnn_jax._network.activations import HardTanh, Linear, ReLU, Sin, Tanh
+from ctrnn_jax._network.model import CTRNN
+from ctrnn_jax._network.weights import BlockSkew, DenseSkew
+from ctrnn_jax._simulate.trajectory import Trajectory
 
 FLOAT = jnp.result_type(float)
 EPS = np.finfo(FLOAT).eps

@@ -10,7 +10,7 @@ from systems import DTYPE, normal
 from test_poisson_splitting import WEIGHTS, network
 
 import ctrnn_jax as ct
-from ctrnn_jax import _reversible
+from ctrnn_jax._simulate import reversible
 
 EPS = float(jnp.finfo(DTYPE).eps)
 
@@ -50,10 +50,10 @@ def gradients(rnn, x0, solver, dt=0.1, **kwargs):
 def test_every_structure_agrees_with_direct(name, form, lost, monkeypatch):
     # In the second run no trajectory counts as retraced: every segment is anchored densely.
     if lost:
-        monkeypatch.setattr(_reversible, "retraced", lambda x, anchor: jnp.zeros(x.shape[1:], bool))
-        monkeypatch.setattr(_reversible, "_SPAN_STEPS", 3)
+        monkeypatch.setattr(reversible, "retraced", lambda x, anchor: jnp.zeros(x.shape[1:], bool))
+        monkeypatch.setattr(reversible, "_SPAN_STEPS", 3)
     jax.clear_caches()
-    monkeypatch.setattr(_reversible, "_SEGMENT_STEPS", 13)
+    monkeypatch.setattr(reversible, "_SEGMENT_STEPS", 13)
     rnn = network(WEIGHTS[name], form)
     solver = ct.PoissonSplitting(2, compensated=lost)
     gaps, *_ = gradients(rnn, normal(6, 3, rnn.size), solver, num_steps=42, save_every=6)
@@ -77,9 +77,9 @@ def test_every_solver_and_the_activation_agree_with_direct(name, solver):
 
 @pytest.mark.parametrize(("name", "save_every"), [("dense", 75), ("bipartite", 6)])
 def test_starts_that_are_found_anew(name, save_every, monkeypatch):
-    monkeypatch.setattr(_reversible, "_SEGMENT_STEPS", 3)
+    monkeypatch.setattr(reversible, "_SEGMENT_STEPS", 3)
     jax.clear_caches()
-    assert _reversible.reversible_segment_steps(300) == 30
+    assert reversible.reversible_segment_steps(300) == 30
     rnn = network(WEIGHTS[name])
     gaps, value, other = gradients(
         rnn, normal(6, 3, rnn.size), ct.PoissonSplitting(), num_steps=300, save_every=save_every
@@ -91,7 +91,7 @@ def test_starts_that_are_found_anew(name, save_every, monkeypatch):
 @pytest.mark.parametrize("segment", [1250, 100], ids=["all starts stored", "some"])
 @pytest.mark.parametrize("kind", [ct.DenseSkew, ct.BipartiteSkew])
 def test_chaos_over_ten_thousand_steps(kind, segment, monkeypatch):
-    monkeypatch.setattr(_reversible, "_SEGMENT_STEPS", segment)
+    monkeypatch.setattr(reversible, "_SEGMENT_STEPS", segment)
     jax.clear_caches()
     # Perturbations grow by more than e^50: a plain reversal would end somewhere else.
     rnn = ct.CTRNN(kind.init(jax.random.key(0), 20, scale=2.0))

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import ctrnn_jax as ct
-from ctrnn_jax import _size_rules
+from ctrnn_jax._network import size_rules
 
 FLOAT = jnp.result_type(float)
 EPS = float(jnp.finfo(FLOAT).eps)
 STEPS, DT = 2, 0.1
-PAYS_FROM = _size_rules.NEURONS[0]
+PAYS_FROM = size_rules.NEURONS[0]
 
 
 def normal(seed, *shape):
@@ -139,9 +139,9 @@ def test_splitting_by_structure_agrees_with_single_neurons(kind, n, adjoint):
     agree(run, swept, rnn, normal(3, n, n), reverse_only=adjoint == "reversible")
 
 
-@pytest.mark.parametrize("n", [2, *(t + d for t in _size_rules.NEURONS for d in (-1, 0))])
+@pytest.mark.parametrize("n", [2, *(t + d for t in size_rules.NEURONS for d in (-1, 0))])
 def test_batches_around_a_block(n):
-    size = _size_rules.block_size(n, FLOAT.itemsize, 4, "cpu", devices=1)
+    size = size_rules.block_size(n, FLOAT.itemsize, 4, "cpu", devices=1)
     rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(n), n))
     run = simulated(diffrax.Euler(), "checkpointed")
     for batch in (size, size + 1):
@@ -159,9 +159,9 @@ def test_batches_around_a_block(n):
 
 
 def test_rules_compare_neurons_with_the_listed_numbers_alone():
-    tree = ast.parse(inspect.getsource(_size_rules))
-    listed = {name for name in vars(_size_rules) if name.endswith("_FROM")}
-    assert {getattr(_size_rules, name) for name in listed} == set(_size_rules.NEURONS)
+    tree = ast.parse(inspect.getsource(size_rules))
+    listed = {name for name in vars(size_rules) if name.endswith("_FROM")}
+    assert {getattr(size_rules, name) for name in listed} == set(size_rules.NEURONS)
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare) and "n" in {ast.unparse(node.left)}:
             assert {ast.unparse(side) for side in node.comparators} <= listed, ast.unparse(node)

@@ -1,6 +1,8 @@
 """Imports go down only, and importing the package stays light."""
 
 import ast
+import graphlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -8,80 +10,62 @@ from pathlib import Path
 import ctrnn_jax
 
 PACKAGE = Path(ctrnn_jax.__file__).parent
+# The subjects from the lowest to the highest; of one line, none imports another.
 LAYERS = [
-    {"_at_start", "_types", "_checks", "_output", "_size_rules", "_scaling"},
-    {"activations", "_products", "weights", "_tones", "spectra", "harmonics"},
-    {"_tables", "_arrays", "_times", "signals"},
-    {"model", "trajectory"},
-    {"invariants"},
+    {"_util"},
+    {"_network"},
     {"solvers"},
-    {"_stepping", "_segments", "_fixed", "_reversible", "_adaptive", "_parts", "simulate"},
-    {"orbits", "lyapunov", "io", "_drawing", "_saves", "plot_training", "plot"},
-    {"losses", "oscillator", "_descent", "train"},
-    {"_modes", "frequency_report", "signal_report", "fit_frequency", "fit_spectrum", "fit_signal"},
+    {"_simulate"},
+    {"_analysis"},
+    {"_files"},
+    {"losses", "plot"},
+    {"_train"},
     {"experiments"},
-    {"_options", "run_results", "runs", "training_runs", "bench_runs", "cli"},
+    {"_command"},
     {"__init__", "__main__"},
 ]
-WITHIN = [
-    "_types",
-    "_checks",
-    "_output",
-    "_scaling",
-    "_products",
-    "weights",
-    "_tones",
-    "spectra",
-    "_tables",
-    "_arrays",
-    "_times",
-    "signals",
-    "_segments",
-    "_stepping",
-    "_fixed",
-    "_reversible",
-    "_adaptive",
-    "_parts",
-    "simulate",
-    "_drawing",
-    "_saves",
-    "plot_training",
-    "plot",
-    "_descent",
-    "train",
-    "_modes",
-    "frequency_report",
-    "signal_report",
-    "fit_frequency",
-    "fit_spectrum",
-    "fit_signal",
-    "_options",
-    "run_results",
-    "runs",
-    "training_runs",
-    "bench_runs",
-    "cli",
-]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
 def _imports(path):
-    """Modules of the package that a file imports, by their first name."""
-    depth = len(path.relative_to(PACKAGE).parts)
+    """The modules of the package that a file imports, as parts of their names."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level == depth:
-            yield from [node.module.split(".")[0]] if node.module else [a.name for a in node.names]
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*parts[: len(parts) - node.level], *(node.module or "").split(".")]
+            base = [part for part in base if part]
+            for name in node.names:
+                whole = PACKAGE.joinpath(*base, name.name)
+                is_module = whole.is_dir() or whole.with_suffix(".py").exists()
+                yield (*base, name.name) if is_module else tuple(base)
 
 
-def test_imports_only_go_down():
-    level = {name: i for i, names in enumerate(LAYERS) for name in names}
+def test_imports_between_subjects_only_go_down():
     for path in PACKAGE.rglob("*.py"):
-        name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        assert name in level, f"{name} has no layer"
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        assert parts[0] in LEVEL, f"{parts[0]} has no level"
         for other in _imports(path):
-            above = level[other] > level[name]
-            beside = level[other] == level[name] and name != other
-            order = name in WITHIN and other in WITHIN and WITHIN.index(other) < WITHIN.index(name)
-            assert not above and (not beside or order), f"{path.name} imports {other}"
+            if other and other[0] != parts[0]:
+                down = LEVEL[other[0]] < LEVEL[parts[0]]
+                assert down, f"{'/'.join(parts)} imports {'.'.join(other)}"
+
+
+def test_imports_make_no_cycle():
+    graph = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts
+        graph[name] = {other for other in _imports(path) if other and other != name}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_no_public_name_hides_a_module():
+    public = {name for name in dir(ctrnn_jax) if not name.startswith("_")}
+    assert public == set(ctrnn_jax.__all__)
+    modules = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    for name in public & modules:
+        assert inspect.ismodule(getattr(ctrnn_jax, name)), name
+    assert sum(path.suffix == ".py" for path in PACKAGE.iterdir()) <= 8
 
 
 def test_import_loads_no_plotting_and_no_command_line():

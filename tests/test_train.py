@@ -18,8 +18,9 @@ import pytest
 from systems import DTYPE, normal
 
 import ctrnn_jax as ct
-from ctrnn_jax import _descent, train
-from ctrnn_jax.train import fit
+from ctrnn_jax._train import descent
+from ctrnn_jax._train import fit as fit_module
+from ctrnn_jax._train.fit import fit
 
 EPS = float(jnp.finfo(DTYPE).eps)
 KILLS = int(os.environ.get("CTRNN_TEST_KILLS", "2"))
@@ -51,7 +52,7 @@ def noisy(model, batch, key):
 
 
 def chunks_of(monkeypatch, steps):
-    monkeypatch.setattr(_descent, "CAPACITY", steps)
+    monkeypatch.setattr(descent, "CAPACITY", steps)
 
 
 def same_bits(a, b):
@@ -247,7 +248,7 @@ class Interruption(Exception):
 
 
 def test_resumes_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "CHUNK_SECONDS", 0.0)  # a chunk a step, each written
+    monkeypatch.setattr(fit_module, "CHUNK_SECONDS", 0.0)  # a chunk a step, each written
     key, data = jax.random.key(0), normal(2, 11)
     options = {"optimizer": optax.adam(0.05), "key": key, "data": data, "batch_size": 3}
     whole = fit(point(1.0, 2.0), lambda m, b, key: noisy(m, b[:2], key), steps=60, **options)
@@ -379,8 +380,8 @@ def test_bad_calls(change, error, message, unchecked):
 
 SCRIPT = """
 import sys, jax, jax.numpy as jnp, ctrnn_jax as ct
-from ctrnn_jax import _descent, train
-train.CHUNK_SECONDS = 0.03  # many files to be killed in
+from ctrnn_jax._train import fit
+fit.CHUNK_SECONDS = 0.03  # many files to be killed in
 rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(0), 4))
 model = ct.Oscillator(rnn, jnp.full(4, 0.4), jnp.ones((1, 4)))
 def loss(model, batch, key):
@@ -388,7 +389,7 @@ def loss(model, batch, key):
     y = model.generate(0.05, 200, solver=ct.RK4())[:, 0]
     return jnp.mean((y[:, None] - batch) ** 2) + noise @ model.x0
 data = jnp.sin(jnp.arange(201.0)[:, None] * jnp.array([0.1, 0.11, 0.12, 0.13, 0.14]))
-train.fit(model, lambda m, b, key: loss(m, b.T, key), steps=int(sys.argv[2]), data=data.T,
+fit.fit(model, lambda m, b, key: loss(m, b.T, key), steps=int(sys.argv[2]), data=data.T,
           key=jax.random.key(1), batch_size=2, checkpoint=sys.argv[1])
 """
 KILL_STEPS = 2400

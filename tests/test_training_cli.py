@@ -14,8 +14,8 @@ from conftest import X64
 from scipy.io import wavfile
 
 import ctrnn_jax as ct
-from ctrnn_jax import cli
-from ctrnn_jax.signals import read_signal, write_signal
+from ctrnn_jax._command import app
+from ctrnn_jax._files.signals import read_signal, write_signal
 
 QUIET = ["--no-progress"]
 
@@ -27,7 +27,7 @@ def ctrnn(tmp_path, monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["ctrnn", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            app.main()
         return end.value.code, *capsys.readouterr()
 
     monkeypatch.chdir(tmp_path)

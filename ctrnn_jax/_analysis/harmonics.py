@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _checks
-from ._types import ArrayLike
+from .._util import checks
+from .._util.types import ArrayLike
 
 # Cycles per record. Slower lines are polynomials, and closer ones a line times a polynomial: their
 # amplitudes grow without bound while the samples hardly change.
@@ -92,12 +92,12 @@ def harmonic_regression(y: ArrayLike, dt: ArrayLike, lines: int | None = None) -
         criterion: Djurić 1996, IEEE Trans. Signal Process. 44, 1744.
     """
     samples = signal_samples("y", y, "(S,) or (S, channels)", (1, 2), 4)
-    interval = _checks.positive_float("dt", dt)
+    interval = checks.positive_float("dt", dt)
     size = len(samples)
     if lines is not None:
-        lines = _checks.integer("lines", lines, 0)
+        lines = checks.integer("lines", lines, 0)
         if lines > (size - 1) // 3:
-            _checks.fail("lines", f"at most (S - 1) // 3 = {(size - 1) // 3}", lines)
+            checks.fail("lines", f"at most (S - 1) // 3 = {(size - 1) // 3}", lines)
     Y, mean, deviation, rounding = standardised(samples.reshape(size, -1), np.asarray(y).dtype)
     fit = _search(Y, _floor(Y, rounding), lines)
     # The fit has its origin in the middle of the record.
@@ -114,21 +114,21 @@ def signal_samples(
     name: str, value: Any, shape: str, ndim: tuple[int, ...], minimum: int
 ) -> np.ndarray:
     """Finite samples in float64, whether or not JAX has it enabled."""
-    if _checks.is_traced(value):
-        _checks.fail(name, "known values: this is no JAX function", "a traced array", TypeError)
+    if checks.is_traced(value):
+        checks.fail(name, "known values: this is no JAX function", "a traced array", TypeError)
     expected = f"a floating-point array of shape {shape}"
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):
-        _checks.fail(name, expected, type(value).__name__, TypeError)
+        checks.fail(name, expected, type(value).__name__, TypeError)
     if not np.issubdtype(array.dtype, np.floating):
         got = f"dtype {array.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
-        _checks.fail(name, expected, got, TypeError)
+        checks.fail(name, expected, got, TypeError)
     if array.ndim not in ndim:
-        _checks.fail(name, f"shape {shape}", array.shape)
+        checks.fail(name, f"shape {shape}", array.shape)
     if len(array) < minimum or array.size == 0 < minimum:
-        _checks.fail(name, f"at least {minimum} samples on the first axis", f"shape {array.shape}")
-    _checks.finite(name, array)
+        checks.fail(name, f"at least {minimum} samples on the first axis", f"shape {array.shape}")
+    checks.finite(name, array)
     return array.astype(np.float64)
 
 
@@ -185,7 +185,7 @@ class Autoregression:
 
     def forecast(self, num_steps: int) -> np.ndarray:
         """The num_steps samples after the signal, (num_steps, channels) or (num_steps,)."""
-        num_steps = _checks.integer("num_steps", num_steps, 0)
+        num_steps = checks.integer("num_steps", num_steps, 0)
         order = len(self.coefficients)
         # Deviations from the mean, from the oldest of the history on.
         out = np.concatenate([self.history[::-1], np.empty((num_steps, self.mean.size))])
@@ -222,9 +222,9 @@ def autoregression(y: ArrayLike, order: int) -> Autoregression:
     """
     samples = signal_samples("y", y, "(S,) or (S, channels)", (1, 2), 4)
     size = len(samples)
-    order = _checks.integer("order", order, 1)
+    order = checks.integer("order", order, 1)
     if order > (size - 1) // 2:
-        _checks.fail("order", f"at most (S - 1) // 2 = {(size - 1) // 2}", order)
+        checks.fail("order", f"at most (S - 1) // 2 = {(size - 1) // 2}", order)
     Y, mean, deviation, _ = standardised(samples.reshape(size, -1), np.asarray(y).dtype)
     windows = np.lib.stride_tricks.sliding_window_view(Y, order + 1, axis=0)[..., ::-1]
     fits = [

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from . import _checks
-from ._stepping import make_step
-from ._types import Array, ArrayLike, Float, Scalar, finite_or_nan
-from .invariants import energy
-from .model import CTRNN, states_for
-from .simulate import check_solver
-from .solvers import DiscreteGradient, Projected
+from .._network.invariants import energy
+from .._network.model import CTRNN, states_for
+from .._simulate.api import check_solver
+from .._util import checks
+from .._util.types import Array, ArrayLike, Float, Scalar, finite_or_nan
+from ..solvers import DiscreteGradient, Projected
+from ..solvers._stepping import make_step
 
 
 def lyapunov_spectrum(
@@ -68,13 +68,13 @@ def lyapunov_spectrum(
         >>> ct.lyapunov_spectrum(rnn, x0, dt=0.1, num_steps=20_000, k=1)
     """
     x0, n = states_for(rnn, x0), rnn.size
-    dt = _checks.positive("dt", dt, x0.dtype)
-    num_steps = _checks.integer("num_steps", num_steps, 1)
-    transient = _checks.integer("transient", transient, 0)
-    qr_every = _checks.integer("qr_every", qr_every, 1)
-    k = n if k is None else _checks.integer("k", k, 1)
+    dt = checks.positive("dt", dt, x0.dtype)
+    num_steps = checks.integer("num_steps", num_steps, 1)
+    transient = checks.integer("transient", transient, 0)
+    qr_every = checks.integer("qr_every", qr_every, 1)
+    k = n if k is None else checks.integer("k", k, 1)
     if k > n:
-        _checks.fail("k", f"at most the {n} neurons", k)
+        checks.fail("k", f"at most the {n} neurons", k)
     check_solver(solver)
     if isinstance(solver, DiscreteGradient | Projected) and rnn.is_conservative:
         energy(rnn, x0)  # refuses a bias for which there is no energy to keep

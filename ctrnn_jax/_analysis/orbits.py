@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from . import _checks
-from ._products import product
-from ._types import Array, ArrayLike, Float, Int, finite_or_nan, matmul_precision
-from .activations import HardTanh, Linear, Tanh
-from .model import CTRNN, one_network, states_for
-from .weights import BlockSkew
+from .._network.activations import HardTanh, Linear, Tanh
+from .._network.model import CTRNN, one_network, states_for
+from .._network.products import product
+from .._network.weights import BlockSkew
+from .._util import checks
+from .._util.types import Array, ArrayLike, Float, Int, finite_or_nan, matmul_precision
 
 
 def natural_frequencies(rnn: CTRNN) -> Float[Array, " half"]:
@@ -39,7 +39,7 @@ def natural_frequencies(rnn: CTRNN) -> Float[Array, " half"]:
     """
     one_network(rnn)
     if not rnn.weights.is_skew:
-        _checks.fail("rnn", "skew-symmetric weights", type(rnn.weights).__name__)
+        checks.fail("rnn", "skew-symmetric weights", type(rnn.weights).__name__)
     if isinstance(rnn.weights, BlockSkew):
         omega = jnp.sort(jnp.abs(rnn.weights.omega))
     else:
@@ -112,14 +112,14 @@ def orbit_frequency(rnn: CTRNN, x0: ArrayLike) -> Float[Array, "*shape"]:
     n = rnn.size
     if not rnn.weights.is_skew or not (n == 2 or isinstance(rnn.weights, BlockSkew)):
         got = f"{type(rnn.weights).__name__} of size {n}"
-        _checks.fail("rnn", "two neurons with skew-symmetric weights, or BlockSkew", got)
+        checks.fail("rnn", "two neurons with skew-symmetric weights, or BlockSkew", got)
     if not isinstance(rnn.activation, Tanh | HardTanh | Linear):
         expected = "activation Tanh(), HardTanh() or Linear()"
-        _checks.fail("rnn", expected, type(rnn.activation).__name__)
+        checks.fail("rnn", expected, type(rnn.activation).__name__)
     if rnn.leak is not None:
-        _checks.fail("rnn", "no leak: damped orbits do not close", "a leak")
+        checks.fail("rnn", "no leak: damped orbits do not close", "a leak")
     if rnn.form == "current" and rnn.bias is not None:
-        _checks.fail("rnn", "no bias in the current form", "a bias")
+        checks.fail("rnn", "no bias in the current form", "a bias")
     x0 = states_for(rnn, x0)
     omega = (
         rnn.weights.omega if isinstance(rnn.weights, BlockSkew) else rnn.weights.as_matrix()[:1, 1]
@@ -190,11 +190,11 @@ def period(
     """
     x0, n = states_for(rnn, x0), rnn.size
     eps = float(jnp.finfo(x0.dtype).eps)
-    near = eps**0.4 if tolerance is None else _checks.positive_float("tolerance", tolerance)
-    accuracy = eps**0.8 if rtol is None else _checks.positive_float("rtol", rtol)
+    near = eps**0.4 if tolerance is None else checks.positive_float("tolerance", tolerance)
+    accuracy = eps**0.8 if rtol is None else checks.positive_float("rtol", rtol)
     if max_time is not None:
-        max_time = _checks.positive("max_time", max_time, x0.dtype)
-    search = _Limits(near, accuracy, _checks.integer("max_steps", max_steps, 1))
+        max_time = checks.positive("max_time", max_time, x0.dtype)
+    search = _Limits(near, accuracy, checks.integer("max_steps", max_steps, 1))
     if x0.size == 0:
         return jnp.zeros(x0.shape[:-1], x0.dtype)
     return _period(rnn, x0.reshape(-1, n), max_time, search).reshape(x0.shape[:-1])

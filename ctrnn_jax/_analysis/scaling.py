@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ._types import Array
+from .._util.types import Array
 
 
 def standardized(y: Array) -> tuple[Array, Array]:

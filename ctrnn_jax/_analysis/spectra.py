@@ -8,20 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks, _tones
-from ._scaling import standardized
-from ._types import Array, ArrayLike, Float
+from .._util import checks
+from .._util.types import Array, ArrayLike, Float
+from . import tones
+from .scaling import standardized
 
 
 def _signal(y: ArrayLike, minimum: int) -> Array:
-    array = _checks.float_array("y", y, "(..., S)")
+    array = checks.float_array("y", y, "(..., S)")
     if array.shape[-1] < minimum:
-        _checks.fail("y", f"at least {minimum} samples on the last axis", f"shape {array.shape}")
+        checks.fail("y", f"at least {minimum} samples on the last axis", f"shape {array.shape}")
     return array
 
 
 def _sampling_interval(dt, dtype) -> Float[Array, ""]:
-    return _checks.positive("dt", dt, dtype)
+    return checks.positive("dt", dt, dtype)
 
 
 def power_spectrum(
@@ -92,12 +93,12 @@ def spectrogram(
     dt = _sampling_interval(dt, y.dtype)
     size = y.shape[-1]
     length = max(4, size // 8) if window_length is None else window_length
-    length = _checks.integer("window_length", length, 4)
+    length = checks.integer("window_length", length, 4)
     if length > size:
-        _checks.fail("window_length", f"at most the {size} samples of y", length)
-    overlap = 3 * length // 4 if overlap is None else _checks.integer("overlap", overlap, 0)
+        checks.fail("window_length", f"at most the {size} samples of y", length)
+    overlap = 3 * length // 4 if overlap is None else checks.integer("overlap", overlap, 0)
     if overlap >= length:
-        _checks.fail("overlap", f"less than window_length = {length}", overlap)
+        checks.fail("overlap", f"less than window_length = {length}", overlap)
     starts = np.arange(0, size - length + 1, length - overlap)
     segments = y[..., starts[:, None] + np.arange(length)]
     f, power = power_spectrum(segments, dt)
@@ -157,10 +158,10 @@ def dominant_frequency(
         TypeError, ValueError: where y is no floating-point array of 4 samples, dt is not > 0, or
             for another method.
     """
-    _checks.one_of("method", method, FREQUENCY_METHODS)
+    checks.one_of("method", method, FREQUENCY_METHODS)
     y = _signal(y, 4)
     if y.shape[-1] > 2**20:
-        _checks.fail("y", "at most 2^20 samples on the last axis", f"shape {y.shape}")
+        checks.fail("y", "at most 2^20 samples on the last axis", f"shape {y.shape}")
     dt = _sampling_interval(dt, y.dtype)
     return _frequency(y, dt, method)
 
@@ -170,10 +171,10 @@ def _frequency(y: Array, dt: Array, method: str) -> Float[Array, "*batch"]:
     z, scale = standardized(y)
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(y)), axis=-1)
     scale = jnp.where(scale > 0, scale, 1)[..., 0]
-    tone = _tones.strongest_tone(z, float(jnp.finfo(y.dtype).eps) * (largest / scale))
+    tone = tones.strongest_tone(z, float(jnp.finfo(y.dtype).eps) * (largest / scale))
     if method == "periodogram":
         frequency = (tone.base.astype(y.dtype) + tone.offset) / (y.shape[-1] * dt)
         return jnp.where(tone.found, frequency, jnp.nan)
-    find = _tones.repetition if method == "autocorrelation" else _tones.passages
+    find = tones.repetition if method == "autocorrelation" else tones.passages
     frequency, found = find(tone)
     return jnp.where(tone.found & found, frequency / dt, jnp.nan)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._types import Array
+from .._util.types import Array
 
 # What a record cannot carry is not answered.
 FEWEST_CYCLES = 1.8

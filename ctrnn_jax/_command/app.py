@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from . import _output
+from .._files import writing
 
 app = typer.Typer(
     name="ctrnn",
@@ -260,10 +260,10 @@ def train(
     (oscillator.ctrnn, for ctrnn generate), report.json, and plots of its signal and spectrum
     beside the target's, of its orbit and of the loss.
     """
-    from . import training_runs
+    from . import train
 
-    options = {k: v for k, v in locals().items() if k != "training_runs"}
-    training_runs.train_to_folder(training_runs.TrainSettings(**options))
+    options = {k: v for k, v in locals().items() if k != "train"}
+    train.train_to_folder(train.TrainSettings(**options))
 
 
 @app.command()
@@ -293,9 +293,9 @@ def generate(
     Samples are at 0, dt, 2 dt, ..., before --duration. The integration keeps to steps that the
     model is accurate with, however far apart the samples are.
     """
-    from . import training_runs
+    from . import train
 
-    training_runs.generate_to_file(model, duration, dt, rate, out)
+    train.generate_to_file(model, duration, dt, rate, out)
 
 
 @_bench.callback(invoke_without_command=True)
@@ -323,9 +323,9 @@ def bench(
     them come with ctrnn-jax[bench].
     """
     if context.invoked_subcommand is None:
-        from . import bench_runs
+        from . import bench
 
-        sys.exit(bench_runs.bench_to_folder(suite, quick, out or Path("runs/bench")))
+        sys.exit(bench.bench_to_folder(suite, quick, out or Path("runs/bench")))
     if suite or quick or out:
         _refuse("compare: expected no option before it, got --suite, --quick or --out")
 
@@ -342,23 +342,23 @@ def compare(
     That is: numbers whose intervals from 10 % to 90 % have nothing in common; a single measurement
     is given 10 % to either side. Times are compared on the same processor only.
     """
-    from . import bench_runs
+    from . import bench
 
-    bench_runs.compare(old, new)
+    bench.compare(old, new)
 
 
 @app.command()
 def info() -> None:
     """Print versions, devices and precision: what a bug report needs."""
-    from . import _options
+    from . import options
 
-    for name, value in _options.environment().items():
+    for name, value in options.environment().items():
         typer.echo(f"{name:<12} {value}")
 
 
 def main() -> None:
     """Run the command line; exit status 2 and one line on bad input, 130 on an interrupt."""
-    with _output.interruptible():
+    with writing.interruptible():
         try:
             status = app(standalone_mode=False)
         except _UsageError as error:

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _checks
-from ._output import appearing, appearing_together, owned, place_for, write_json
+from .._files.writing import appearing, appearing_together, owned, place_for, write_json
+from .._util import checks
 
 SUITES = ("throughput", "gradients", "work-precision", "training", "scaling", "compile")
 
 _OURS = "ctrnn_jax"
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parent.parent
 _MACHINE = {"processor", "cores", "backend"}  # times of different ones are not comparable
 _ALONE = 0.1  # to either side, relative: the spread that a single measurement is given
 
@@ -35,7 +35,7 @@ def bench_to_folder(suites: list[str] | None, quick: bool, out: Path) -> int:
     """Run `ctrnn bench`; 1 where a suite fails, else 0."""
     names = list(dict.fromkeys(suites or SUITES))
     for name in names:
-        _checks.one_of("--suite", name, SUITES)
+        checks.one_of("--suite", name, SUITES)
     place_for(out)
     folder, reports = suites_folder(), []
     for number, name in enumerate(names, 1):
@@ -59,7 +59,7 @@ def suites_folder() -> Path:
         if (place / "benchmarks" / "measure.py").is_file():
             return place / "benchmarks"
     expected = f"the suites in {_PACKAGE / 'benchmarks'}, or beside the package in a checkout"
-    _checks.fail("ctrnn bench", expected, "none")
+    checks.fail("ctrnn bench", expected, "none")
 
 
 def compare(old: Path, new: Path) -> None:
@@ -98,7 +98,7 @@ def _measured(name: str, folder: Path, quick: bool, out: Path) -> dict[str, Any]
         options = ["--out", ".", *["--quick"] * quick]
         status = _status([sys.executable, str(script), *options], workplace, folder)
         if status:
-            _checks.fail(name, "exit status 0", f"{status}; its results are left out")
+            checks.fail(name, "exit status 0", f"{status}; its results are left out")
         return _read(name, workplace / f"{name}.json")
 
 
@@ -200,12 +200,12 @@ class _Suite(NamedTuple):
 def _read(name: str, path: Path) -> dict[str, Any]:
     """A report from a file; anything else is refused."""
     if not path.is_file():
-        _checks.fail(name, "an existing file", path)
+        checks.fail(name, "an existing file", path)
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         _suites(report)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        _checks.fail(name, "a report of ctrnn bench, .json", path)
+        checks.fail(name, "a report of ctrnn bench, .json", path)
     return report
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from . import _checks, activations
-from ._output import place_for
-from ._parts import batch_mesh
+from .._files.writing import place_for
+from .._network import activations
+from .._simulate.parts import batch_mesh
+from .._util import checks
 
 
 def environment() -> dict[str, str]:
@@ -38,7 +39,7 @@ def environment() -> dict[str, str]:
 def prepared(out: Path, dtype: str, device: str | None) -> Iterator[None]:
     """JAX as the options --dtype and --device want it, after a look at --out."""
     place_for(out)
-    _checks.one_of("--dtype", dtype, ("float32", "float64"))
+    checks.one_of("--dtype", dtype, ("float32", "float64"))
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     with jax.default_device(_device(device)):
@@ -48,7 +49,7 @@ def prepared(out: Path, dtype: str, device: str | None) -> Iterator[None]:
 def seed_of(seed: int) -> int:
     """--seed: without float64, JAX would silently drop the bits of more than 32."""
     if not 0 <= seed < 2**32:
-        _checks.fail("--seed", "an integer from 0 to 2^32 - 1", seed)
+        checks.fail("--seed", "an integer from 0 to 2^32 - 1", seed)
     return seed
 
 
@@ -58,10 +59,10 @@ def fits(what: str, memory: int | float, disk: int | float, out: Path) -> None:
     available, free = _available_memory(), shutil.disk_usage(place_for(out)).free
     if available is not None and memory > available:
         expected = f"a run that fits into the {available / 1e9:.3g} GB of memory available"
-        _checks.fail("memory", expected, f"about {memory / 1e9:.3g} GB: {what}")
+        checks.fail("memory", expected, f"about {memory / 1e9:.3g} GB: {what}")
     if disk > free:
         expected = f"results that fit into the {free / 1e9:.3g} GB free on the disk of {out}"
-        _checks.fail("disk", expected, f"{disk / 1e9:.3g} GB: {what}")
+        checks.fail("disk", expected, f"{disk / 1e9:.3g} GB: {what}")
 
 
 def _available_memory() -> float | None:
@@ -76,16 +77,16 @@ def _available_memory() -> float | None:
 
 def mesh_of(devices: int, device: str | None) -> Mesh:
     """The mesh that --devices asks for, of the kind of --device."""
-    devices = _checks.integer("--devices", devices, 1)
+    devices = checks.integer("--devices", devices, 1)
     most = max(64, os.cpu_count() or 1)
     if devices > most:
-        _checks.fail("--devices", f"at most {most}", devices)
+        checks.fail("--devices", f"at most {most}", devices)
     with contextlib.suppress(RuntimeError):  # JAX has begun: it has the devices that it has
         jax.config.update("jax_num_cpu_devices", devices)
     chosen = _device(device)
     found = jax.devices(None if chosen is None else chosen.platform)
     if len(found) < devices:
-        _checks.fail("--devices", f"at most {len(found)}, as JAX finds here", devices)
+        checks.fail("--devices", f"at most {len(found)}, as JAX finds here", devices)
     return batch_mesh(found[:devices])
 
 
@@ -94,7 +95,7 @@ def named(option: str, name: str, choices: dict[str, Callable[[], Any]]) -> Any:
     found = {key.lower().replace("_", ""): make for key, make in choices.items()}
     key = name.lower().replace("_", "").replace("-", "")
     if key not in found:
-        _checks.fail(option, "one of " + ", ".join(sorted(choices)), repr(name))
+        checks.fail(option, "one of " + ", ".join(sorted(choices)), repr(name))
     return found[key]()
 
 
@@ -113,4 +114,4 @@ def _device(name: str | None) -> Any:
         return jax.devices(kind)[int(number or 0)]
     except (RuntimeError, ValueError, IndexError):
         found = ", ".join(f"{d.platform}:{d.id}" for d in jax.devices())
-        _checks.fail("--device", f"one of {found}", repr(name))
+        checks.fail("--device", f"one of {found}", repr(name))

@@ -16,20 +16,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from . import _checks, solvers
-from ._arrays import read_array
-from ._options import activation_named, environment, fits, mesh_of, named, prepared, seed_of
-from ._output import appearing_together, draw, write_json
-from ._products import AbstractWeights
-from .experiments import report
-from .invariants import energy
-from .io import load, save
-from .model import CTRNN
-from .oscillator import Oscillator
-from .run_results import measure, pictures, table
-from .simulate import MAX_STEPS, simulate
-from .trajectory import Trajectory
-from .weights import DenseSkew, DenseWeights
+from .. import solvers
+from .._files.arrays import read_array
+from .._files.models import load, save
+from .._files.writing import appearing_together, draw, write_json
+from .._network.invariants import energy
+from .._network.model import CTRNN
+from .._network.products import AbstractWeights
+from .._network.weights import DenseSkew, DenseWeights
+from .._simulate.api import MAX_STEPS, simulate
+from .._simulate.trajectory import Trajectory
+from .._train.oscillator import Oscillator
+from .._util import checks
+from ..experiments import report
+from .options import activation_named, environment, fits, mesh_of, named, prepared, seed_of
+from .simulate_results import measure, pictures, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ def reproduce_to_folder(
     """Run `ctrnn reproduce`; 1 where a verdict fails, else 0."""
     for change in changes:
         if "=" not in change:
-            _checks.fail("--set", "KEY=VALUE", repr(change))
+            checks.fail("--set", "KEY=VALUE", repr(change))
     import matplotlib
 
     jax.config.update("jax_enable_x64", True)
@@ -164,11 +165,11 @@ def _solver(name: str) -> diffrax.AbstractSolver:
     if not colon:
         return solver
     if not isinstance(solver, solvers.PoissonSplitting | solvers.DiscreteGradient):
-        _checks.fail("--solver", f"no order for {type(solver).__name__}", repr(argument))
+        checks.fail("--solver", f"no order for {type(solver).__name__}", repr(argument))
     try:
         order = int(argument)
     except ValueError:
-        _checks.fail("--solver", "a number after the colon", repr(argument))
+        checks.fail("--solver", "a number after the colon", repr(argument))
     return type(solver)(order=order)
 
 
@@ -183,30 +184,30 @@ def _solvers() -> dict[str, Callable[[], diffrax.AbstractSolver]]:
 def _steps(settings: Settings) -> tuple[int, int, int]:
     """Steps that were asked for, steps that are made, and steps between two saves."""
     steps, dt = settings.steps, settings.dt
-    _checks.positive("--dt", dt, settings.dtype)
+    checks.positive("--dt", dt, settings.dtype)
     if settings.duration is not None:
         if steps is not None:
-            _checks.fail("--duration", "either --steps or --duration", "both")
-        _checks.positive("--duration", settings.duration)
+            checks.fail("--duration", "either --steps or --duration", "both")
+        checks.positive("--duration", settings.duration)
         if not settings.duration / dt < MAX_STEPS:
             got = f"{settings.duration} with --dt {dt}"
-            _checks.fail("--duration", f"at most {MAX_STEPS} time steps", got)
+            checks.fail("--duration", f"at most {MAX_STEPS} time steps", got)
         steps = max(1, round(settings.duration / dt))
         if not math.isclose(steps * dt, settings.duration, rel_tol=1e-6):
             got = f"{settings.duration} with --dt {dt}"
-            _checks.fail("--duration", "a whole number of time steps", got)
-    steps = _checks.integer("--steps", 2000 if steps is None else steps, 1)
+            checks.fail("--duration", "a whole number of time steps", got)
+    steps = checks.integer("--steps", 2000 if steps is None else steps, 1)
     if steps > MAX_STEPS:
-        _checks.fail("--steps", f"at most {MAX_STEPS}", steps)
+        checks.fail("--steps", f"at most {MAX_STEPS}", steps)
     if settings.save_every is None:
         # Saves are evenly spaced: of about 100 so many that the fewest steps are added.
         each = np.arange(max(1, steps // 125), max(1, steps // 80) + 1)
         added = -steps % each
         best = np.lexsort((np.abs(steps / each - 100), added))[0]
         return steps, steps + int(added[best]), int(each[best])
-    save_every = _checks.integer("--save-every", settings.save_every, 1)
+    save_every = checks.integer("--save-every", settings.save_every, 1)
     if steps % save_every:
-        _checks.fail("--steps", f"a multiple of --save-every {save_every}", steps)
+        checks.fail("--steps", f"a multiple of --save-every {save_every}", steps)
     return steps, steps, save_every
 
 
@@ -221,21 +222,21 @@ def _check_size(settings: Settings, n: int, states: int, saves: int) -> None:
 
 def _network_and_states(settings: Settings, dtype: Any, saves: int) -> tuple[CTRNN, jax.Array]:
     key_weights, key_states = jax.random.split(jax.random.key(seed_of(settings.seed)))
-    _checks.positive("--amplitude", settings.amplitude, dtype)
-    _checks.positive("--scale", settings.scale, dtype)
-    states = _checks.integer("--states", 4096 if settings.states is None else settings.states, 1)
+    checks.positive("--amplitude", settings.amplitude, dtype)
+    checks.positive("--scale", settings.scale, dtype)
+    states = checks.integer("--states", 4096 if settings.states is None else settings.states, 1)
     if settings.weights is None:
         if settings.skew_part or settings.unconstrained:
             option = "--skew-part" if settings.skew_part else "--unconstrained"
-            _checks.fail(option, "a matrix in --weights", "none")
-        n = _checks.integer("--neurons", 20 if settings.neurons is None else settings.neurons, 2)
+            checks.fail(option, "a matrix in --weights", "none")
+        n = checks.integer("--neurons", 20 if settings.neurons is None else settings.neurons, 2)
         _check_size(settings, n, states, saves)
         weights = DenseSkew.init(key_weights, n, scale=settings.scale, dtype=dtype)
     else:
         weights = _weights(settings, dtype)
         n = weights.size
         if settings.neurons not in (None, n):
-            _checks.fail("--neurons", f"the size {n} of --weights", settings.neurons)
+            checks.fail("--neurons", f"the size {n} of --weights", settings.neurons)
     bias = None
     if settings.bias is not None:
         try:
@@ -253,9 +254,9 @@ def _network_and_states(settings: Settings, dtype: Any, saves: int) -> tuple[CTR
         return rnn, settings.amplitude * jax.random.normal(key_states, (states, n), dtype)
     x0 = np.atleast_2d(_read("--initial-states", settings.initial_states, _states_of))
     if x0.ndim != 2 or x0.shape[1] != n:
-        _checks.fail("--initial-states", f"shape (states, {n})", x0.shape)
+        checks.fail("--initial-states", f"shape (states, {n})", x0.shape)
     if settings.states not in (None, len(x0)):
-        _checks.fail("--states", f"the {len(x0)} states of --initial-states", settings.states)
+        checks.fail("--states", f"the {len(x0)} states of --initial-states", settings.states)
     _check_size(settings, n, len(x0), saves)
     return rnn, _finite("--initial-states", x0, dtype)
 
@@ -264,11 +265,11 @@ def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
     assert settings.weights is not None
     A = _read("--weights", settings.weights, _matrix_of)
     if A.ndim != 2 or A.shape[0] != A.shape[1]:
-        _checks.fail("--weights", "a square matrix", f"shape {A.shape}")
-    _checks.finite("--weights", A)
+        checks.fail("--weights", "a square matrix", f"shape {A.shape}")
+    checks.finite("--weights", A)
     if settings.unconstrained:
         if settings.skew_part:
-            _checks.fail("--unconstrained", "either --skew-part or --unconstrained", "both")
+            checks.fail("--unconstrained", "either --skew-part or --unconstrained", "both")
         return DenseWeights(_finite("--weights", A, dtype))
     symmetric = np.max(np.abs(A + A.T), initial=0) / 2
     if not settings.skew_part and symmetric > 16 * np.finfo(A.dtype).eps * np.max(np.abs(A)):
@@ -276,7 +277,7 @@ def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
             f"a symmetric part of size {symmetric:.3g} beside weights of size {np.abs(A).max():.3g}"
         )
         hint = "a skew-symmetric matrix (or the option --skew-part or --unconstrained)"
-        _checks.fail("--weights", hint, got)
+        checks.fail("--weights", hint, got)
     return DenseSkew(_finite("--weights", A / 2, dtype))
 
 
@@ -284,7 +285,7 @@ def _finite(option: str, array: np.ndarray, dtype: Any) -> jax.Array:
     """The array in `dtype`, in which it must be finite."""
     with np.errstate(over="ignore"):
         array = array.astype(dtype)
-    _checks.finite(option, array)
+    checks.finite(option, array)
     return jnp.asarray(array)
 
 
@@ -293,7 +294,7 @@ def _read(option: str, path: Path, part: Callable[[Any], Any]) -> np.ndarray:
     if path.suffix.lower() != ".ctrnn":
         return read_array(option, path)
     if not path.is_file():
-        _checks.fail(option, "an existing file", str(path))
+        checks.fail(option, "an existing file", str(path))
     before = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     try:
         jax.config.update("jax_enable_x64", True)  # or files of float64 could not be loaded
@@ -303,7 +304,7 @@ def _read(option: str, path: Path, part: Callable[[Any], Any]) -> np.ndarray:
             expected = "weights, a network or an oscillator"
             if part is _states_of:
                 expected = "a trajectory with states, an oscillator or an array"
-            _checks.fail(option, f"a file with {expected}", type(found).__name__)
+            checks.fail(option, f"a file with {expected}", type(found).__name__)
         return np.asarray(array)
     finally:
         jax.config.update("jax_enable_x64", before)

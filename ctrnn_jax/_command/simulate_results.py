@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from .invariants import energy, energy_drift
-from .model import CTRNN
-from .simulate import simulate
-from .spectra import dominant_frequency
-from .trajectory import Trajectory
+from .._analysis.spectra import dominant_frequency
+from .._network.invariants import energy, energy_drift
+from .._network.model import CTRNN
+from .._simulate.api import simulate
+from .._simulate.trajectory import Trajectory
 
 _PER_PERIOD = 20  # least saves in the fastest period of small oscillations, to draw curves
 _PERIODS_DRAWN = 20, 8  # of curves, at least: of the fastest, of the dominant oscillation
@@ -158,7 +158,7 @@ def table(results: dict[str, Any]) -> str:
 
 def pictures(rnn: CTRNN, trajectory: Trajectory, part: Part) -> dict[str, Callable[[Any], Any]]:
     """Functions that draw into an empty figure: the drift of all, the motion of a part."""
-    from . import plot
+    from .. import plot
 
     drawn = part.trajectory
     alone, start = _taken(drawn, slice(1)), _taken(drawn, slice(16), part.excerpt)

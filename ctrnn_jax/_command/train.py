@@ -14,19 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks
-from ._options import activation_named, environment, fits, prepared, seed_of
-from ._output import appearing_together, draw, place_for, write_json
-from .fit_frequency import fit_frequency
-from .fit_signal import fit_signal
-from .fit_spectrum import fit_spectrum
-from .io import load, save
-from .orbits import natural_frequencies
-from .oscillator import Oscillator
-from .signals import known_format, read_signal, wav_rate, write_signal
-from .simulate import simulate
-from .solvers import PoissonSplitting
-from .spectra import dominant_frequency
+from .._analysis.orbits import natural_frequencies
+from .._analysis.spectra import dominant_frequency
+from .._files.models import load, save
+from .._files.signals import known_format, read_signal, wav_rate, write_signal
+from .._files.writing import appearing_together, draw, place_for, write_json
+from .._simulate.api import simulate
+from .._train.fit_frequency import fit_frequency
+from .._train.fit_signal import fit_signal
+from .._train.fit_spectrum import fit_spectrum
+from .._train.oscillator import Oscillator
+from .._util import checks
+from ..solvers import PoissonSplitting
+from .options import activation_named, environment, fits, prepared, seed_of
 
 _PER_PERIOD = 20  # least steps in the fastest period of small oscillations
 _MOST_VALUES, _MOST_STEPS = 2**28, 2**31 - 1
@@ -64,7 +64,7 @@ class TrainSettings:
         """frequency, chord or signal."""
         if bool(self.frequency) == (self.signal is not None):
             got = "both" if self.frequency else "neither"
-            _checks.fail("--frequency", "either --frequency or --signal", got)
+            checks.fail("--frequency", "either --frequency or --signal", got)
         return (
             "signal" if self.signal else "frequency" if len(self.frequency or ()) == 1 else "chord"
         )
@@ -105,15 +105,15 @@ def generate_to_file(
     """Run `ctrnn generate`: the file appears complete or not at all."""
     suffix = known_format("--out", out)
     if out.is_dir():
-        _checks.fail("--out", "a file", f"the folder {out}")
+        checks.fail("--out", "a file", f"the folder {out}")
     place_for(out.parent)
-    duration = _checks.positive_float("--duration", duration)
+    duration = checks.positive_float("--duration", duration)
     if rate is not None:
         if dt is not None:
-            _checks.fail("--rate", "either --dt or --rate", "both")
-        dt = 1 / _checks.positive_float("--rate", rate)
+            checks.fail("--rate", "either --dt or --rate", "both")
+        dt = 1 / checks.positive_float("--rate", rate)
     elif dt is not None:
-        dt = _checks.positive_float("--dt", dt)
+        dt = checks.positive_float("--dt", dt)
     jax.config.update("jax_enable_x64", True)  # or models of float64 could not be loaded
     oscillator = _with_max_step(_loaded(model))
     assert oscillator.max_step is not None
@@ -125,17 +125,17 @@ def generate_to_file(
     size = round(duration / dt)
     values = size * max(oscillator.readout.shape)
     if size < 2:
-        _checks.fail("--duration", f"at least two samples of {dt:.4g} s", f"{duration:.4g} s")
+        checks.fail("--duration", f"at least two samples of {dt:.4g} s", f"{duration:.4g} s")
     if values > _MOST_VALUES or size * math.ceil(dt / oscillator.max_step) > _MOST_STEPS:
         got = f"{size} samples of {oscillator.rnn.size} neurons, {dt:.4g} s apart"
-        _checks.fail(
+        checks.fail(
             "--duration", f"at most 2^28 values and 2^31 steps of {oscillator.max_step:.4g} s", got
         )
     # The states, two copies of the signal and a table of it; a number of a .csv has 25 characters.
     stored = 25 if suffix == ".csv" else 8
     fits(f"{size} samples", 40.0 * values, stored * size * oscillator.readout.shape[0], out)
     y = np.asarray(oscillator.generate(dt, size - 1))
-    _checks.finite("the signal", y)
+    checks.finite("the signal", y)
     write_signal(out, y, dt)
     channels = y.shape[1]
     print(f"{size} samples of {channels} channel{'s' * (channels > 1)}, {dt:.6g} s apart, in {out}")
@@ -145,7 +145,7 @@ def _train_to_folder(settings: TrainSettings) -> None:
     kind = settings.kind
     for name in _IDLE[kind]:
         if (value := getattr(settings, name)) is not None:
-            _checks.fail(f"--{name.replace('_', '-')}", f"none with {_NAMES[kind]}", value)
+            checks.fail(f"--{name.replace('_', '-')}", f"none with {_NAMES[kind]}", value)
     n = 16 if settings.neurons is None else settings.neurons
     fits(f"{n} neurons", 64.0 * n**2, 8.0 * n**2, settings.out)
     start = time.perf_counter()
@@ -180,7 +180,7 @@ def _options(settings: TrainSettings) -> dict[str, Any]:
 
 
 def _frequency(settings: TrainSettings) -> _Result:
-    lines = [_checks.positive_float("--frequency", line) for line in settings.frequency or ()]
+    lines = [checks.positive_float("--frequency", line) for line in settings.frequency or ()]
     options = _options(settings)
     if len(lines) == 1:
         oscillator, report = fit_frequency(lines[0], progress=settings.progress, **options)
@@ -212,11 +212,11 @@ def _signal(settings: TrainSettings) -> _Result:
     y, known = read.samples, read.dt
     dt = settings.dt
     if dt is not None:
-        dt = _checks.positive_float("--dt", dt)
+        dt = checks.positive_float("--dt", dt)
     if known is None and dt is None:
-        _checks.fail("--dt", f"the sampling interval of {settings.signal.name} in seconds", "none")
+        checks.fail("--dt", f"the sampling interval of {settings.signal.name} in seconds", "none")
     if known is not None and dt is not None and not math.isclose(known, dt, rel_tol=1e-4):
-        _checks.fail("--dt", f"none, or the {known:.6g} s that {settings.signal.name} has", dt)
+        checks.fail("--dt", f"none, or the {known:.6g} s that {settings.signal.name} has", dt)
     dt = known or dt
     assert dt is not None
     print(f"read {settings.signal.name}: {read}")
@@ -240,14 +240,14 @@ def _closest(lines: list[float]) -> float:
 
 def _loaded(path: Path) -> Oscillator:
     if not path.is_file():
-        _checks.fail("MODEL", "an existing file", str(path))
+        checks.fail("MODEL", "an existing file", str(path))
     model = load(path)
     if not isinstance(model, Oscillator):
-        _checks.fail(
+        checks.fail(
             "MODEL", "a file with an Oscillator, as ctrnn train leaves it", type(model).__name__
         )
     if model.x0.ndim != 1:
-        _checks.fail("MODEL", "one Oscillator", f"an ensemble of {model.x0.shape[0]}")
+        checks.fail("MODEL", "one Oscillator", f"an ensemble of {model.x0.shape[0]}")
     return model
 
 
@@ -258,9 +258,7 @@ def _with_max_step(oscillator: Oscillator) -> Oscillator:
     rnn = oscillator.rnn
     fastest = float(natural_frequencies(rnn)[-1]) if rnn.weights.is_skew else 0.0
     if not fastest > 0:
-        _checks.fail(
-            "MODEL", "a max_step, as nothing oscillates around 0 to derive it from", "none"
-        )
+        checks.fail("MODEL", "a max_step, as nothing oscillates around 0 to derive it from", "none")
     return dataclasses.replace(oscillator, max_step=1 / (_PER_PERIOD * fastest))
 
 
@@ -285,7 +283,7 @@ def _orbit(result: _Result) -> Any:
 
 
 def _pictures(result: _Result, orbit: Any) -> dict[str, Callable[[Any], Any]]:
-    from . import plot
+    from .. import plot
 
     dt, first = result.dt, result.generated[:, 0]
 
@@ -321,7 +319,7 @@ def _pictures(result: _Result, orbit: Any) -> dict[str, Callable[[Any], Any]]:
 
 def _draw_signal(figure: Any, result: _Result) -> None:
     """Some periods of a frequency; all of a signal with residuals, and where training ended."""
-    from . import plot
+    from .. import plot
 
     dt, size = result.dt, len(result.generated)
     if result.lines_hz:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from . import _checks
-from ._tables import read_table
+from .._util import checks
+from .tables import read_table
 
 _INDEX = ("", "index", "rownames", "row.names", "unnamed: 0")
 
@@ -24,24 +24,24 @@ def numpy_array(name: str, path: Path, array: str | None = None) -> np.ndarray:
             file.seek(0)
             if start[:2] != b"PK":
                 if array is not None:
-                    _checks.fail("array", "none: the file holds one array", repr(array))
+                    checks.fail("array", "none: the file holds one array", repr(array))
                 return _real(name, _member(file, os.path.getsize(path)))
             with zipfile.ZipFile(file) as archive:
                 sizes = {info.filename: info.file_size for info in archive.infolist()}
                 names = [n.removesuffix(".npy") for n in sizes if n.endswith(".npy")]
                 if array is None and len(names) != 1:
                     got = f"{len(names)} arrays: {', '.join(names)} (--array NAME decides)"
-                    return _checks.fail(name, "an .npz file of one array", got)
+                    return checks.fail(name, "an .npz file of one array", got)
                 chosen = names[0] if array is None else array
                 if chosen not in names:
-                    _checks.fail("array", "one of " + ", ".join(map(repr, names)), repr(array))
+                    checks.fail("array", "one of " + ", ".join(map(repr, names)), repr(array))
                 with archive.open(f"{chosen}.npy") as member:
                     return _real(name, _member(member, sizes[f"{chosen}.npy"]))
     except Exception as error:  # damaged bytes make numpy and zipfile raise many kinds
         if str(error).startswith((f"{name}: expected", "array: expected")):
             raise
         reason = " ".join(str(error).split())[:200]
-        _checks.fail(name, f"a readable {path.suffix} file", f"{path.name}: {reason}")
+        checks.fail(name, f"a readable {path.suffix} file", f"{path.name}: {reason}")
 
 
 def _member(file: Any, size: int) -> np.ndarray:
@@ -61,11 +61,11 @@ def _member(file: Any, size: int) -> np.ndarray:
 def _real(name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.names:
         fields = ", ".join(array.dtype.names)
-        _checks.fail(name, "real numbers", f"a structured array of {fields}")
+        checks.fail(name, "real numbers", f"a structured array of {fields}")
     if array.dtype.kind not in "iuf":
-        _checks.fail(name, "real numbers", f"dtype {array.dtype}")
+        checks.fail(name, "real numbers", f"dtype {array.dtype}")
     if not array.size:
-        _checks.fail(name, "an array with something in it", f"shape {array.shape}")
+        checks.fail(name, "an array with something in it", f"shape {array.shape}")
     return array
 
 
@@ -75,7 +75,7 @@ def read_array(name: str, path: Path, array: str | None = None) -> np.ndarray:
     Numbers of a .csv file are as `_tables` reads them; its columns of row numbers are left out.
     """
     if not path.is_file():
-        _checks.fail(name, "an existing file", str(path))
+        checks.fail(name, "an existing file", str(path))
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
         values = numpy_array(name, path, array)
@@ -90,7 +90,7 @@ def read_array(name: str, path: Path, array: str | None = None) -> np.ndarray:
         ]
         values = np.stack([table.finite(k) for k in kept or columns], axis=1)
     else:
-        _checks.fail(name, "a .npy, .npz or .csv file", path.name)
+        checks.fail(name, "a .npy, .npz or .csv file", path.name)
     if values.dtype.kind in "iu":
         values = values.astype(float)
     if not values.dtype.isnative:

@@ -22,10 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks, activations, weights
-from ._products import BipartitePair, SkewFactors, SkewMatrix
-from .model import CTRNN
-from .trajectory import Trajectory
+from .._network import activations, weights
+from .._network.model import CTRNN
+from .._network.products import BipartitePair, SkewFactors, SkewMatrix
+from .._simulate.trajectory import Trajectory
+from .._util import checks
 
 FORMAT, VERSION = "ctrnn_jax", 1
 HEADER = "header.json"
@@ -43,7 +44,7 @@ def register(*classes: type[eqx.Module]) -> None:
     """Let `save` and `load` know `classes`; a file holds their bare names, so keep them."""
     for cls in classes:
         if _CLASSES.setdefault(cls.__name__, cls) is not cls:
-            _checks.fail("classes", "names that are not taken", repr(cls.__name__))
+            checks.fail("classes", "names that are not taken", repr(cls.__name__))
 
 
 register(CTRNN, Trajectory)
@@ -83,7 +84,7 @@ def save(path: str | os.PathLike[str], obj: Any) -> None:
     path = os.path.realpath(os.fspath(path))  # a rename would replace a link
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
-        _checks.fail("path", "a file in an existing folder", repr(folder), FileNotFoundError)
+        checks.fail("path", "a file in an existing folder", repr(folder), FileNotFoundError)
     arrays: dict[str, np.ndarray] = {}
     tree = _encode(obj, "obj", arrays)
     header = json.dumps({"format": FORMAT, "version": VERSION, "tree": tree})
@@ -130,7 +131,7 @@ def load(path: str | os.PathLike[str]) -> Any:
             raise ValueError(f"{path}: {error}") from None
         except Exception as error:  # damaged bytes make zipfile, json and numpy raise many kinds
             got = f"{type(error).__name__}: {error}"
-            _checks.fail(path, "an undamaged file written by ctrnn_jax.save", got)
+            checks.fail(path, "an undamaged file written by ctrnn_jax.save", got)
 
 
 def _refuse(expected: str, got: Any) -> NoReturn:
@@ -145,13 +146,13 @@ def _stored(dtype: np.dtype) -> np.dtype:
 def _encode(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
     """`value` as JSON, every object of one key that says its kind; arrays go to `arrays`."""
     kind = type(value)
-    if _checks.is_traced(value):
-        _checks.fail(where, "known values: save outside jit, vmap, grad", "a tracer", TypeError)
+    if checks.is_traced(value):
+        checks.fail(where, "known values: save outside jit, vmap, grad", "a tracer", TypeError)
     # Of numpy's subclasses only the map of a file is a plain array: a mask would be lost.
     if isinstance(value, jax.Array | np.generic) or kind in (np.ndarray, np.memmap):
         dtype = _DTYPES.get(value.dtype.name)
         if dtype is None:
-            _checks.fail(where, f"a dtype out of {_NAMES}", value.dtype.name, TypeError)
+            checks.fail(where, f"a dtype out of {_NAMES}", value.dtype.name, TypeError)
         name = f"{len(arrays)}.npy"
         arrays[name] = np.asarray(value, dtype, order="C")
         return {"array": [name, dtype.name, list(value.shape)]}
@@ -168,7 +169,7 @@ def _encode(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
         for key in value:
             if key is not None and type(key) not in (bool, int, float, complex, str):
                 got = f"{type(key).__name__} {key!r}"
-                _checks.fail(f"key of {where}", "a Python number, string or None", got, TypeError)
+                checks.fail(f"key of {where}", "a Python number, string or None", got, TypeError)
         keys = [_encode(key, where, arrays) for key in value]
         items = [_encode(item, f"{where}[{key!r}]", arrays) for key, item in value.items()]
         return {"dict": list(zip(keys, items, strict=True))}
@@ -181,7 +182,7 @@ def _encode(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
     way = "which cannot be saved"
     if callable(value) or isinstance(value, eqx.Module):
         way += "; use eqx.tree_serialise_leaves, and load into a model that you build anew"
-    _checks.fail(where, expected, f"{got}, {way}", TypeError)
+    checks.fail(where, expected, f"{got}, {way}", TypeError)
 
 
 def _members(file: Any) -> dict[str, bytes]:

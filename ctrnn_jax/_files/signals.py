@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from scipy.io import wavfile
 
-from . import _checks
-from ._arrays import numpy_array
-from ._output import appearing
-from ._tables import read_table
-from ._times import even_interval, split_table
+from .._util import checks
+from .arrays import numpy_array
+from .tables import read_table
+from .times import even_interval, split_table
+from .writing import appearing
 
 FORMATS = (".npy", ".csv", ".wav")
 _PEAK = 0.9
@@ -48,7 +48,7 @@ class Signal:
 def known_format(option: str, path: Path) -> str:
     """The file's ending, out of those that are written."""
     if path.suffix.lower() not in FORMATS:
-        _checks.fail(option, "a .npy, .csv or .wav file", path.name or path)
+        checks.fail(option, "a .npy, .csv or .wav file", path.name or path)
     return path.suffix.lower()
 
 
@@ -94,23 +94,23 @@ def read_signal(
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in (".npy", ".npz", ".csv", ".wav"):
-        _checks.fail(name, "a .npy, .npz, .csv or .wav file", path.name)
+        checks.fail(name, "a .npy, .npz, .csv or .wav file", path.name)
     if not path.is_file():
-        _checks.fail(name, "an existing file", str(path))
+        checks.fail(name, "an existing file", str(path))
     if decimal is not None:
-        _checks.one_of("decimal", decimal, (".", ","))
+        checks.one_of("decimal", decimal, (".", ","))
     if array is not None and suffix != ".npz":
-        _checks.fail("array", "none where the file is no .npz file", repr(array))
+        checks.fail("array", "none where the file is no .npz file", repr(array))
     for option, value in {"time_column": time_column, "time_unit": time_unit, "decimal": decimal,
                           "header": header}.items():  # fmt: skip
         if value is not None and suffix != ".csv":
-            _checks.fail(option, "none where the file is no .csv file", repr(value))
+            checks.fail(option, "none where the file is no .csv file", repr(value))
     dt, names = None, None
     if suffix == ".csv":
         table = read_table(name, path.read_bytes(), decimal=decimal, header=header)
         y, times, names = split_table(table, columns, time_column, time_unit)
         if len(y) < 4:
-            _checks.fail(name, "at least 4 samples", len(y))
+            checks.fail(name, "at least 4 samples", len(y))
         dt = None if times is None else even_interval(table, times)
     elif suffix == ".wav":
         y, dt = _wav(name, path)
@@ -121,10 +121,10 @@ def read_signal(
         y = _positions(name, y, columns) if columns is not None else y
         names = ("",) * (y.shape[1] if y.ndim == 2 else 1)
     if y.ndim not in (1, 2) or 0 in y.shape or (y.ndim == 2 and y.shape[1] > y.shape[0]):
-        _checks.fail(name, "samples (S,) or (S, channels)", f"shape {y.shape}")
+        checks.fail(name, "samples (S,) or (S, channels)", f"shape {y.shape}")
     if len(y) < 4:
-        _checks.fail(name, "at least 4 samples", len(y))
-    _checks.finite(name, y)
+        checks.fail(name, "at least 4 samples", len(y))
+    checks.finite(name, y)
     return Signal(y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y, dt, tuple(names))
 
 
@@ -132,9 +132,9 @@ def wav_rate(option: str, rate: float, channels: int) -> int:
     """Whole samples a second, as many as the header of a .wav file holds."""
     whole, most = round(rate), _MOST_RATE // (2 * channels)
     if not 1 <= whole <= most:
-        _checks.fail(option, f"1 to {most} samples a second for .wav", f"{rate:.9g}")
+        checks.fail(option, f"1 to {most} samples a second for .wav", f"{rate:.9g}")
     if not math.isclose(rate, whole, rel_tol=1e-6):
-        _checks.fail(option, "a whole number of samples a second for .wav", f"{rate:.9g}")
+        checks.fail(option, "a whole number of samples a second for .wav", f"{rate:.9g}")
     return whole
 
 
@@ -168,7 +168,7 @@ def _positions(name: str, y: np.ndarray, columns: Sequence[str | int]) -> np.nda
     count = y.shape[1] if y.ndim == 2 else 1
     for column in columns:
         if not str(column).isdecimal() or int(column) >= count:
-            _checks.fail("columns", f"positions from 0 to {count - 1}", repr(column))
+            checks.fail("columns", f"positions from 0 to {count - 1}", repr(column))
     return y.reshape(len(y), -1)[:, [int(column) for column in columns]]
 
 
@@ -180,7 +180,7 @@ def _wav(name: str, path: Path) -> tuple[np.ndarray, float]:
         return _unit_range(y), 1 / rate
     except Exception as error:  # damaged bytes make scipy raise many kinds
         reason = " ".join(str(error).split())[:200]
-        _checks.fail(name, "a readable .wav file", f"{path.name}: {reason}")
+        checks.fail(name, "a readable .wav file", f"{path.name}: {reason}")
 
 
 def _unit_range(y: Any) -> np.ndarray:

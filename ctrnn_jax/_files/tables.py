@@ -27,7 +27,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from . import _checks
+from .._util import checks
 
 _MISSING = {"", "na", "n/a", "#n/a", "nan", "-nan", "1.#qnan", "null", "none", "-", "--", "?", "."}
 _INFINITE = re.compile(r"([+-]?)(?:inf(?:inity)?|∞|1\.#inf)", re.I)
@@ -91,7 +91,7 @@ class Table:
         return values
 
     def refuse(self, expected: str, got: str, k: int, line: int) -> NoReturn:
-        _checks.fail(self.name, expected, f"{got} in line {line}, {self.label(k)}")
+        checks.fail(self.name, expected, f"{got} in line {line}, {self.label(k)}")
 
 
 def number(cell: str, decimal: str) -> float | None:
@@ -129,7 +129,7 @@ def decoded(name: str, data: bytes) -> str:
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")
     if "\0" in text:
-        _checks.fail(name, "text", "bytes with zeros that are no text")
+        checks.fail(name, "text", "bytes with zeros that are no text")
     return text
 
 
@@ -158,13 +158,13 @@ def read_table(
     cells = [(line, row) for line, row in cells if any(row)]
     if not cells or not any(_kind(cell) == "number" for cell in cells[-1][1]):
         got = "none" if not cells else f"{text[-1][1][:40]!r} in line {text[-1][0]}, the last one"
-        _checks.fail(name, "rows of numbers", got)
+        checks.fail(name, "rows of numbers", got)
     first = _first_row(name, cells)
     above, block = cells[:first], cells[first:]
     for before, after in blanks:
         if block[0][0] <= before and after <= block[-1][0]:
             got = f"blank lines between blocks of rows after line {before}"
-            _checks.fail(name, "one table", got)
+            checks.fail(name, "one table", got)
     if _names_above_numbers(name, block, bool(above), header, matrix):
         above, block = [*above, block[0]], block[1:]
     elif not above:
@@ -260,7 +260,7 @@ def _comma(name: str, lines: list[tuple[int, str]], decimal: str | None) -> str:
     if (names == 1 and not counting) or (not start and written_so):
         return ""
     got = f"{rows[0]!r}: one number or two (--decimal , or --decimal . decides)"
-    return _checks.fail(name, "a decimal mark that is clear", got)
+    return checks.fail(name, "a decimal mark that is clear", got)
 
 
 def _first_row(name: str, cells: list[tuple[int, list[str]]]) -> int:
@@ -284,7 +284,7 @@ def _first_row(name: str, cells: list[tuple[int, list[str]]]) -> int:
         named = beneath and all(_kind(cell) != "number" for cell in cells[first - 2][1])
         if "number" in kinds and "word" in kinds and (named or kinds[0] == "number"):
             k = next(k for k in pattern if _kind(row[k]) == "word")
-            _checks.fail(name, "numbers", f"{row[k][:40]!r} in line {line}, column {k}")
+            checks.fail(name, "numbers", f"{row[k][:40]!r} in line {line}, column {k}")
     for line, row in cells[:first]:
         if len(row) >= len(pattern) and all(
             k < len(row) and _kind(row[k]) == "number" for k in pattern
@@ -292,7 +292,7 @@ def _first_row(name: str, cells: list[tuple[int, list[str]]]) -> int:
             line, row = cells[first - 1]
             k = next(k for k in pattern if k < len(row) and _kind(row[k]) == "word")
             got = f"{row[k][:40]!r} in line {line}, column {k}"
-            _checks.fail(name, "numbers", got)
+            checks.fail(name, "numbers", got)
     return first
 
 
@@ -317,7 +317,7 @@ def _names_above_numbers(
     if not all(re.search(r"[.,eE]", cell) for row in others for cell in row):
         return False
     got = f"{', '.join(first)}: names or numbers (--header or --no-header decides)"
-    return _checks.fail(name, "a first line that is clear", got)
+    return checks.fail(name, "a first line that is clear", got)
 
 
 def _width(block: list[tuple[int, list[str]]]) -> int:
@@ -332,7 +332,7 @@ def _even(name: str, block: list[tuple[int, list[str]]]) -> tuple[list[tuple[int
         if len(row) < width:
             longest = next(other for other, cells in block if len(cells) >= width)
             got = f"{len(row)} in line {line}"
-            _checks.fail(name, f"{width} columns as in line {longest}", got)
+            checks.fail(name, f"{width} columns as in line {longest}", got)
     return [(line, row[:width]) for line, row in block], width
 
 
@@ -365,7 +365,7 @@ def _header(
         return ["", *row], unnamed, True
     if len(row) == 1:
         return unnamed, unnamed, False
-    _checks.fail(name, f"{width} names in line {line}, as many as columns", len(row))
+    checks.fail(name, f"{width} names in line {line}, as many as columns", len(row))
 
 
 def _decimal(
@@ -394,11 +394,11 @@ def _decimal(
     if len(found) == 2:
         (line, k, cell), (other, _, mate) = found[","], found["."]
         got = f"{cell!r} in line {line}, column {k}, and {mate!r} in line {other}"
-        _checks.fail(name, "one decimal mark", got)
+        checks.fail(name, "one decimal mark", got)
     if found:
         return next(iter(found))
     if "," in unclear:
         line, k, cell = unclear[","]
         got = f"{cell!r} in line {line}, column {k} (--decimal , or --decimal . decides)"
-        _checks.fail(name, "a decimal mark that is clear", got)
+        checks.fail(name, "a decimal mark that is clear", got)
     return "."

@@ -8,8 +8,8 @@ from decimal import Decimal, InvalidOperation
 
 import numpy as np
 
-from . import _checks
-from ._tables import _DATE, _MISSING, Table, number
+from .._util import checks
+from .tables import _DATE, _MISSING, Table, number
 
 # Of a step: times are often rounded, but a missing sample must not pass.
 _JITTER = 0.05
@@ -42,7 +42,7 @@ def split_table(
 ) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     """Channels (S, channels), times in seconds from the first one, or None, and names."""
     if time_unit is not None:
-        _checks.one_of("time_unit", time_unit, _SECONDS)
+        checks.one_of("time_unit", time_unit, _SECONDS)
     every = range(len(table.names))
     chosen = None if columns is None else [_position(table, "columns", c) for c in columns]
     kept = [k for k in every if not _is_left_out(table, k)]
@@ -56,7 +56,7 @@ def split_table(
         if time_column is None and not time:
             _refuse_rising(table, chosen, kept)
     if not chosen:
-        _checks.fail(table.name, "a column of samples beside that of times", "none")
+        checks.fail(table.name, "a column of samples beside that of times", "none")
     y = np.stack([table.finite(k) for k in chosen], axis=1)
     times = _times(table, time, time_unit) if time else None
     return y, times, [table.names[k] for k in chosen]
@@ -69,13 +69,13 @@ def even_interval(table: Table, times: np.ndarray) -> float:
     if not np.all(steps > 0):
         row = int(np.flatnonzero(~(steps > 0))[0]) + 1
         got = f"a step of {steps[row - 1]:.6g} s to line {table.lines[row]}"
-        _checks.fail(table.name, "times that rise", got)
+        checks.fail(table.name, "times that rise", got)
     off = np.abs(times - dt * np.arange(len(times)))
     if off.max() > _JITTER * dt:
         usual = float(np.median(steps))
         row = int(np.argmax(np.abs(steps - usual))) + 1
         got = f"a step of {steps[row - 1]:.6g} s to line {table.lines[row]}, beside {usual:.6g} s"
-        _checks.fail(table.name, "evenly spaced times", got)
+        checks.fail(table.name, "evenly spaced times", got)
     return dt
 
 
@@ -83,12 +83,12 @@ def _position(table: Table, option: str, column: str | int) -> int:
     """A column by its name, or else by its position from 0."""
     if isinstance(column, str) and column in table.names:
         if table.names.count(column) > 1:
-            _checks.fail(option, "a name of one column (or its position)", repr(column))
+            checks.fail(option, "a name of one column (or its position)", repr(column))
         return table.names.index(column)
     if not str(column).isdecimal() or int(column) >= len(table.names):
         names = ", ".join(name for name in table.names if name)
         expected = f"positions from 0 to {len(table.names) - 1}" + (f" or {names}" if names else "")
-        _checks.fail(option, expected, repr(column))
+        checks.fail(option, expected, repr(column))
     return int(column)
 
 
@@ -164,14 +164,14 @@ def _time_columns(table: Table, candidates: list[int]) -> list[int]:
     if len(found) == 2 and day and re.match(r"\d+:", cells[1]):
         return found
     labels = " and ".join(table.label(k) for k in found)
-    _checks.fail(table.name, "one column of times (--time-column decides)", labels)
+    checks.fail(table.name, "one column of times (--time-column decides)", labels)
 
 
 def _refuse_rising(table: Table, chosen: list[int], kept: list[int]) -> None:
     """A first column that may be times is neither taken for them nor for a channel."""
     if len(chosen) > 1 and chosen[0] == kept[0] and _rises(table, chosen[0]):
         got = f"{table.label(chosen[0])}, which rises evenly: times or a channel"
-        _checks.fail(table.name, "columns that are clear", f"{got} (--time-column or --columns)")
+        checks.fail(table.name, "columns that are clear", f"{got} (--time-column or --columns)")
 
 
 def _times(table: Table, columns: list[int], unit: str | None) -> np.ndarray:
@@ -203,7 +203,7 @@ def _seconds(table: Table, k: int, first: float) -> float:
         if unit not in _SPELLED:
             expected = "times in s, ms, us, ns, min or h (--time-unit decides)"
             expected += " such as those in seconds of a column 'time [s]'"
-            _checks.fail(table.name, expected, repr(table.names[k]))
+            checks.fail(table.name, expected, repr(table.names[k]))
         return _SECONDS[_SPELLED[unit]]
     # Without a unit: seconds, or an epoch, which is 1e9 s, 1e12 ms, 1e15 us and 1e18 ns today.
     for least, seconds in ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3)):
@@ -213,7 +213,7 @@ def _seconds(table: Table, k: int, first: float) -> float:
     whole = all(re.fullmatch(r"\d+", cell) for cell in table.cells(k))
     if "stamp" in words and whole and first < 1e8:
         expected = "a unit of times that is clear (--time-unit decides)"
-        _checks.fail(table.name, expected, f"{table.label(k)} from {first:g}")
+        checks.fail(table.name, expected, f"{table.label(k)} from {first:g}")
     return 1.0
 
 
@@ -225,7 +225,7 @@ def _dates(table: Table, cells: list[str], k: int) -> np.ndarray:
     first = max((int(match[1]) for match in slashed if match), default=0)
     second = max((int(match[2]) for match in slashed if match), default=0)
     if any(slashed) and max(first, second) <= 12:
-        _checks.fail(table.name, "dates whose day and month are clear", repr(cells[0]))
+        checks.fail(table.name, "dates whose day and month are clear", repr(cells[0]))
 
     def iso(cell: str) -> str:
         cell = re.sub(r"(:\d\d),(\d)", r"\1.\2", cell)

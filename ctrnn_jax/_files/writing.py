@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import _checks
+from .._util import checks
 
 _Made = TypeVar("_Made")
 
@@ -92,9 +92,9 @@ def place_for(out: Path) -> Path:
     while not place.exists():
         place = place.parent
     if not place.is_dir():
-        _checks.fail("out", "a folder", f"the file {place}")
+        checks.fail("out", "a folder", f"the file {place}")
     if not os.access(place, os.W_OK | os.X_OK):
-        _checks.fail("out", "a folder to write into", f"{place}, which is read-only")
+        checks.fail("out", "a folder to write into", f"{place}, which is read-only")
     return place
 
 
@@ -137,7 +137,7 @@ def _workplace(folder: Path, name: str) -> contextlib.AbstractContextManager[Pat
 
 def _not_a_folder(path: Path) -> None:
     if path.is_dir():
-        _checks.fail("out", "no folder in the place of a file", path)
+        checks.fail("out", "no folder in the place of a file", path)
 
 
 def _remove(folder: Path) -> None:

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks
-from ._types import Array, Float
+from .._util import checks
+from .._util.types import Array, Float
 
 Values = Float[Array, "*shape"]
 
@@ -321,11 +321,11 @@ class CustomActivation(AbstractActivation):
 
     def __init__(self, fn: Any, potential: Any = None, *, odd: bool = False, bounded: bool = False):
         expected = "a function of an array"
-        self.fn = _checks.function("fn", fn, expected)
+        self.fn = checks.function("fn", fn, expected)
         if potential is not None:
-            _checks.function("potential", potential, f"{expected} or None")
+            checks.function("potential", potential, f"{expected} or None")
         self.potential_fn = potential
-        self.odd, self.bounded = _checks.flag("odd", odd), _checks.flag("bounded", bounded)
+        self.odd, self.bounded = checks.flag("odd", odd), checks.flag("bounded", bounded)
 
     def __call__(self, z: Values) -> Values:
         return self.fn(z)

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks
-from ._products import product
-from ._types import Array, ArrayLike, Float, finite_or_nan
+from .._util import checks
+from .._util.types import Array, ArrayLike, Float, finite_or_nan
 from .model import CTRNN, one_network
+from .products import product
 
 DRIFT_KINDS = ("rms", "mean", "max")
 
@@ -21,10 +21,10 @@ DRIFT_KINDS = ("rms", "mean", "max")
 def _columns(rnn: CTRNN, name: str, x: ArrayLike) -> tuple[Float[Array, "n m"], tuple[int, ...]]:
     """States (..., n) as columns (n, m), and the shape of their leading axes."""
     n = one_network(rnn).size
-    x = _checks.float_array(name, x, f"(..., {n})")
+    x = checks.float_array(name, x, f"(..., {n})")
     if x.shape[-1] != n:
-        _checks.fail(name, f"shape (..., {n}), one value per neuron", x.shape)
-    _checks.same_dtype(name, x, rnn.dtype, "the network")
+        checks.fail(name, f"shape (..., {n}), one value per neuron", x.shape)
+    checks.same_dtype(name, x, rnn.dtype, "the network")
     return x.reshape(-1, n).T, x.shape[:-1]
 
 
@@ -37,8 +37,8 @@ def bias_offset(rnn: CTRNN) -> Float[Array, " n"] | None:
     c = product(jnp.linalg.pinv(A), rnn.bias)
     residual = jnp.linalg.norm(rnn.weights.matvec(c) - rnn.bias)
     tolerance = rnn.size * float(jnp.finfo(A.dtype).eps) ** 0.5 * jnp.linalg.norm(rnn.bias)
-    if not _checks.is_traced(residual) and residual > tolerance:
-        _checks.fail(
+    if not checks.is_traced(residual) and residual > tolerance:
+        checks.fail(
             "bias",
             "a vector in the range of A: otherwise the current form conserves no energy",
             f"a distance of {float(residual):.3g} from it",
@@ -108,11 +108,11 @@ def casimirs(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch k"]:
     """
     columns, batch = _columns(rnn, "x", x)
     if not rnn.weights.is_skew:
-        _checks.fail("rnn", "skew-symmetric weights", type(rnn.weights).__name__)
+        checks.fail("rnn", "skew-symmetric weights", type(rnn.weights).__name__)
     A = jax.lax.stop_gradient(rnn.weights.as_matrix())
     _, s, vh = jnp.linalg.svd(A)
     nullity = rnn.weights.nullity
-    if not _checks.is_traced(s):
+    if not checks.is_traced(s):
         s = np.asarray(s)
         nullity = int(np.sum(s <= rnn.size * np.finfo(s.dtype).eps * s.max(initial=0)))
     kernel = vh[rnn.size - nullity :]
@@ -136,7 +136,7 @@ def energy_drift(rnn: CTRNN, xs: ArrayLike) -> Float[Array, "*batch S"]:
     """
     E = _energy(rnn, "xs", xs)
     if E.ndim == 0 or E.shape[-1] == 0:
-        _checks.fail("xs", f"trajectories of shape (..., S, {rnn.size})", np.shape(xs))
+        checks.fail("xs", f"trajectories of shape (..., S, {rnn.size})", np.shape(xs))
     first = jnp.abs(E[..., :1])
     return (E - E[..., :1]) / jnp.where(first == 0, 1, first)
 
@@ -156,10 +156,10 @@ def drift_loss(rnn: CTRNN, xs: ArrayLike, kind: str = "rms") -> Float[Array, ""]
     Raises:
         TypeError, ValueError: for a wrong shape, dtype or kind.
     """
-    _checks.one_of("kind", kind, DRIFT_KINDS)
+    checks.one_of("kind", kind, DRIFT_KINDS)
     drift = energy_drift(rnn, xs)
     if drift.size == 0:
-        _checks.fail("xs", "at least one trajectory", f"shape {np.shape(xs)}")
+        checks.fail("xs", "at least one trajectory", f"shape {np.shape(xs)}")
     if kind == "max":
         return jnp.max(jnp.abs(drift))
     if kind == "mean":

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks
-from ._products import AbstractWeights
-from ._types import Array, Float, State, Vector
+from .._util import checks
+from .._util.types import Array, Float, State, Vector
 from .activations import AbstractActivation, Tanh
+from .products import AbstractWeights
 
 FORMS = ("rate", "current")
 
@@ -69,29 +69,29 @@ class CTRNN(eqx.Module):
         bias: Any = None,
         leak: Any = None,
     ):
-        self.weights = _checks.instance(
+        self.weights = checks.instance(
             "weights", weights, AbstractWeights, "weights such as DenseSkew(W)"
         )
-        self.activation = _checks.instance(
+        self.activation = checks.instance(
             "activation", activation, AbstractActivation, "an activation such as Tanh()"
         )
-        self.form = _checks.one_of("form", form, FORMS)
+        self.form = checks.one_of("form", form, FORMS)
         self.bias = None if bias is None else self._parameter("bias", bias, ndims=(1,))
         self.leak = None if leak is None else self._parameter("leak", leak, ndims=(0, 1))
-        if self.leak is not None and not _checks.is_traced(self.leak):
+        if self.leak is not None and not checks.is_traced(self.leak):
             smallest = float(np.min(np.asarray(self.leak)))
             if smallest < 0:
-                _checks.fail("leak", "values >= 0", smallest)
+                checks.fail("leak", "values >= 0", smallest)
 
     def _parameter(self, name: str, value: Any, ndims: tuple[int, ...]) -> Array:
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = jnp.asarray(value, self.weights.dtype)
         shape = f"({self.size},)" if 0 not in ndims else f"() or ({self.size},)"
-        array = _checks.float_array(name, value, shape, ndim=ndims)
+        array = checks.float_array(name, value, shape, ndim=ndims)
         if array.ndim and array.shape != (self.size,):
-            _checks.fail(name, f"shape {shape}", array.shape)
-        _checks.same_dtype(name, array, self.weights.dtype, "weights")
-        _checks.finite(name, array)
+            checks.fail(name, f"shape {shape}", array.shape)
+        checks.same_dtype(name, array, self.weights.dtype, "weights")
+        checks.finite(name, array)
         return array
 
     @property
@@ -134,7 +134,7 @@ class CTRNN(eqx.Module):
         if not jnp.ndim(x) or x.shape[0] != self.size:
             n = self.size
             states = f"one state ({n},) or a state in each column, ({n}, batch)"
-            _checks.fail("x", f"{states}; of rows pass x.T", f"shape {jnp.shape(x)}")
+            checks.fail("x", f"{states}; of rows pass x.T", f"shape {jnp.shape(x)}")
         velocity = self.activation(self.preactivation(x))
         if self.form == "current":
             velocity = self.weights.matvec(velocity)
@@ -149,23 +149,23 @@ class CTRNN(eqx.Module):
 
 def one_network(rnn: Any) -> CTRNN:
     """rnn, refused unless it is a single CTRNN of a dtype that JAX has now."""
-    _checks.instance("rnn", rnn, CTRNN, "a CTRNN")
+    checks.instance("rnn", rnn, CTRNN, "a CTRNN")
     ndim, n = rnn.weights.parameter_ndim, rnn.size
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(rnn.weights)] if ndim else []
     stacked = any(len(shape) > (ndim or 0) for shape in shapes)
     stacked = stacked or (rnn.bias is not None and rnn.bias.shape != (n,))
     if stacked or (rnn.leak is not None and rnn.leak.shape not in ((), (n,))):
         expected = "one network; map over an ensemble by eqx.filter_vmap or jax.vmap"
-        _checks.fail("rnn", expected, f"parameters with leading axes, weights {shapes}")
-    _checks.available("rnn", rnn.dtype)
+        checks.fail("rnn", expected, f"parameters with leading axes, weights {shapes}")
+    checks.available("rnn", rnn.dtype)
     return rnn
 
 
 def states_for(rnn: Any, x0: Any) -> Float[Array, "*batch n"]:
     """x0 as an array, refused unless rnn is a single CTRNN and x0 holds states of it."""
     one_network(rnn)
-    array = _checks.float_array("x0", x0, f"(..., {rnn.size})")
+    array = checks.float_array("x0", x0, f"(..., {rnn.size})")
     if array.shape[-1] != rnn.size:
-        _checks.fail("x0", f"shape (..., {rnn.size}), one value per neuron", array.shape)
-    _checks.same_dtype("x0", array, rnn.dtype, "the network")
+        checks.fail("x0", f"shape (..., {rnn.size}), one value per neuron", array.shape)
+    checks.same_dtype("x0", array, rnn.dtype, "the network")
     return array

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._types import Array, Float, State, matmul_precision
+from .._util.types import Array, Float, State, matmul_precision
 
 
 def product(a: Float[Array, "m n"], x: Float[Array, " n *batch"]) -> Float[Array, " m *batch"]:

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks
-from ._products import (
+from .._util import checks
+from .._util.types import Array, ArrayLike, Float, PRNGKeyArray, State
+from .products import (
     AbstractBipartite,
     AbstractTwoGroups,
     AbstractWeights,
@@ -23,18 +24,17 @@ from ._products import (
     SkewMatrix,
     product,
 )
-from ._size_rules import structure_pays
-from ._types import Array, ArrayLike, Float, PRNGKeyArray, State
+from .size_rules import structure_pays
 
 
 def _square(name: str, value, minimum: int) -> Array:
-    array = _checks.float_array(name, value, "(n, n)", ndim=(2,))
+    array = checks.float_array(name, value, "(n, n)", ndim=(2,))
     if array.shape[0] != array.shape[1]:
-        _checks.fail(name, "a square matrix of shape (n, n)", f"shape {array.shape}")
+        checks.fail(name, "a square matrix of shape (n, n)", f"shape {array.shape}")
     if array.shape[0] < minimum:
         reason = ": a 1 x 1 skew-symmetric matrix is zero" if minimum == 2 else ""
-        _checks.fail(name, f"at least {minimum} neuron{'s' * (minimum > 1)}{reason}", array.shape)
-    _checks.finite(name, array)
+        checks.fail(name, f"at least {minimum} neuron{'s' * (minimum > 1)}{reason}", array.shape)
+    checks.finite(name, array)
     return array
 
 
@@ -61,9 +61,9 @@ class DenseSkew(AbstractWeights):
     @classmethod
     def init(cls, key: PRNGKeyArray, n: int, *, scale: ArrayLike = 1.0, dtype=None) -> DenseSkew:
         """A_ij normal with standard deviation scale/√n; the largest omega is near 2 scale rad/s."""
-        _checks.prng_key("key", key)
-        n, dtype = _checks.integer("n", n, 2), _checks.float_dtype(dtype)
-        scale = _checks.positive("scale", scale, dtype)
+        checks.prng_key("key", key)
+        n, dtype = checks.integer("n", n, 2), checks.float_dtype(dtype)
+        scale = checks.positive("scale", scale, dtype)
         return cls(jax.random.normal(key, (n, n), dtype) * (scale / math.sqrt(2 * n)))
 
     @property
@@ -104,18 +104,18 @@ class BlockSkew(AbstractTwoGroups):
     parameter_ndim: ClassVar[int | None] = 1
 
     def __init__(self, omega):
-        self.omega = _checks.float_array("omega", omega, "(n/2,)", ndim=(1,))
+        self.omega = checks.float_array("omega", omega, "(n/2,)", ndim=(1,))
         if self.omega.size == 0:
-            _checks.fail("omega", "at least one angular frequency", f"shape {self.omega.shape}")
-        _checks.finite("omega", self.omega)
+            checks.fail("omega", "at least one angular frequency", f"shape {self.omega.shape}")
+        checks.finite("omega", self.omega)
 
     @classmethod
     def from_hz(cls, f) -> BlockSkew:
         """Blocks of frequencies f (n/2,) in Hz: omega = 2π f."""
-        f = _checks.float_array("f", f, "(n/2,)", ndim=(1,))
-        _checks.finite("f", f)
+        f = checks.float_array("f", f, "(n/2,)", ndim=(1,))
+        checks.finite("f", f)
         if f.size == 0:
-            _checks.fail("f", "at least one frequency", f"shape {f.shape}")
+            checks.fail("f", "at least one frequency", f"shape {f.shape}")
         return cls(2 * np.pi * f)
 
     @classmethod
@@ -123,13 +123,13 @@ class BlockSkew(AbstractTwoGroups):
         cls, key: PRNGKeyArray, n: int, *, low: ArrayLike = 0.5, high: ArrayLike = 2.0, dtype=None
     ) -> BlockSkew:
         """Omega uniform in [low, high) rad/s; n even."""
-        _checks.prng_key("key", key)
-        n, dtype = _checks.integer("n", n, 2), _checks.float_dtype(dtype)
+        checks.prng_key("key", key)
+        n, dtype = checks.integer("n", n, 2), checks.float_dtype(dtype)
         if n % 2:
-            _checks.fail("n", "an even number of neurons", n)
-        low, high = _checks.real("low", low, dtype), _checks.real("high", high, dtype)
-        if not (_checks.is_traced(low) or _checks.is_traced(high)) and low >= high:
-            _checks.fail("high", f"a number above low = {low}", high)
+            checks.fail("n", "an even number of neurons", n)
+        low, high = checks.real("low", low, dtype), checks.real("high", high, dtype)
+        if not (checks.is_traced(low) or checks.is_traced(high)) and low >= high:
+            checks.fail("high", f"a number above low = {low}", high)
         return cls(jax.random.uniform(key, (n // 2,), dtype, low, high))
 
     @property
@@ -186,22 +186,22 @@ class BipartiteSkew(AbstractBipartite):
     parameter_ndim: ClassVar[int | None] = 2
 
     def __init__(self, B):
-        self.B = _checks.float_array("B", B, "(p, q)", ndim=(2,))
+        self.B = checks.float_array("B", B, "(p, q)", ndim=(2,))
         if self.B.size == 0:
-            _checks.fail("B", "at least one neuron in each group", f"shape {self.B.shape}")
-        _checks.finite("B", self.B)
+            checks.fail("B", "at least one neuron in each group", f"shape {self.B.shape}")
+        checks.finite("B", self.B)
 
     @classmethod
     def init(
         cls, key: PRNGKeyArray, n: int, *, p: int | None = None, scale: ArrayLike = 1.0, dtype=None
     ) -> BipartiteSkew:
         """B_ij normal with standard deviation scale √(2/n); p = n // 2 unless given."""
-        _checks.prng_key("key", key)
-        n, dtype = _checks.integer("n", n, 2), _checks.float_dtype(dtype)
-        scale = _checks.positive("scale", scale, dtype)
-        p = n // 2 if p is None else _checks.integer("p", p, 1)
+        checks.prng_key("key", key)
+        n, dtype = checks.integer("n", n, 2), checks.float_dtype(dtype)
+        scale = checks.positive("scale", scale, dtype)
+        p = n // 2 if p is None else checks.integer("p", p, 1)
         if p >= n:
-            _checks.fail("p", f"a group smaller than n = {n}", p)
+            checks.fail("p", f"a group smaller than n = {n}", p)
         return cls(jax.random.normal(key, (p, n - p), dtype) * (scale * math.sqrt(2 / n)))
 
     def to_second(self, first: Array) -> Array:
@@ -228,15 +228,15 @@ class LowRankSkew(AbstractWeights):
     parameter_ndim: ClassVar[int | None] = 2
 
     def __init__(self, U, V):
-        self.U = _checks.float_array("U", U, "(n, r)", ndim=(2,))
-        self.V = _checks.float_array("V", V, "(n, r)", ndim=(2,))
+        self.U = checks.float_array("U", U, "(n, r)", ndim=(2,))
+        self.V = checks.float_array("V", V, "(n, r)", ndim=(2,))
         if self.U.shape != self.V.shape:
-            _checks.fail("V", f"the shape of U, {self.U.shape}", self.V.shape)
+            checks.fail("V", f"the shape of U, {self.U.shape}", self.V.shape)
         if self.U.shape[0] < 2 or self.U.shape[1] < 1:
-            _checks.fail("U", "at least 2 neurons and rank 1", f"shape {self.U.shape}")
-        _checks.same_dtype("V", self.V, self.U.dtype, "U")
-        _checks.finite("U", self.U)
-        _checks.finite("V", self.V)
+            checks.fail("U", "at least 2 neurons and rank 1", f"shape {self.U.shape}")
+        checks.same_dtype("V", self.V, self.U.dtype, "U")
+        checks.finite("U", self.U)
+        checks.finite("V", self.V)
 
     @classmethod
     def init(
@@ -249,10 +249,10 @@ class LowRankSkew(AbstractWeights):
         dtype=None,
     ) -> LowRankSkew:
         """A_ij of standard deviation scale/√n; rank r = max(1, n // 8) unless given."""
-        _checks.prng_key("key", key)
-        n, dtype = _checks.integer("n", n, 2), _checks.float_dtype(dtype)
-        scale = _checks.positive("scale", scale, dtype)
-        rank = max(1, n // 8) if rank is None else _checks.integer("rank", rank, 1)
+        checks.prng_key("key", key)
+        n, dtype = checks.integer("n", n, 2), checks.float_dtype(dtype)
+        scale = checks.positive("scale", scale, dtype)
+        rank = max(1, n // 8) if rank is None else checks.integer("rank", rank, 1)
         factor = (scale**2 / (2 * rank * n)) ** 0.25
         U, V = jax.random.normal(key, (2, n, rank), dtype) * factor
         return cls(U, V)
@@ -305,9 +305,9 @@ class DenseWeights(AbstractWeights):
     @classmethod
     def init(cls, key: PRNGKeyArray, n: int, *, scale: ArrayLike = 1.0, dtype=None) -> DenseWeights:
         """W_ij normal with standard deviation scale/√n: spectral radius near scale, in 1/s."""
-        _checks.prng_key("key", key)
-        n, dtype = _checks.integer("n", n, 1), _checks.float_dtype(dtype)
-        scale = _checks.positive("scale", scale, dtype)
+        checks.prng_key("key", key)
+        n, dtype = checks.integer("n", n, 1), checks.float_dtype(dtype)
+        scale = checks.positive("scale", scale, dtype)
         return cls(jax.random.normal(key, (n, n), dtype) * (scale / math.sqrt(n)))
 
     @property

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._fixed import finite, update_fold, within
-from ._segments import Carry, RunSegment, Segment, choose
-from ._stepping import is_implicit
-from ._types import Scalar
-from .model import CTRNN
-from .solvers._common import with_tolerances
+from .._network.model import CTRNN
+from .._util.types import Scalar
+from ..solvers._stepping import is_implicit
+from ..solvers.base import with_tolerances
+from .fixed import finite, update_fold, within
+from .segments import Carry, RunSegment, Segment, choose
 
 # Per trajectory and segment, for reverse mode: see diffrax.RecursiveCheckpointAdjoint.
 _CHECKPOINTS = 64

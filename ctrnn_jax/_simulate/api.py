@@ -12,18 +12,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from . import _checks
-from ._adaptive import SEGMENT_STEPS, adaptive_segments
-from ._fixed import fixed_step_segments, within
-from ._parts import over_blocks, over_devices
-from ._reversible import reversible_segment_steps, reversible_segments
-from ._segments import Carry, Progress, run_segments, square_root_segment, write
-from ._size_rules import block_size, saved_at_once
-from ._stepping import is_implicit, make_step
-from ._types import Array, ArrayLike, Float, Int, PyTree, Scalar
-from .invariants import energy
-from .model import CTRNN, states_for
-from .solvers import DiscreteGradient, Projected
+from .._network.invariants import energy
+from .._network.model import CTRNN, states_for
+from .._network.size_rules import block_size, saved_at_once
+from .._util import checks
+from .._util.types import Array, ArrayLike, Float, Int, PyTree, Scalar
+from ..solvers import DiscreteGradient, Projected
+from ..solvers._stepping import is_implicit, make_step
+from .adaptive import SEGMENT_STEPS, adaptive_segments
+from .fixed import fixed_step_segments, within
+from .parts import over_blocks, over_devices
+from .reversible import reversible_segment_steps, reversible_segments
+from .segments import Carry, Progress, run_segments, square_root_segment, write
 from .trajectory import Trajectory
 
 ADJOINTS = ("checkpointed", "direct", "reversible")
@@ -106,30 +106,30 @@ def simulate(
     """
     x0 = states_for(rnn, x0)
     if x0.size == 0:
-        _checks.fail("x0", "at least one initial state", f"shape {x0.shape}")
-    dt = _checks.number("dt", dt, x0.dtype, positive=True)
-    save_every = _checks.integer("save_every", save_every, 1)
-    num_steps = _checks.integer("num_steps", num_steps, 1)
+        checks.fail("x0", "at least one initial state", f"shape {x0.shape}")
+    dt = checks.number("dt", dt, x0.dtype, positive=True)
+    save_every = checks.integer("save_every", save_every, 1)
+    num_steps = checks.integer("num_steps", num_steps, 1)
     if num_steps % save_every:
-        _checks.fail("num_steps", f"a multiple of save_every = {save_every}", num_steps)
+        checks.fail("num_steps", f"a multiple of save_every = {save_every}", num_steps)
     if num_steps > MAX_STEPS:
-        _checks.fail("num_steps", f"at most {MAX_STEPS}", num_steps)
+        checks.fail("num_steps", f"at most {MAX_STEPS}", num_steps)
     check_solver(solver)
     if isinstance(solver, DiscreteGradient | Projected) and rnn.is_conservative:
         energy(rnn, x0)  # refuses a bias for which there is no energy to keep
-    _checks.one_of("adjoint", adjoint, ADJOINTS)
+    checks.one_of("adjoint", adjoint, ADJOINTS)
     if adjoint == "reversible" and not hasattr(solver, "retrace"):
         expected = "one that can undo steps, such as PoissonSplitting, for adjoint='reversible'"
-        _checks.fail("solver", expected, type(solver).__name__)
+        checks.fail("solver", expected, type(solver).__name__)
     tolerances = _tolerances(solver, rtol, atol, x0.dtype)
     if observe is not None:
-        _checks.compiled_function("observe", observe)
+        checks.compiled_function("observe", observe)
     initial, update = (None, None) if fold is None else _fold_pair(fold)
-    _checks.flag("keep_states", keep_states)
+    checks.flag("keep_states", keep_states)
     if max_norm is not None:
-        max_norm = _checks.number("max_norm", max_norm, x0.dtype, positive=True)
+        max_norm = checks.number("max_norm", max_norm, x0.dtype, positive=True)
     if mesh is not None:
-        _checks.instance("mesh", mesh, Mesh, "a jax.sharding.Mesh such as batch_mesh()")
+        checks.instance("mesh", mesh, Mesh, "a jax.sharding.Mesh such as batch_mesh()")
     values = rnn, dt, solver, tolerances, initial, max_norm
     settings = {
         "observe": observe,
@@ -144,11 +144,11 @@ def simulate(
 def check_solver(solver: Any) -> None:
     """Refuse what is no solver of ordinary differential equations."""
     expected = "a diffrax solver such as diffrax.Tsit5()"
-    _checks.instance("solver", solver, diffrax.AbstractSolver, expected)
+    checks.instance("solver", solver, diffrax.AbstractSolver, expected)
     terms = solver.term_structure
     if not (isinstance(terms, type) and issubclass(diffrax.ODETerm, terms)):
         got = f"{type(solver).__name__}, which needs several terms"
-        _checks.fail("solver", "a solver of ordinary differential equations", got)
+        checks.fail("solver", "a solver of ordinary differential equations", got)
 
 
 def _tolerances(solver: Any, rtol: Any, atol: Any, dtype: Any) -> tuple[Scalar, Scalar] | None:
@@ -156,33 +156,33 @@ def _tolerances(solver: Any, rtol: Any, atol: Any, dtype: Any) -> tuple[Scalar, 
         return None
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         expected = "an adaptive solver where rtol or atol is given"
-        _checks.fail("solver", expected, type(solver).__name__)
+        checks.fail("solver", expected, type(solver).__name__)
     # One left out equals the other, but each is checked under its own name.
     both = [value for value in (rtol, atol) if value is not None]
     second: Any = None if atol is None else _tolerance("atol", atol, dtype)
     first = second if rtol is None else _tolerance("rtol", rtol, dtype)
     second = first if second is None else second
-    if not any(_checks.is_traced(value) or value > 0 for value in both):
-        _checks.fail("rtol", "a number > 0 where atol is 0", "0 for both")
+    if not any(checks.is_traced(value) or value > 0 for value in both):
+        checks.fail("rtol", "a number > 0 where atol is 0", "0 for both")
     # A component that rests at 0 has an error of 0, which is within any tolerance: not 0/0.
     return first, jnp.maximum(second, jnp.asarray(jnp.finfo(dtype).tiny, dtype))
 
 
 def _tolerance(name: str, value: Any, dtype: Any) -> Scalar:
-    tolerance = _checks.real(name, value, dtype)
-    if not _checks.is_traced(value) and not value >= 0:
-        _checks.fail(name, "a finite number >= 0", value)
+    tolerance = checks.real(name, value, dtype)
+    if not checks.is_traced(value) and not value >= 0:
+        checks.fail(name, "a finite number >= 0", value)
     return tolerance
 
 
 def _fold_pair(fold: Any) -> tuple[Any, Callable]:
     if not isinstance(fold, tuple) or len(fold) != 2:
-        _checks.fail("fold", "a pair (init, update)", type(fold).__name__, TypeError)
+        checks.fail("fold", "a pair (init, update)", type(fold).__name__, TypeError)
     init, update = fold
     expected = "a function update(carry, t, x) as its second part"
-    _checks.compiled_function("fold", update, expected)
+    checks.compiled_function("fold", update, expected)
     if callable(init):
-        _checks.compiled_function("fold", init, "a PyTree or a function as its first part")
+        checks.compiled_function("fold", init, "a PyTree or a function as its first part")
     # Python numbers as weakly typed arrays: another value is not another compilation.
     return init if callable(init) else jax.tree.map(jnp.asarray, init), update
 
@@ -201,7 +201,7 @@ def _initial_fold(init: Any, update: Callable, dt: Scalar, x: Float[Array, "n ba
     new_leaves, new_structure = jax.tree.flatten(after_one(carry))
     if structure != new_structure:
         got = f"{new_structure} for {structure}"
-        _checks.fail("fold", "an update that returns a carry of the structure of init", got)
+        checks.fail("fold", "an update that returns a carry of the structure of init", got)
     # A Python number has no dtype of its own: 0 may become a float.
     dtypes = [b.dtype if a.weak_type else a.dtype for a, b in zip(leaves, new_leaves, strict=True)]
     kept = [jax.ShapeDtypeStruct(a.shape, d) for a, d in zip(leaves, dtypes, strict=True)]
@@ -209,7 +209,7 @@ def _initial_fold(init: Any, update: Callable, dt: Scalar, x: Float[Array, "n ba
     for a, b in zip(kept, again, strict=True):
         if (a.shape, a.dtype) != (b.shape, b.dtype):
             expected = f"an update that keeps {a.dtype} of shape {a.shape}"
-            _checks.fail("fold", expected, f"{b.dtype} of shape {b.shape}")
+            checks.fail("fold", expected, f"{b.dtype} of shape {b.shape}")
     rows = jax.tree.leaves(jax.vmap(first, in_axes=1, axis_size=x.shape[1])(x))
     return structure.unflatten([jnp.asarray(r, d) for r, d in zip(rows, dtypes, strict=True)])
 
@@ -219,7 +219,7 @@ def _progress_meter(progress: Any, num_steps: int) -> diffrax.AbstractProgressMe
         return progress
     if not isinstance(progress, bool):
         expected = "True, False or a diffrax progress meter"
-        _checks.fail("progress", expected, repr(progress), TypeError)
+        checks.fail("progress", expected, repr(progress), TypeError)
     if not progress:
         return _NO_METER
     # It is called once a segment; about a hundred updates are enough for any run.

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._segments import Carry, RunSegment, Segment, choose
-from ._stepping import Step
-from ._types import Array, Bool, Scalar, State, any_at_all
+from .._util.types import Array, Bool, Scalar, State, any_at_all
+from ..solvers._stepping import Step
+from .segments import Carry, RunSegment, Segment, choose
 
 
 def finite(x: State) -> Bool[Array, " batch"]:

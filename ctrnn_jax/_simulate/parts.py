@@ -14,9 +14,9 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from . import _checks
-from ._segments import Progress, near_divisor
-from ._types import Array, Float, PyTree
+from .._util import checks
+from .._util.types import Array, Float, PyTree
+from .segments import Progress, near_divisor
 
 Rows = Float[Array, "batch n"]
 
@@ -36,9 +36,9 @@ def batch_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """
     found = jax.devices() if devices is None else list(devices)
     if not found:
-        _checks.fail("devices", "at least one device", "none")
+        checks.fail("devices", "at least one device", "none")
     for device in found:
-        _checks.instance("devices", device, jax.Device, "devices as jax.devices() has them")
+        checks.instance("devices", device, jax.Device, "devices as jax.devices() has them")
     return Mesh(np.array(found), ("batch",))
 
 

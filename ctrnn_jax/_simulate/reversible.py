@@ -24,12 +24,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._fixed import fixed_step_segments
-from ._segments import Carry, Progress, RunSegment, Segment, run_segments, write
-from ._stepping import make_step
-from ._types import Array, Bool, Scalar, State, any_at_all
-from .model import CTRNN
-from .solvers._common import Retraced
+from .._network.model import CTRNN
+from .._util.types import Array, Bool, Scalar, State, any_at_all
+from ..solvers._stepping import make_step
+from ..solvers.base import Retraced
+from .fixed import fixed_step_segments
+from .segments import Carry, Progress, RunSegment, Segment, run_segments, write
 
 # Steps between two anchors: many, for the memory of long runs; few, for chaotic networks to be
 # retraced. At a Lyapunov exponent of 0.1/s and steps of 0.05 s rounding grows by e^6.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._types import Array, Bool, Int, PyTree, Scalar, State
+from .._util.types import Array, Bool, Int, PyTree, Scalar, State
 
 
 class Carry(NamedTuple):

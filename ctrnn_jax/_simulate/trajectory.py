@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import equinox as eqx
 
-from ._types import Array, Float, Int, PyTree
+from .._util.types import Array, Float, Int, PyTree
 
 
 class Trajectory(eqx.Module):

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from . import _checks
-from ._types import Array, PyTree
+from .._util import checks
+from .._util.types import Array, PyTree
 
 CAPACITY = 1000  # steps that a chunk has room for
 PATIENCE_SHARE = 1e-3  # of the loss: what counts as an improvement
@@ -144,7 +144,7 @@ def _scalar(value: Any) -> Array:
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         shape = getattr(value, "shape", None)
         got = type(value).__name__ if shape is None else f"{value.dtype} of shape {shape}"
-        _checks.fail("loss", "a floating-point scalar to be returned", got, TypeError)
+        checks.fail("loss", "a floating-point scalar to be returned", got, TypeError)
     return value
 
 

@@ -22,10 +22,11 @@ import numpy as np
 import optax
 from jax.tree_util import keystr
 
-from . import _checks, _descent
-from ._descent import CALLBACK, RUNNING, Task, chunk, initial
-from ._types import Array, Float, Int, PyTree
-from .io import load, register, save
+from .._files.models import load, register, save
+from .._util import checks
+from .._util.types import Array, Float, Int, PyTree
+from . import descent
+from .descent import CALLBACK, RUNNING, Task, chunk, initial
 
 # What the host does between two chunks costs about a millisecond, and Ctrl-C waits for their end.
 CHUNK_SECONDS = 0.5
@@ -142,26 +143,26 @@ def fit(
         >>> oscillator, history = ct.fit(oscillator, loss, steps=300, target_loss=1e-4)
         >>> history.best_loss
     """
-    steps = _checks.integer("steps", steps, 1)
+    steps = checks.integer("steps", steps, 1)
     model, params, frozen, static = _parts(model)
     takes_key = _takes_key(loss, key, batch_size)
     optimizer = _adam() if optimizer is None else optimizer
     expected = "an optax optimizer such as optax.adam(1e-2)"
-    _checks.instance("optimizer", optimizer, optax.GradientTransformation, expected)
+    checks.instance("optimizer", optimizer, optax.GradientTransformation, expected)
     _check_update(optimizer, params)
     data, members, batch_size = _sizes((params, frozen), data, ensemble, batch_size)
     limits = (
-        None if clip_norm is None else float(_checks.positive("clip_norm", clip_norm)),
-        None if target_loss is None else float(_checks.real("target_loss", target_loss)),
-        None if patience is None else _checks.integer("patience", patience, 1),
+        None if clip_norm is None else float(checks.positive("clip_norm", clip_norm)),
+        None if target_loss is None else float(checks.real("target_loss", target_loss)),
+        None if patience is None else checks.integer("patience", patience, 1),
     )
     if not isinstance(callbacks, list | tuple):
-        _checks.fail("callbacks", "a list of functions", type(callbacks).__name__, TypeError)
+        checks.fail("callbacks", "a list of functions", type(callbacks).__name__, TypeError)
     for callback in callbacks:
-        _checks.function("callbacks", callback, "a list of functions")
+        checks.function("callbacks", callback, "a list of functions")
     every = max(1, steps // 20) if callback_every is None else callback_every
-    every = _checks.integer("callback_every", every, 1)
-    _checks.flag("progress", progress)
+    every = checks.integer("callback_every", every, 1)
+    checks.flag("progress", progress)
 
     settings = (members, batch_size, takes_key, *limits)
     keys = key if members is None or key is None else jax.random.split(key, members)
@@ -169,11 +170,11 @@ def fit(
     if checkpoint is not None:
         run.open(checkpoint, [model, data, key, *map(repr, settings)])
         if run.step > steps:
-            _checks.fail("steps", f"at least the {run.step} of the checkpoint", steps)
+            checks.fail("steps", f"at least the {run.step} of the checkpoint", steps)
     length = 1
     with progress_bar(progress, steps, run.step) as bar:
         while run.step < steps and not run.ended:
-            count = min(length, _descent.CAPACITY, steps - run.step)
+            count = min(length, descent.CAPACITY, steps - run.step)
             if callbacks:
                 count = min(count, every - run.step % every)
             began = time.perf_counter()
@@ -213,13 +214,13 @@ def _check_update(optimizer: optax.GradientTransformation, params: PyTree) -> No
         if "required keyword-only argument" not in str(error):
             raise
         expected = "an optax optimizer that needs no more than loss and gradient: no line search"
-        _checks.fail("optimizer", expected, str(error), TypeError)
+        checks.fail("optimizer", expected, str(error), TypeError)
 
 
 def _parts(model: Any) -> tuple[Any, PyTree, PyTree, PyTree]:
     """The model, what is trained of it, its other arrays, and all else."""
-    if any(map(_checks.is_traced, jax.tree.leaves(model))):
-        _checks.fail("model", "known values: fit outside jit, vmap, grad", "a tracer", TypeError)
+    if any(map(checks.is_traced, jax.tree.leaves(model))):
+        checks.fail("model", "known values: fit outside jit, vmap, grad", "a tracer", TypeError)
     model = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, model)
     marks = getattr(model, "trainable", True)
 
@@ -229,19 +230,19 @@ def _parts(model: Any) -> tuple[Any, PyTree, PyTree, PyTree]:
     try:
         params, rest = eqx.partition(model, jax.tree.map(free, marks, model))
     except (TypeError, ValueError):
-        _checks.fail("model", "model.trainable to be a PyTree of bools that fits it", repr(marks))
+        checks.fail("model", "model.trainable to be a PyTree of bools that fits it", repr(marks))
     if not jax.tree.leaves(params):
-        _checks.fail("model", "floating-point arrays to train", f"{type(model).__name__} without")
+        checks.fail("model", "floating-point arrays to train", f"{type(model).__name__} without")
     return model, params, *eqx.partition(rest, eqx.is_array)
 
 
 def _takes_key(loss: Any, key: Any, batch_size: Any) -> bool:
-    takes = "key" in inspect.signature(_checks.function("loss", loss)).parameters
+    takes = "key" in inspect.signature(checks.function("loss", loss)).parameters
     if key is not None:
-        _checks.prng_key("key", key)
+        checks.prng_key("key", key)
     elif takes or batch_size is not None:
         needs = "loss has a parameter key" if takes else "batch_size is given"
-        _checks.fail("key", f"a PRNG key, as {needs}", "None", TypeError)
+        checks.fail("key", f"a PRNG key, as {needs}", "None", TypeError)
     return takes
 
 
@@ -252,23 +253,23 @@ def _sizes(
     try:
         data = jax.tree.map(jnp.asarray, data)
     except (TypeError, ValueError):
-        _checks.fail("data", "a PyTree of arrays", type(data).__name__, TypeError)
+        checks.fail("data", "a PyTree of arrays", type(data).__name__, TypeError)
     shapes = [leaf.shape for leaf in jax.tree.leaves((arrays, data))]
     members = None
-    if _checks.flag("ensemble", ensemble):
+    if checks.flag("ensemble", ensemble):
         if len({shape[:1] for shape in shapes}) > 1 or shapes[0][:1] in ((), (0,)):
             expected = "one leading axis of members in all arrays of model and data"
-            _checks.fail("ensemble", expected, f"shapes {shapes}")
+            checks.fail("ensemble", expected, f"shapes {shapes}")
         members = shapes[0][0]
     if batch_size is not None:
-        batch_size = _checks.integer("batch_size", batch_size, 1)
+        batch_size = checks.integer("batch_size", batch_size, 1)
         axis = 0 if members is None else 1
         sizes = {leaf.shape[axis : axis + 1] for leaf in jax.tree.leaves(data)}
         if len(sizes) != 1 or sizes == {()}:
             expected = "one axis of examples in all arrays, as batch_size is given"
-            _checks.fail("data", expected, f"sizes {sorted(sizes)}")
+            checks.fail("data", expected, f"sizes {sorted(sizes)}")
         if batch_size > (most := sum(*sizes)):
-            _checks.fail("batch_size", f"at most the {most} examples", batch_size)
+            checks.fail("batch_size", f"at most the {most} examples", batch_size)
     return data, members, batch_size
 
 
@@ -317,25 +318,25 @@ class _Run:
         """Write to `path` from now on, and go on from what is there."""
         expected = "the path of a file"
         if not isinstance(path, str | os.PathLike):
-            _checks.fail("checkpoint", expected, repr(path), TypeError)
+            checks.fail("checkpoint", expected, repr(path), TypeError)
         self.path = os.fspath(path)
         if not self.path or os.path.isdir(self.path):
             got = f"the folder {self.path!r}" if self.path else repr(self.path)
-            _checks.fail("checkpoint", expected, got)
+            checks.fail("checkpoint", expected, got)
         folder = os.path.dirname(self.path) or "."
         if not os.path.isdir(folder):
             expected = "a file in an existing folder"
-            _checks.fail("checkpoint", expected, repr(folder), FileNotFoundError)
+            checks.fail("checkpoint", expected, repr(folder), FileNotFoundError)
         self.fingerprint = _fingerprint(identity)
         if not os.path.exists(self.path):
             return
         found, mine = load(self.path), self.content()
         if not isinstance(found, dict) or found.keys() != mine.keys():
-            _checks.fail("checkpoint", "a file written by fit", f"{self.path} of another kind")
+            checks.fail("checkpoint", "a file written by fit", f"{self.path} of another kind")
         same = {"fingerprint": "model, data, key and settings", "layout": "kind of optimizer"}
         for part, what in same.items():
             if found[part] != mine[part]:
-                _checks.fail("checkpoint", f"a file of the same {what}", f"{self.path} of another")
+                checks.fail("checkpoint", f"a file of the same {what}", f"{self.path} of another")
         self.state = jax.tree.structure(self.state).unflatten(found["state"])
         self.step, self.log = found["step"], np.asarray(found["log"])
 

@@ -12,20 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from . import _checks
-from ._modes import for_form, half_spectrum, in_parts, oscillating, without_kernel
-from ._types import Array, Float
-from .activations import AbstractActivation, HardTanh, Linear, Tanh
+from .._analysis.orbits import orbit_frequency, period
+from .._analysis.spectra import dominant_frequency
+from .._network.activations import AbstractActivation, HardTanh, Linear, Tanh
+from .._network.model import CTRNN, FORMS
+from .._network.weights import DenseSkew
+from .._simulate.api import simulate
+from .._util import checks
+from .._util.types import Array, Float
+from ..losses import frequency_loss
+from ..solvers import RK4
+from .fit import fit
 from .frequency_report import FrequencyReport, measure
-from .losses import frequency_loss
-from .model import CTRNN, FORMS
-from .orbits import orbit_frequency, period
+from .modes import for_form, half_spectrum, in_parts, oscillating, without_kernel
 from .oscillator import Oscillator
-from .simulate import simulate
-from .solvers import RK4
-from .spectra import dominant_frequency
-from .train import fit
-from .weights import DenseSkew
 
 # All is done in units of the target's period, where one loss serves all targets, and with the
 # pre-activations z = A x, in which both forms are z' = A σ(z).
@@ -86,19 +86,19 @@ def fit_frequency(
         >>> oscillator, report = ct.fit_frequency(3.2, neurons=8, key=jax.random.key(0))
         >>> y = oscillator.generate(0.01, 1000)
     """
-    dtype = _checks.float_dtype(dtype)
-    target = _checks.positive_array("target_hz", target_hz, dtype, (0, 1))
+    dtype = checks.float_dtype(dtype)
+    target = checks.positive_array("target_hz", target_hz, dtype, (0, 1))
     if target.size == 0:
-        _checks.fail("target_hz", "at least one frequency", f"shape {target.shape}")
-    neurons = _checks.integer("neurons", neurons, 2)
+        checks.fail("target_hz", "at least one frequency", f"shape {target.shape}")
+    neurons = checks.integer("neurons", neurons, 2)
     oscillating(activation)
-    _checks.one_of("form", form, FORMS)
-    size = _checks.positive_array("amplitude", amplitude, dtype, (0, 1))
+    checks.one_of("form", form, FORMS)
+    size = checks.positive_array("amplitude", amplitude, dtype, (0, 1))
     if size.ndim and size.shape != target.shape:
-        _checks.fail("amplitude", f"a scalar or shape {target.shape} as target_hz", size.shape)
-    scale = _checks.positive_float("scale", scale)
-    steps = _checks.integer("steps", steps, 0)
-    key = _checks.prng_key("key", jax.random.key(0) if key is None else key)
+        checks.fail("amplitude", f"a scalar or shape {target.shape} as target_hz", size.shape)
+    scale = checks.positive_float("scale", scale)
+    steps = checks.integer("steps", steps, 0)
+    key = checks.prng_key("key", jax.random.key(0) if key is None else key)
 
     targets = jnp.atleast_1d(target)
     sizes = jnp.broadcast_to(size, target.shape).reshape(-1)

@@ -13,12 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from . import _checks
-from ._modes import for_form, half_spectrum, mode_frequencies, oscillating, with_spectrum
-from ._types import Array
-from .activations import AbstractActivation, Tanh
-from .harmonics import Harmonics, harmonic_regression, signal_samples, standardised
-from .model import CTRNN, FORMS
+from .._analysis.harmonics import Harmonics, harmonic_regression, signal_samples, standardised
+from .._network.activations import AbstractActivation, Tanh
+from .._network.model import CTRNN, FORMS
+from .._network.weights import DenseSkew
+from .._simulate.api import simulate
+from .._util import checks
+from .._util.types import Array
+from .fit import progress_bar
+from .modes import for_form, half_spectrum, mode_frequencies, oscillating, with_spectrum
 from .oscillator import Oscillator
 from .signal_report import (
     Baselines,
@@ -29,9 +32,6 @@ from .signal_report import (
     nrmse,
     num_parameters,
 )
-from .simulate import simulate
-from .train import progress_bar
-from .weights import DenseSkew
 
 _TINY = 1e-5  # rms of the pre-activations where tanh is linear to 1e-11
 _LARGE = 0.5
@@ -106,22 +106,22 @@ def fit_signal(
     """
     samples = signal_samples("signal", signal, "(S,) or (S, channels)", (1, 2), 32)
     samples = samples.reshape(len(samples), -1)
-    interval = _checks.positive_float("dt", dt)
-    n = _checks.integer("neurons", neurons, 2)
+    interval = checks.positive_float("dt", dt)
+    n = checks.integer("neurons", neurons, 2)
     oscillating(activation)
-    _checks.one_of("form", form, FORMS)
-    hold_out = float(_checks.real("hold_out", hold_out))
+    checks.one_of("form", form, FORMS)
+    hold_out = float(checks.real("hold_out", hold_out))
     if not 0 <= hold_out <= 0.9:
-        _checks.fail("hold_out", "a share from 0 to 0.9", hold_out)
-    steps = _checks.integer("steps", steps, 0)
-    key = _checks.prng_key("key", jax.random.key(0) if key is None else key)
-    dtype = _checks.float_dtype(dtype)
+        checks.fail("hold_out", "a share from 0 to 0.9", hold_out)
+    steps = checks.integer("steps", steps, 0)
+    key = checks.prng_key("key", jax.random.key(0) if key is None else key)
+    dtype = checks.float_dtype(dtype)
     size = len(samples) - round(hold_out * len(samples))
     if size < 24:
-        _checks.fail("hold_out", "at least 24 samples left to train on", f"{size}")
+        checks.fail("hold_out", "at least 24 samples left to train on", f"{size}")
     known, mean, deviation, _ = standardised(samples[:size], np.asarray(signal).dtype)
     if not np.any(known):
-        _checks.fail("signal", "samples that vary", "constant ones")
+        checks.fail("signal", "samples that vary", "constant ones")
     y = np.concatenate([known, (samples[size:] - mean) / deviation])
     task = _Task(interval, n, activation, steps, key, dtype)
     baselines = Baselines(y[:size], interval, _most_lines(n, y.shape[1]))

@@ -11,8 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks
-from ._modes import (
+from .._network.activations import AbstractActivation, Tanh
+from .._network.model import CTRNN, FORMS
+from .._network.weights import DenseSkew
+from .._simulate.api import simulate
+from .._util import checks
+from .._util.types import Array
+from .frequency_report import FrequencyReport, measure
+from .modes import (
     for_form,
     half_spectrum,
     hann,
@@ -21,13 +27,7 @@ from ._modes import (
     oscillating,
     with_spectrum,
 )
-from ._types import Array
-from .activations import AbstractActivation, Tanh
-from .frequency_report import FrequencyReport, measure
-from .model import CTRNN, FORMS
 from .oscillator import Oscillator
-from .simulate import simulate
-from .weights import DenseSkew
 
 _ROUNDS = 6
 _PER_PERIOD = 32  # of the highest line
@@ -84,34 +84,34 @@ def fit_spectrum(
         >>> chord = jnp.array([261.6, 329.6, 392.0])
         >>> oscillator, report = ct.fit_spectrum(chord, key=jax.random.key(0))
     """
-    dtype = _checks.float_dtype(dtype)
-    target = _checks.positive_array("target_hz", target_hz, dtype, (1, 2))
+    dtype = checks.float_dtype(dtype)
+    target = checks.positive_array("target_hz", target_hz, dtype, (1, 2))
     lines = target.shape[-1]
     if target.size == 0:
-        _checks.fail("target_hz", "at least one frequency", f"shape {target.shape}")
-    neurons = _checks.integer("neurons", neurons, 2)
+        checks.fail("target_hz", "at least one frequency", f"shape {target.shape}")
+    neurons = checks.integer("neurons", neurons, 2)
     if lines > neurons // 2:
-        _checks.fail("target_hz", f"at most neurons // 2 = {neurons // 2} lines", lines)
+        checks.fail("target_hz", f"at most neurons // 2 = {neurons // 2} lines", lines)
     # Of the highest line; the first is the lowest line's distance from 0 Hz, the constant.
     ascending = np.sort(np.asarray(target, float), axis=-1)
     apart = np.diff(ascending / ascending[..., -1:], prepend=0, axis=-1)
     if np.any(apart < _CLOSEST):
         got = f"{target.tolist()} with {apart.min():.2g}"
-        _checks.fail(
+        checks.fail(
             "target_hz", f"lines {_CLOSEST:g} of the highest apart and from 0, or more", got
         )
     powers = jnp.ones_like(target)
     if target_power is not None:
-        powers = _checks.positive_array("target_power", target_power, dtype)
+        powers = checks.positive_array("target_power", target_power, dtype)
         if powers.shape != target.shape:
-            _checks.fail("target_power", f"shape {target.shape}, as target_hz", powers.shape)
+            checks.fail("target_power", f"shape {target.shape}, as target_hz", powers.shape)
     oscillating(activation)
-    _checks.one_of("form", form, FORMS)
-    size = _checks.positive_array("amplitude", amplitude, dtype, (0, 1))
+    checks.one_of("form", form, FORMS)
+    size = checks.positive_array("amplitude", amplitude, dtype, (0, 1))
     if size.ndim and size.shape != target.shape[:-1]:
-        _checks.fail("amplitude", f"a scalar or shape {target.shape[:-1]}", size.shape)
-    scale = _checks.positive_float("scale", scale)
-    key = _checks.prng_key("key", jax.random.key(0) if key is None else key)
+        checks.fail("amplitude", f"a scalar or shape {target.shape[:-1]}", size.shape)
+    scale = checks.positive_float("scale", scale)
+    key = checks.prng_key("key", jax.random.key(0) if key is None else key)
 
     rows, powers = target.reshape(-1, lines), powers.reshape(-1, lines)
     sizes = jnp.broadcast_to(size, rows.shape[:1])

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks
-from ._types import Array, Bool, Float
-from .harmonics import harmonic_regression
-from .invariants import energy
-from .io import register
+from .._analysis.harmonics import harmonic_regression
+from .._analysis.spectra import dominant_frequency
+from .._files.models import register
+from .._network.invariants import energy
+from .._simulate.api import simulate
+from .._util import checks
+from .._util.types import Array, Bool, Float
 from .oscillator import Oscillator
-from .simulate import simulate
-from .spectra import dominant_frequency
 
 _PERIODS = 64
 _PER_PERIOD = 16
@@ -54,7 +54,7 @@ class FrequencyReport(eqx.Module):
         Of several lines each must also be nearer to its target than a tenth of the distance to the
         neighbouring target.
         """
-        within = self.error <= _checks.positive_float("tolerance", tolerance)
+        within = self.error <= checks.positive_float("tolerance", tolerance)
         if self.error.ndim == self.closed.ndim:
             return within
         return jnp.all(within & (self._missed() <= 0.1), axis=-1)

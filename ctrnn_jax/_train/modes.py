@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks
-from ._types import Array, ArrayLike, PyTree
-from .activations import AbstractActivation
-from .model import CTRNN
+from .._network.activations import AbstractActivation
+from .._network.model import CTRNN
+from .._network.weights import DenseSkew
+from .._util import checks
+from .._util.types import Array, ArrayLike, PyTree
 from .oscillator import Oscillator
-from .weights import DenseSkew
 
 
 def half_spectrum(A: Array) -> tuple[Array, Array]:
@@ -76,11 +76,11 @@ def for_form(rnn: CTRNN, z: Array, readout: Array, speed: Array, form: str) -> O
 
 def oscillating(activation: Any) -> AbstractActivation:
     """An activation around whose 0 a network oscillates."""
-    _checks.instance("activation", activation, AbstractActivation, "one such as Tanh()")
+    checks.instance("activation", activation, AbstractActivation, "one such as Tanh()")
     slope = float(activation.derivative(jnp.zeros(())))
     if not (activation.odd and slope > 0):
         name = type(activation).__name__
-        _checks.fail("activation", "an odd one that rises at 0, such as Tanh()", name)
+        checks.fail("activation", "an odd one that rises at 0, such as Tanh()", name)
     return activation
 
 

@@ -11,12 +11,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from . import _checks
-from ._types import Array, ArrayLike, Float, matmul_precision
-from .io import register
-from .model import CTRNN, states_for
-from .simulate import simulate
-from .solvers import PoissonSplitting, Projected
+from .._files.models import register
+from .._network.model import CTRNN, states_for
+from .._simulate.api import simulate
+from .._util import checks
+from .._util.types import Array, ArrayLike, Float, matmul_precision
+from ..solvers import PoissonSplitting, Projected
 
 PARTS = ("weights", "activation", "bias", "leak", "x0", "readout", "offset")
 
@@ -68,24 +68,24 @@ class Oscillator(eqx.Module):
         self.x0 = states_for(rnn, x0)
         n = rnn.size
         if self.x0.ndim != 1:
-            _checks.fail("x0", f"one initial state, shape ({n},)", self.x0.shape)
+            checks.fail("x0", f"one initial state, shape ({n},)", self.x0.shape)
         self.rnn = rnn
-        self.readout = _checks.float_array("readout", readout, f"(channels, {n})", (2,))
+        self.readout = checks.float_array("readout", readout, f"(channels, {n})", (2,))
         if self.readout.shape[1] != n or self.readout.shape[0] < 1:
-            _checks.fail("readout", f"shape (channels, {n})", self.readout.shape)
-        _checks.same_dtype("readout", self.readout, rnn.dtype, "the network")
+            checks.fail("readout", f"shape (channels, {n})", self.readout.shape)
+        checks.same_dtype("readout", self.readout, rnn.dtype, "the network")
         if isinstance(frozen, str):
-            _checks.fail("frozen", "a list of names", repr(frozen), TypeError)
-        self.frozen = tuple(_checks.one_of("frozen", name, PARTS) for name in frozen)
+            checks.fail("frozen", "a list of names", repr(frozen), TypeError)
+        self.frozen = tuple(checks.one_of("frozen", name, PARTS) for name in frozen)
         self.offset = None
         if offset is not None:
-            self.offset = _checks.float_array("offset", offset, "(channels,)", (1,))
+            self.offset = checks.float_array("offset", offset, "(channels,)", (1,))
             if self.offset.shape != self.readout.shape[:1]:
-                _checks.fail("offset", f"shape {self.readout.shape[:1]}", self.offset.shape)
-            _checks.same_dtype("offset", self.offset, rnn.dtype, "the network")
+                checks.fail("offset", f"shape {self.readout.shape[:1]}", self.offset.shape)
+            checks.same_dtype("offset", self.offset, rnn.dtype, "the network")
         self.max_step = None
         if max_step is not None:
-            self.max_step = _checks.positive_float("max_step", max_step)
+            self.max_step = checks.positive_float("max_step", max_step)
 
     @property
     def trainable(self) -> Any:
@@ -146,9 +146,9 @@ class Oscillator(eqx.Module):
             self.rnn,
             self.x0,
             dt=dt,
-            num_steps=_checks.integer("num_steps", num_steps, 1) * parts,
+            num_steps=checks.integer("num_steps", num_steps, 1) * parts,
             solver=solver,
-            save_every=_checks.integer("save_every", save_every, 1) * parts,
+            save_every=checks.integer("save_every", save_every, 1) * parts,
             adjoint=adjoint,
         )
         assert run.xs is not None
@@ -161,11 +161,11 @@ class Oscillator(eqx.Module):
 
     def _divided(self, dt: Any) -> tuple[Array, int]:
         """A time step of at most `max_step`, and how many of them make dt."""
-        step = _checks.positive("dt", dt, self.x0.dtype)
+        step = checks.positive("dt", dt, self.x0.dtype)
         if self.max_step is None:
             return step, 1
-        if _checks.is_traced(dt):
-            _checks.fail("dt", "a number known beforehand, as max_step is set", "a traced one")
+        if checks.is_traced(dt):
+            checks.fail("dt", "a number known beforehand, as max_step is set", "a traced one")
         # Not of `step`, which is traced under jit even where its value is known.
         parts = max(1, math.ceil(float(dt) / self.max_step * (1 - 1e-6)))
         return step / parts, parts

@@ -10,9 +10,9 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from ._types import Array, Float
-from .harmonics import autoregression, harmonic_regression
-from .io import register
+from .._analysis.harmonics import autoregression, harmonic_regression
+from .._files.models import register
+from .._util.types import Array, Float
 from .oscillator import Oscillator
 
 _NOTHING = "No samples were held out: nothing is known of what follows."

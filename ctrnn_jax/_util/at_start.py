@@ -1,6 +1,6 @@
 """Ctrl-C while the command is still loading ends it without a traceback.
 
-`_output.interruptible` takes over once it works. In any other process nothing is changed.
+`writing.interruptible` takes over once it works. In any other process nothing is changed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import FrameType
 def _is_command() -> bool:
     """Whether this process is `ctrnn`, or `python -m ctrnn_jax`."""
     if sys.argv[:1] == ["-m"]:  # what stands for the module until it is found
-        return sys.orig_argv[-len(sys.argv)] == __package__
+        return sys.orig_argv[-len(sys.argv)] == "ctrnn_jax"
     return os.path.basename("".join(sys.argv[:1])) in ("ctrnn", "ctrnn.exe")
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import _checks
-from .._types import Array, Float
-from ..trajectory import Trajectory
+from .._simulate.trajectory import Trajectory
+from .._util import checks
+from .._util.types import Array, Float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,4 +84,4 @@ def needs_float64() -> None:
     """The bounds of the verdicts are those of float64."""
     if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         switch = 'jax.config.update("jax_enable_x64", True)'
-        _checks.fail("jax_enable_x64", f"float64 for the experiments: call {switch}", "float32")
+        checks.fail("jax_enable_x64", f"float64 for the experiments: call {switch}", "float32")

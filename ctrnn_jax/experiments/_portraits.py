@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..trajectory import Trajectory
+from .._simulate.trajectory import Trajectory
 
 
 def portraits(panels: list[list[tuple[str, list[Trajectory]]]]) -> Any:

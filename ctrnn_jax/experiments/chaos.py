@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..lyapunov import lyapunov_spectrum
-from ..model import CTRNN
-from ..orbits import period
-from ..simulate import simulate
+from .._analysis.lyapunov import lyapunov_spectrum
+from .._analysis.orbits import period
+from .._network.model import CTRNN
+from .._network.weights import DenseSkew
+from .._simulate.api import simulate
 from ..solvers import PoissonSplitting
-from ..weights import DenseSkew
 from ._common import Verdict, at_least, at_most, needs_float64, spread, states
 
 CAPTION = (

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..activations import Arctan, Erf, HardTanh, Linear, Sin, Tanh
-from ..invariants import energy_drift
-from ..model import CTRNN
-from ..orbits import period
-from ..simulate import simulate
+from .._analysis.orbits import period
+from .._network.activations import Arctan, Erf, HardTanh, Linear, Sin, Tanh
+from .._network.invariants import energy_drift
+from .._network.model import CTRNN
+from .._network.weights import BlockSkew, DenseSkew
+from .._simulate.api import simulate
 from ..solvers import DiscreteGradient
-from ..weights import BlockSkew, DenseSkew
 from ._common import Verdict, at_most, needs_float64, states
 
 CAPTION = (

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..activations import HardTanh, Linear, Tanh
-from ..model import CTRNN
-from ..orbits import orbit_frequency, period
-from ..simulate import simulate
+from .._analysis.orbits import orbit_frequency, period
+from .._network.activations import HardTanh, Linear, Tanh
+from .._network.model import CTRNN
+from .._network.weights import BlockSkew, DenseSkew
+from .._simulate.api import simulate
+from .._simulate.trajectory import Trajectory
 from ..solvers import ExactLinear
-from ..trajectory import Trajectory
-from ..weights import BlockSkew, DenseSkew
 from ._common import Verdict, at_most, needs_float64, states
 from ._portraits import portraits
 

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ..activations import ReLU, Sigmoid, Tanh
-from ..invariants import energy, energy_drift
-from ..model import CTRNN
-from ..orbits import period
-from ..simulate import simulate
-from ..trajectory import Trajectory
-from ..weights import BlockSkew
+from .._analysis.orbits import period
+from .._network.activations import ReLU, Sigmoid, Tanh
+from .._network.invariants import energy, energy_drift
+from .._network.model import CTRNN
+from .._network.weights import BlockSkew
+from .._simulate.api import simulate
+from .._simulate.trajectory import Trajectory
 from ._common import Verdict, at_least, at_most, needs_float64, states
 from ._portraits import portraits
 

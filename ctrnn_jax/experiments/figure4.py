@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..activations import HardTanh, Linear, Tanh
-from ..model import CTRNN
-from ..orbits import orbit_frequency
-from ..simulate import simulate
-from ..spectra import dominant_frequency, power_spectrum
-from ..weights import BlockSkew
+from .._analysis.orbits import orbit_frequency
+from .._analysis.spectra import dominant_frequency, power_spectrum
+from .._network.activations import HardTanh, Linear, Tanh
+from .._network.model import CTRNN
+from .._network.weights import BlockSkew
+from .._simulate.api import simulate
 from ._common import Verdict, at_least, at_most, needs_float64, states
 
 CAPTION = (

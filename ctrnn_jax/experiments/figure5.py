@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..activations import Linear, Tanh
-from ..invariants import energy
-from ..model import CTRNN
-from ..simulate import simulate
-from ..spectra import power_spectrum
-from ..trajectory import Trajectory
-from ..weights import DenseSkew
+from .._analysis.spectra import power_spectrum
+from .._network.activations import Linear, Tanh
+from .._network.invariants import energy
+from .._network.model import CTRNN
+from .._network.weights import DenseSkew
+from .._simulate.api import simulate
+from .._simulate.trajectory import Trajectory
 from ._common import Verdict, at_least, at_most, needs_float64, spread, states
 
 CAPTION = (

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from .. import _checks
-from .._output import appearing_together, place_for
+from .._files.writing import appearing_together, place_for
+from .._util import checks
 from . import chaos, figure1, figure2, figure3, figure4, figure5
 from ._common import Verdict, needs_float64
 
@@ -74,7 +74,7 @@ def compute(
     place_for(Path(out))
     chosen = list(EXPERIMENTS) if figures is None else list(dict.fromkeys(map(str, figures)))
     for name in chosen:
-        _checks.one_of("figures", name, EXPERIMENTS)
+        checks.one_of("figures", name, EXPERIMENTS)
     configs = _configs(chosen, dict(changes or {}))
     needs_float64()
 
@@ -148,7 +148,7 @@ def _configs(chosen: list[str], changes: dict[str, str]) -> dict[str, Any]:
     for key, text in changes.items():
         if key not in known:
             names = [k for k in known if len(chosen) > 1 or "." not in k]
-            _checks.fail("changes", "one of " + ", ".join(names), repr(key))
+            checks.fail("changes", "one of " + ", ".join(names), repr(key))
         name, field = known[key]
         value = _value(key, text, typing.get_type_hints(type(configs[name]))[field])
         configs[name] = dataclasses.replace(configs[name], **{field: value})
@@ -159,11 +159,11 @@ def _value(key: str, text: str, kind: Any) -> Any:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        _checks.fail(f"changes {key}", _in_words(kind), repr(text))
+        checks.fail(f"changes {key}", _in_words(kind), repr(text))
     try:
         return _as_kind(value, kind)
     except TypeError:
-        _checks.fail(f"changes {key}", _in_words(kind), text)
+        checks.fail(f"changes {key}", _in_words(kind), text)
 
 
 def _as_kind(value: Any, kind: Any, signed: bool = False) -> Any:

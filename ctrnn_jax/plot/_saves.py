@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from . import _checks
-from .trajectory import Trajectory
+from .._simulate.trajectory import Trajectory
+from .._util import checks
 
 
 class Orbits:
@@ -19,12 +19,12 @@ class Orbits:
     """
 
     def __init__(self, trajectory: Any, saves: int, *, index: Any = None, at_most: Any = None):
-        _checks.instance("trajectory", trajectory, Trajectory, "a Trajectory, as of simulate")
+        checks.instance("trajectory", trajectory, Trajectory, "a Trajectory, as of simulate")
         if trajectory.xs is None:
-            _checks.fail("trajectory.xs", "states, as simulate(keep_states=True) keeps them", None)
+            checks.fail("trajectory.xs", "states, as simulate(keep_states=True) keeps them", None)
         size, self.n = trajectory.xs.shape[-2:]
         if size < saves:
-            _checks.fail("trajectory.xs", f"at least {saves} saves", size)
+            checks.fail("trajectory.xs", f"at least {saves} saves", size)
         xs = trajectory.xs.reshape(-1, size, self.n)
         if index is None:
             rows = np.linspace(0, len(xs) - 1, min(len(xs), at_most or len(xs))).astype(int)
@@ -42,7 +42,7 @@ class Orbits:
         self.cut = stopped | (self.last < size - 1)
         if (self.last < 0).all():
             got = f"{len(rows)} of {len(rows)} not finite from the start"
-            _checks.fail("trajectory.xs", "a trajectory with finite states", got)
+            checks.fail("trajectory.xs", "a trajectory with finite states", got)
         total = len(xs)
         every = f"all {total}" if len(rows) == total else f"{len(rows)} of {total}"
         one = f"trajectory {rows[0]} of {total}" if len(rows) == 1 else f"{every} trajectories"
@@ -50,9 +50,9 @@ class Orbits:
 
 
 def position(name: str, value: Any, size: int) -> int:
-    number = _checks.integer(name, value, 0)
+    number = checks.integer(name, value, 0)
     if number >= size:
-        _checks.fail(name, f"an index below {size}", number)
+        checks.fail(name, f"an index below {size}", number)
     return number
 
 

@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import AutoLocator, MaxNLocator, ScalarFormatter
 
-from . import _checks
+from .._util import checks
 
 # Viridis rises in lightness, so it survives grey print and colour blindness; what else is told
 # apart differs in shape or line style too.
-_CMAP = "viridis"
-_LINE = "#31688e"
-_STYLES = ("-", "--", "-.", ":")
+CMAP = "viridis"
+LINE = "#31688e"
+STYLES = ("-", "--", "-.", ":")
 _MARKERS = {
     "start": ("o", "black", 5.5),
     "end": ("*", "#1f5fff", 15),
@@ -25,7 +25,7 @@ _MARKERS = {
     "leaves the picture": ("s", "#e0201b", 6),
     "peak": ("v", "#e0201b", 9),
 }
-_POWER_RANGE = 1e10  # 100 dB: weaker parts of a spectrum are left below its picture
+POWER_RANGE = 1e10  # 100 dB: weaker parts of a spectrum are left below its picture
 
 
 class _Spaced(MaxNLocator):
@@ -53,11 +53,11 @@ class _Spaced(MaxNLocator):
         return ticks
 
 
-def _axes(ax: Any) -> Axes:
+def axes_or_new(ax: Any) -> Axes:
     if ax is None:
         # Like "constrained", but right for axes of equal aspect too.
         ax = plt.subplots(layout="compressed")[1]
-    _ticks(_checks.instance("ax", ax, Axes, "one matplotlib Axes, or None"))
+    _ticks(checks.instance("ax", ax, Axes, "one matplotlib Axes, or None"))
     return ax
 
 
@@ -71,13 +71,13 @@ def _ticks(ax: Axes) -> None:
             formatter.set_powerlimits((-3, 4))
 
 
-def _name(ax: Axes, text: str) -> None:
+def add_name(ax: Axes, text: str) -> None:
     """What is drawn, as a title, unless the caller gave one."""
     if text and not ax.get_title():
         ax.set_title(text, fontsize="medium")
 
 
-def _mark(ax: Axes, kind: str, x: Any, y: Any, label: str | None = None) -> None:
+def add_mark(ax: Axes, kind: str, x: Any, y: Any, label: str | None = None) -> None:
     if np.size(x):
         marker, color, size = _MARKERS[kind]
         size = size if np.size(x) <= 16 else 0.6 * size
@@ -87,7 +87,7 @@ def _mark(ax: Axes, kind: str, x: Any, y: Any, label: str | None = None) -> None
         ax.plot(x, y, marker=marker, color=color, markersize=size, label=label or kind, **style)
 
 
-def _legend(ax: Axes, title: str | None = None) -> None:
+def add_legend(ax: Axes, title: str | None = None) -> None:
     """A legend in room made for it above the data, so that it covers none of them."""
     entries = {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     if not entries and title is None:
@@ -108,7 +108,7 @@ def _legend(ax: Axes, title: str | None = None) -> None:
     ax.legend(handles, list(entries), loc="upper center", ncols=columns, title=title, **style)
 
 
-def _highest_frequency(
+def highest_frequency(
     max_frequency: Any, f: np.ndarray, power: np.ndarray, least: int = 24
 ) -> float:
     """The caller's, else twice the frequency below which 99.9 % of the power (rows, F) lies.
@@ -116,9 +116,22 @@ def _highest_frequency(
     At least so many bins are shown.
     """
     if max_frequency is not None:
-        return _checks.positive_float("max_frequency", max_frequency)
+        return checks.positive_float("max_frequency", max_frequency)
     # Rows (trajectories or windows) count alike, however weak.
     total = power.sum(axis=-1, keepdims=True)
     share = np.cumsum((power / np.where(total > 0, total, 1)).mean(axis=0))
     enough = 2 * np.searchsorted(share, 0.999 * share[-1])
     return float(f[min(max(enough, least), len(f) - 1)])
+
+
+def state_label(neuron: int) -> str:
+    return f"$x_{{{neuron}}}$"
+
+
+def draw_band(ax: Axes, x: np.ndarray, values: np.ndarray) -> None:
+    """The median of values (B, len(x)), and for a batch the 10 to 90 % band; nan is left out."""
+    low, median, high = np.nanquantile(values, (0.1, 0.5, 0.9), axis=0)
+    batch = len(values) > 1
+    ax.plot(x, median, color=LINE, label=f"median of {len(values)}" if batch else None)
+    if batch:
+        ax.fill_between(x, low, high, color=LINE, alpha=0.3, linewidth=0, label="10 to 90 %")

@@ -9,13 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from . import _checks, spectra
-from ._drawing import _LINE, _POWER_RANGE, _axes, _highest_frequency, _legend
-from ._types import ArrayLike
+from .._analysis import spectra
+from .._util import checks
+from .._util.types import ArrayLike
+from ._style import LINE, POWER_RANGE, add_legend, axes_or_new, highest_frequency
 
 # A broad light line under a thin dark one, so that both are seen where they agree.
 _TARGET: dict[str, Any] = {"color": "0.65", "linewidth": 3.5, "solid_capstyle": "round"}
-_MADE: dict[str, Any] = {"color": _LINE, "linewidth": 1.2}
+_MADE: dict[str, Any] = {"color": LINE, "linewidth": 1.2}
 _POINTS = 4000
 
 
@@ -47,12 +48,12 @@ def signal_fit(
     """
     target, generated, dt = _pair(target, generated, dt)
     shown = _shown(window, len(target), dt)
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     ax.plot(*_thinned(target, dt, shown), **_target_style(ax, target, shown), label=label)
     ax.plot(*_thinned(generated, dt, shown), **_MADE, label="generated")
     _held_out(ax, shown, training_samples, dt)
     ax.set(xlabel="time (s)", ylabel="signal (a.u.)")
-    _legend(ax)
+    add_legend(ax)
     return ax
 
 
@@ -68,8 +69,8 @@ def signal_residual(
     """What the generated signal lacks, target - generated, against time; as `signal_fit`."""
     target, generated, dt = _pair(target, generated, dt)
     shown = _shown(window, len(target), dt)
-    ax = _axes(ax)
-    ax.plot(*_thinned(target - generated, dt, shown), color=_LINE, linewidth=0.8)
+    ax = axes_or_new(ax)
+    ax.plot(*_thinned(target - generated, dt, shown), color=LINE, linewidth=0.8)
     ax.axhline(0, color="black", linewidth=0.6)
     _held_out(ax, shown, training_samples, dt)
     ax.set(xlabel="time (s)", ylabel="residual (a.u.)")
@@ -98,20 +99,20 @@ def spectrum_fit(
     Raises:
         TypeError, ValueError: where a signal is no finite array of 4 samples, or constant.
     """
-    dt = _checks.positive_float("dt", dt)
+    dt = checks.positive_float("dt", dt)
     signals = {"generated": (_samples("generated", generated, 4), _MADE)}
     if target is not None:
         style = _TARGET | {"linewidth": 2}
         signals = {"target": (_samples("target", target, 4), style)} | signals
-    lines = [_checks.positive_float("lines_hz", line) for line in lines_hz]
+    lines = [checks.positive_float("lines_hz", line) for line in lines_hz]
     densities = {}
     for name, (y, style) in signals.items():
         f, power = (np.asarray(v)[1:] for v in spectra.power_spectrum(y - y[0], dt))
         if not 0 < power.max() < np.inf:
-            _checks.fail(name, "a signal that varies", "zero power")
+            checks.fail(name, "a signal that varies", "zero power")
         densities[name] = f, power, style
-    limit = max(_highest_frequency(max_frequency, f, p[None]) for f, p, _ in densities.values())
-    ax = _axes(ax)
+    limit = max(highest_frequency(max_frequency, f, p[None]) for f, p, _ in densities.values())
+    ax = axes_or_new(ax)
     ax.set_yscale("log")
     for name, (f, power, style) in densities.items():
         ax.plot(f, power, **style, label=name)
@@ -123,8 +124,8 @@ def spectrum_fit(
     # Without a floor of noise, what is generated would stretch the picture far below the target's.
     f, power, _ = next(iter(densities.values()))
     bottom = power[f <= max(limit, f[0])].min() / 10
-    ax.set_ylim(bottom=max(bottom, power.max() / _POWER_RANGE), auto=None)
-    _legend(ax)
+    ax.set_ylim(bottom=max(bottom, power.max() / POWER_RANGE), auto=None)
+    add_legend(ax)
     return ax
 
 
@@ -137,11 +138,11 @@ def loss_curve(losses: ArrayLike, *, ax: Axes | None = None) -> Axes:
     Raises:
         TypeError, ValueError: where no loss is finite.
     """
-    losses = np.asarray(_checks.float_array("losses", losses, "(steps,)", (1,)), float)
+    losses = np.asarray(checks.float_array("losses", losses, "(steps,)", (1,)), float)
     steps = np.flatnonzero(np.isfinite(losses))
     if not steps.size:
-        _checks.fail("losses", "at least one finite loss", f"{losses.size} that are not")
-    ax = _axes(ax)
+        checks.fail("losses", "at least one finite loss", f"{losses.size} that are not")
+    ax = axes_or_new(ax)
     known = losses[steps]
     if (known > 0).all():
         ax.set_yscale("log")
@@ -152,18 +153,18 @@ def loss_curve(losses: ArrayLike, *, ax: Axes | None = None) -> Axes:
 
 
 def _samples(name: str, value: Any, minimum: int) -> np.ndarray:
-    array = _checks.float_array(name, value, "(S,)", (1,))
-    _checks.finite(name, array)
+    array = checks.float_array(name, value, "(S,)", (1,))
+    checks.finite(name, array)
     if array.size < minimum:
-        _checks.fail(name, f"at least {minimum} samples", array.size)
+        checks.fail(name, f"at least {minimum} samples", array.size)
     return np.asarray(array)
 
 
 def _pair(target: Any, generated: Any, dt: Any) -> tuple[np.ndarray, np.ndarray, float]:
     target, generated = _samples("target", target, 2), _samples("generated", generated, 2)
     if target.shape != generated.shape:
-        _checks.fail("generated", f"shape {target.shape} as the target", generated.shape)
-    return target, generated, _checks.positive_float("dt", dt)
+        checks.fail("generated", f"shape {target.shape} as the target", generated.shape)
+    return target, generated, checks.positive_float("dt", dt)
 
 
 def _target_style(ax: Axes, target: np.ndarray, shown: slice) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def _shown(window: Iterable[float | int] | None, size: int, dt: float) -> slice:
     start, end = (0, size * dt) if window is None else tuple(window)
     first, last = max(round(start / dt), 0), min(round(end / dt) + 1, size)
     if last - first < 2:
-        _checks.fail("window", f"(start, end) within 0 to {(size - 1) * dt:.4g} s", (start, end))
+        checks.fail("window", f"(start, end) within 0 to {(size - 1) * dt:.4g} s", (start, end))
     return slice(first, last)
 
 
@@ -200,7 +201,7 @@ def _held_out(ax: Axes, shown: slice, training_samples: int | None, dt: float) -
     start, end = dt * shown.start, dt * (shown.stop - 1)
     ax.set_xlim(start, end)
     if training_samples is not None:
-        first = dt * (_checks.integer("training_samples", training_samples, 1) - 0.5)
+        first = dt * (checks.integer("training_samples", training_samples, 1) - 0.5)
         if first < end:
             # With an edge, or its key in the legend could not be told from the span itself.
             style = {"facecolor": "0.9", "edgecolor": "0.4", "linewidth": 0.8, "zorder": 0}

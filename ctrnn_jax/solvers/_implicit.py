@@ -20,12 +20,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .. import _checks
-from .._types import Array, Bool, Float, Int, any_at_all
-from ..activations import AbstractActivation
-from ..invariants import total_energy
-from ..model import CTRNN
-from ._common import (
+from .._network.activations import AbstractActivation
+from .._network.invariants import total_energy
+from .._network.model import CTRNN
+from .._util import checks
+from .._util.types import Array, Bool, Float, Int, any_at_all
+from .base import (
     AbstractNetworkSolver,
     AbstractRetrace,
     Level,
@@ -303,5 +303,5 @@ class _SymmetricRetrace(AbstractRetrace):
 def check_iteration(tol: Any, max_iterations: Any) -> tuple[float | None, int]:
     """The options of the iteration, checked."""
     if tol is not None:
-        tol = _checks.positive_float("tol", tol)
-    return tol, _checks.integer("max_iterations", max_iterations, 1)
+        tol = checks.positive_float("tol", tol)
+    return tol, checks.integer("max_iterations", max_iterations, 1)

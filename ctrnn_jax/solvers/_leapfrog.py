@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._products import AbstractTwoGroups
-from .._types import Array
-from ..model import CTRNN
-from ._common import AbstractRetrace, Retraced
+from .._network.model import CTRNN
+from .._network.products import AbstractTwoGroups
+from .._util.types import Array
+from .base import AbstractRetrace, Retraced
 
 
 class _Parts(NamedTuple):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._types import Array, Float, Int, Scalar
+from .._util.types import Array, Float, Int, Scalar
 
 Matrix: TypeAlias = Float[Array, "n n"]
 Pair: TypeAlias = tuple[Float[Array, "*shape"], Float[Array, "*shape"]]

@@ -9,10 +9,10 @@ import diffrax
 import jax
 import jax.numpy as jnp
 
-from ._types import Array, Bool, Float, Int, Scalar, State
-from .model import CTRNN
-from .solvers import ExactLinear, Projected
-from .solvers._common import (
+from .._network.model import CTRNN
+from .._util.types import Array, Bool, Float, Int, Scalar, State
+from . import ExactLinear, Projected
+from .base import (
     AbstractNetworkSolver,
     conservative_network_of,
     for_steps_from,

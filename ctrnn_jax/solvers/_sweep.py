@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._types import Array, Float, matmul_precision
-from ..model import CTRNN
-from ._common import AbstractRetrace, Retraced
+from .._network.model import CTRNN
+from .._util.types import Array, Float, matmul_precision
 from ._leapfrog import add
+from .base import AbstractRetrace, Retraced
 
 # Neurons moved one by one between two products: few enough to stay in the first cache.
 _BLOCK = 4

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import optimistix as optx
 from jax import lax
 
-from .. import _checks
-from .._types import Array, Bool, Float, State
-from ..invariants import bias_offset, total_energy
-from ..model import CTRNN
+from .._network.invariants import bias_offset, total_energy
+from .._network.model import CTRNN
+from .._util import checks
+from .._util.types import Array, Bool, Float, State
 
 
 def network_of(terms: Any, solver: Any) -> CTRNN:
@@ -24,10 +24,10 @@ def network_of(terms: Any, solver: Any) -> CTRNN:
         term = term.term
     name = type(solver).__name__
     rnn: Any = getattr(term, "vector_field", None)
-    _checks.instance("terms", rnn, CTRNN, f"ODETerm(rnn) with a CTRNN for {name}")
+    checks.instance("terms", rnn, CTRNN, f"ODETerm(rnn) with a CTRNN for {name}")
     if rnn.has_own_equation:
         expected = f"the equation of CTRNN for {name}, which makes steps of its own"
-        _checks.fail("rnn", expected, f"a subclass with another one, {type(rnn).__name__}")
+        checks.fail("rnn", expected, f"a subclass with another one, {type(rnn).__name__}")
     return rnn
 
 
@@ -37,7 +37,7 @@ def conservative_network_of(terms: Any, solver: Any) -> CTRNN:
     if not rnn.is_conservative:
         got = "a leak" if rnn.leak is not None else type(rnn.weights).__name__
         needs = f"skew-symmetric weights and no leak for {type(solver).__name__}"
-        _checks.fail("rnn", needs, got)
+        checks.fail("rnn", needs, got)
     return rnn
 
 

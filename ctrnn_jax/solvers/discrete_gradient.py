@@ -7,9 +7,9 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
-from .. import _checks
-from .._types import Array
-from ..activations import AbstractActivation
+from .._network.activations import AbstractActivation
+from .._util import checks
+from .._util.types import Array
 from ._implicit import AbstractImplicitNetworkSolver, check_iteration
 from .compositions import COMPOSITIONS
 
@@ -54,7 +54,7 @@ class DiscreteGradient(AbstractImplicitNetworkSolver):
     def __init__(self, tol: float | None = None, max_iterations: int = 64, order: int = 2):
         self.tol, self.max_iterations = check_iteration(tol, max_iterations)
         if order not in ORDERS:
-            _checks.fail("order", "2 or 4", repr(order))
+            checks.fail("order", "2 or 4", repr(order))
         self.order_ = int(order)
 
     def order(self, terms):

@@ -8,13 +8,13 @@ import diffrax
 import jax
 import jax.numpy as jnp
 
-from .. import _checks
-from .._products import product
-from .._types import Array, Float, Scalar, State, any_at_all
-from ..activations import Linear
-from ..model import CTRNN
-from ._common import AbstractNetworkSolver, dense_info, network_of
+from .._network.activations import Linear
+from .._network.model import CTRNN
+from .._network.products import product
+from .._util import checks
+from .._util.types import Array, Float, Scalar, State, any_at_all
 from ._pairs import coarse, exponential_change, two_sum
+from .base import AbstractNetworkSolver, dense_info, network_of
 
 
 class ExactLinear(AbstractNetworkSolver):
@@ -69,7 +69,7 @@ class ExactLinear(AbstractNetworkSolver):
         rnn = network_of(terms, self)
         if not isinstance(rnn.activation, Linear):
             got = type(rnn.activation).__name__
-            _checks.fail("solver", "activation Linear() for ExactLinear", got)
+            checks.fail("solver", "activation Linear() for ExactLinear", got)
         return rnn
 
 

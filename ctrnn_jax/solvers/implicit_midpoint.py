@@ -6,8 +6,8 @@ from typing import Any
 
 import equinox as eqx
 
-from .._types import Array
-from ..activations import AbstractActivation
+from .._network.activations import AbstractActivation
+from .._util.types import Array
 from ._implicit import AbstractImplicitNetworkSolver, check_iteration
 
 

@@ -6,13 +6,13 @@ import diffrax
 import equinox as eqx
 import jax.numpy as jnp
 
-from .. import _checks
-from .._products import AbstractTwoGroups
-from .._types import Array, Float
-from ..model import CTRNN
-from ._common import AbstractNetworkSolver, AbstractRetrace, conservative_network_of, dense_info
+from .._network.model import CTRNN
+from .._network.products import AbstractTwoGroups
+from .._util import checks
+from .._util.types import Array, Float
 from ._leapfrog import Leapfrog
 from ._sweep import Sweep
+from .base import AbstractNetworkSolver, AbstractRetrace, conservative_network_of, dense_info
 from .compositions import COMPOSITIONS
 
 ORDERS = (1, *COMPOSITIONS)
@@ -54,9 +54,9 @@ class PoissonSplitting(AbstractNetworkSolver):
 
     def __init__(self, order: int = 2, compensated: bool = False):
         if order not in ORDERS:
-            _checks.fail("order", "1, 2, 4 or 6", repr(order))
+            checks.fail("order", "1, 2, 4 or 6", repr(order))
         self.order_ = int(order)
-        self.compensated = _checks.flag("compensated", compensated)
+        self.compensated = checks.flag("compensated", compensated)
 
     def order(self, terms):
         """1, 2, 4 or 6."""

@@ -8,10 +8,10 @@ import diffrax
 import jax.numpy as jnp
 from jax import lax
 
-from .. import _checks
-from .._types import Array, Bool, Float
-from ..model import CTRNN
-from ._common import Level, conservative_network_of, dense_info, for_steps_from, level_of, merged
+from .._network.model import CTRNN
+from .._util import checks
+from .._util.types import Array, Bool, Float
+from .base import Level, conservative_network_of, dense_info, for_steps_from, level_of, merged
 
 _MAX_ITERATIONS = 16
 
@@ -51,9 +51,9 @@ class Projected(diffrax.AbstractWrappedSolver):
 
     def __init__(self, solver: diffrax.AbstractSolver):
         expected = "a diffrax solver such as diffrax.Tsit5()"
-        _checks.instance("solver", solver, diffrax.AbstractSolver, expected)
+        checks.instance("solver", solver, diffrax.AbstractSolver, expected)
         if isinstance(solver, diffrax.LeapfrogMidpoint | Projected):
-            _checks.fail("solver", "a one-step method, not projected yet", type(solver).__name__)
+            checks.fail("solver", "a one-step method, not projected yet", type(solver).__name__)
         self.solver = solver
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import diffrax
 
-from ._common import AbstractNetworkSolver, dense_info
+from .base import AbstractNetworkSolver, dense_info
 
 
 class RK4(AbstractNetworkSolver):

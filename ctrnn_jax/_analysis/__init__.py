@@ -1,0 +1,1 @@
+"""What a trajectory or a network tells: spectra, frequencies, periods, exponents."""

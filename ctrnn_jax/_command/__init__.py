@@ -1,0 +1,1 @@
+"""The command `ctrnn`, one file a subcommand."""

@@ -1,0 +1,1 @@
+"""Models, arrays and signals, read and written."""

@@ -1,0 +1,1 @@
+"""The network: weights and their products, activations, the model, its invariants."""

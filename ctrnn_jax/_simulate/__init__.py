@@ -1,0 +1,1 @@
+"""`simulate`: from a batch of initial states to a trajectory."""

@@ -1,0 +1,1 @@
+"""Oscillators trained to frequencies, spectra and signals."""

@@ -1,0 +1,1 @@
+"""What everything rests on: checks of arguments, types of arrays."""
