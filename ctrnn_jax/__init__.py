@@ -30,7 +30,7 @@ from ._network.invariants import casimirs, drift_loss, energy, energy_drift
 from ._network.model import CTRNN
 from ._network.weights import BipartiteSkew, BlockSkew, DenseSkew, DenseWeights, LowRankSkew
 from ._simulate.api import simulate
-from ._simulate.parts import batch_mesh
+from ._simulate.devices import batch_mesh, use_cpu_cores
 from ._simulate.trajectory import Trajectory
 from ._train.fit import fit
 from ._train.fit_frequency import fit_frequency
@@ -59,7 +59,7 @@ __all__ = [  # noqa: RUF022 - by subject
     "Tanh", "HardTanh", "Linear", "Arctan", "Erf", "Sin", "Sigmoid", "ReLU", "Exp",
     "CustomActivation",
     # simulation
-    "simulate", "Trajectory", "batch_mesh", "solvers",
+    "simulate", "Trajectory", "batch_mesh", "use_cpu_cores", "solvers",
     "RK4", "PoissonSplitting", "DiscreteGradient", "ImplicitMidpoint", "ExactLinear", "Projected",
     # analysis
     "energy", "casimirs", "energy_drift", "drift_loss",

@@ -1,6 +1,7 @@
 """Strict numerics for every test: float64 (float32 with CTRNN_TEST_X64=0), no silent promotion."""
 
 import os
+from pathlib import Path
 
 import jax
 import matplotlib
@@ -24,3 +25,12 @@ def pytest_collection_modifyitems(items):
 def key():
     """A fixed key."""
     return jax.random.key(20250414)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_programs():
+    """XLA maps memory for each program, of which Linux allows a process 65530 pieces."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 2**14:
+        jax.clear_caches()

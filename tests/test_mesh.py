@@ -17,10 +17,9 @@ import pytest
 from conftest import X64
 
 import ctrnn_jax as ct
-import ctrnn_jax._simulate.api
-from ctrnn_jax._network import size_rules
+from ctrnn_jax._simulate import run as run_module
+from ctrnn_jax._simulate import size_rules
 
-MODULE = ctrnn_jax._simulate.api
 EPS = float(jnp.finfo(jnp.zeros(()).dtype).eps)
 READ = jnp.arange(1.0, 6.0)
 
@@ -147,15 +146,15 @@ def test_blocks_change_nothing(monkeypatch, name, batch):
 
     whole = run()
     size = 4 if batch < 100 else 1000
-    monkeypatch.setattr(MODULE, "block_size", lambda *_: size)
+    monkeypatch.setattr(run_module, "block_size", lambda *_: size)
     assert largest_difference(run(), whole) <= 5000 * EPS
 
 
 @pytest.mark.parametrize("save_every", [1, 2, 6])
 @pytest.mark.parametrize("size", [4, None])
 def test_derivatives_of_all_that_is_saved(monkeypatch, size, save_every):
-    monkeypatch.setattr(MODULE, "block_size", lambda *_: size)
-    monkeypatch.setattr(MODULE, "saved_at_once", lambda *_: (2, 3))
+    monkeypatch.setattr(run_module, "block_size", lambda *_: size)
+    monkeypatch.setattr(run_module, "saved_at_once", lambda *_: (2, 3))
     jax.clear_caches()
     rnn, x0, v = network(), states(11), states(11) + 1
 
@@ -189,7 +188,7 @@ def test_derivatives_of_all_that_is_saved(monkeypatch, size, save_every):
 
 
 def test_progress_passes_through_blocks_and_devices(monkeypatch, capfd):
-    monkeypatch.setattr(MODULE, "block_size", lambda *_: 2)
+    monkeypatch.setattr(run_module, "block_size", lambda *_: 2)
     for mesh in (None, ct.batch_mesh()):
         jax.clear_caches()
         run = ct.simulate(network(), states(8), dt=0.1, num_steps=100, progress=True, mesh=mesh)
@@ -200,7 +199,7 @@ def test_progress_passes_through_blocks_and_devices(monkeypatch, capfd):
 
 
 def test_a_block_fits_where_it_is_worked_on(monkeypatch):
-    monkeypatch.setattr(size_rules, "_cores", lambda: 2)
+    monkeypatch.setattr(size_rules, "cpu_cores", lambda: 2)
     lone = size_rules.block_size(20, 4, 4, "cpu", devices=2)
     assert lone * 20 * 4 * 4 == pytest.approx(2**18.5, rel=0.42)  # to a power of two: √2
     assert size_rules.block_size(20, 4, 9, "cpu", devices=2) < lone
@@ -229,7 +228,6 @@ WORKER = """
 import sys
 import jax, numpy as np
 import ctrnn_jax as ct
-import ctrnn_jax._simulate.api
 from jax.experimental.multihost_utils import process_allgather
 
 rank, port, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 import ctrnn_jax as ct
-from ctrnn_jax._network import size_rules
+from ctrnn_jax._network import size_rules as of_products
+from ctrnn_jax._simulate import size_rules as of_blocks
 
 FLOAT = jnp.result_type(float)
 EPS = float(jnp.finfo(FLOAT).eps)
 STEPS, DT = 2, 0.1
-PAYS_FROM = size_rules.NEURONS[0]
+PAYS_FROM = of_products.NEURONS[0]
+NEURONS = of_products.NEURONS + of_blocks.NEURONS
 
 
 def normal(seed, *shape):
@@ -139,9 +141,9 @@ def test_splitting_by_structure_agrees_with_single_neurons(kind, n, adjoint):
     agree(run, swept, rnn, normal(3, n, n), reverse_only=adjoint == "reversible")
 
 
-@pytest.mark.parametrize("n", [2, *(t + d for t in size_rules.NEURONS for d in (-1, 0))])
+@pytest.mark.parametrize("n", [2, *(t + d for t in NEURONS for d in (-1, 0))])
 def test_batches_around_a_block(n):
-    size = size_rules.block_size(n, FLOAT.itemsize, 4, "cpu", devices=1)
+    size = of_blocks.block_size(n, FLOAT.itemsize, 4, "cpu", devices=1)
     rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(n), n))
     run = simulated(diffrax.Euler(), "checkpointed")
     for batch in (size, size + 1):
@@ -158,10 +160,11 @@ def test_batches_around_a_block(n):
         np.testing.assert_allclose(slope.weights.W, plain_slope.weights.W, rtol=0, atol=atol)
 
 
-def test_rules_compare_neurons_with_the_listed_numbers_alone():
-    tree = ast.parse(inspect.getsource(size_rules))
-    listed = {name for name in vars(size_rules) if name.endswith("_FROM")}
-    assert {getattr(size_rules, name) for name in listed} == set(size_rules.NEURONS)
+@pytest.mark.parametrize("rules", [of_products, of_blocks], ids=["products", "blocks"])
+def test_rules_compare_neurons_with_the_listed_numbers_alone(rules):
+    tree = ast.parse(inspect.getsource(rules))
+    listed = {name for name in vars(rules) if name.endswith("_FROM")}
+    assert {getattr(rules, name) for name in listed} == set(rules.NEURONS)
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare) and "n" in {ast.unparse(node.left)}:
             assert {ast.unparse(side) for side in node.comparators} <= listed, ast.unparse(node)

@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._network.invariants import energy
 from .._network.model import CTRNN, states_for
 from .._simulate.api import check_solver
 from .._util import checks
 from .._util.types import Array, ArrayLike, Float, Scalar, finite_or_nan
-from ..solvers import DiscreteGradient, Projected
-from ..solvers._stepping import make_step
+from ..solvers._foreign import adapted
+from ..solvers.base import AbstractNetworkSolver
 
 
 def lyapunov_spectrum(
@@ -76,8 +75,8 @@ def lyapunov_spectrum(
     if k > n:
         checks.fail("k", f"at most the {n} neurons", k)
     check_solver(solver)
-    if isinstance(solver, DiscreteGradient | Projected) and rnn.is_conservative:
-        energy(rnn, x0)  # refuses a bias for which there is no energy to keep
+    solver = adapted(solver)
+    solver.check(rnn, x0)
     if x0.size == 0:
         return jnp.zeros((*x0.shape[:-1], k), x0.dtype)
     exponents = _spectrum(rnn, x0.reshape(-1, n).T, dt, solver, num_steps, k, transient, qr_every)
@@ -89,7 +88,7 @@ def _spectrum(
     rnn: CTRNN,
     x: Float[Array, "n batch"],
     dt: Scalar,
-    solver: diffrax.AbstractSolver,
+    solver: AbstractNetworkSolver,
     num_steps: int,
     k: int,
     transient: int,
@@ -100,7 +99,7 @@ def _spectrum(
 
     def steps(x, count: int):
         # What the solver remembers is made anew, so that its tangents belong to those of x.
-        solver_state, step = make_step(solver, rnn, dt, x)
+        solver_state, step = solver.begin(rnn, dt, x)
 
         def one(state, i):
             x, solver_state = state

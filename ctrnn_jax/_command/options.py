@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from .._files.writing import place_for
 from .._network import activations
-from .._simulate.parts import batch_mesh
+from .._simulate.devices import batch_mesh
 from .._util import checks
 
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
-
 import diffrax
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._network.model import CTRNN
-from .._util.types import Scalar
-from ..solvers._stepping import is_implicit
-from ..solvers.base import with_tolerances
+from .._util.types import Array
 from .fixed import finite, update_fold, within
-from .segments import Carry, RunSegment, Segment, choose
+from .problem import Plan, Problem
+from .segments import Advance, Carry, Segment, choose
 
 # Per trajectory and segment, for reverse mode: see diffrax.RecursiveCheckpointAdjoint.
 _CHECKPOINTS = 64
@@ -23,56 +18,29 @@ _CHECKPOINTS = 64
 _MAX_STEPS = 16**6
 # Steps on the grid in a segment. Time is counted anew in each, so that it can tell the solver's
 # steps apart; to choose the first of them anew costs 3 % where each is ten steps on the grid.
-SEGMENT_STEPS = 512
+_SEGMENT_STEPS = 512
 
 
-class _Unwrapped(diffrax.AbstractAdaptiveSolver):
-    """A wrapped solver that does not pass for the one inside, whose attributes it lacks.
-
-    isinstance(HalfSolver(ImplicitEuler()), AbstractImplicitSolver) is true, and so
-    diffrax.diffeqsolve asks it for a root finder.
-    """
-
-    inner: Any
-    interpolation_cls: ClassVar[Any] = property(lambda self: self.inner.interpolation_cls)
-    term_structure: ClassVar[Any] = property(lambda self: self.inner.term_structure)
-
-    def order(self, terms):
-        return self.inner.order(terms)
-
-    def error_order(self, terms):
-        return self.inner.error_order(terms)
-
-    def init(self, terms, t0, t1, y0, args):
-        return self.inner.init(terms, t0, t1, y0, args)
-
-    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-        return self.inner.step(terms, t0, t1, y0, args, solver_state, made_jump)
-
-    def func(self, terms, t0, y0, args):
-        return self.inner.func(terms, t0, y0, args)
+def adaptive_segment_steps(problem: Problem, plan: Plan, columns: Array) -> int:
+    """Steps on the grid in a segment: of all of them, where fold and max_norm need the states."""
+    return max(64, 2**22 // columns.size) if _needs_all(problem, plan) else _SEGMENT_STEPS
 
 
-def adaptive_segments(
-    solver: diffrax.AbstractSolver,
-    rnn: CTRNN,
-    dt: Scalar,
-    rtol: Scalar,
-    atol: Scalar,
-    update: Callable | None,
-    max_norm: Scalar | None,
-    checkpoint: bool,
-) -> RunSegment:
+def _needs_all(problem: Problem, plan: Plan) -> bool:
+    return plan.update is not None or problem.max_norm is not None
+
+
+def adaptive_segments(problem: Problem, plan: Plan) -> Advance:
     """How a segment is run with the solver's own step sizes.
 
     A step size below the spacing of floating-point numbers at the segment's length means that the
     solution has blown up, or that the grid is too coarse for this precision: the trajectory is
     stopped there, as after `_MAX_STEPS` steps in a segment, and reported as unconverged.
     """
-    if is_implicit(solver):
-        solver = with_tolerances(solver, rtol, atol)
-        if isinstance(solver, diffrax.AbstractWrappedSolver):
-            solver = _Unwrapped(solver)
+    assert problem.tolerances is not None
+    rtol, atol = problem.tolerances.rtol, problem.tolerances.atol
+    rnn, dt, update, max_norm = problem.rnn, problem.dt, plan.update, problem.max_norm
+    solver = problem.solver.with_tolerances(rtol, atol)
 
     def solve(x, ts, began):
         def at_real_time(t, y, args):
@@ -97,7 +65,7 @@ def adaptive_segments(
             saveat=diffrax.SaveAt(subs=subs),
             max_steps=_MAX_STEPS,
             adjoint=diffrax.RecursiveCheckpointAdjoint(checkpoints=_CHECKPOINTS)
-            if checkpoint
+            if plan.checkpoints
             else diffrax.DirectAdjoint(),
             throw=False,
         )
@@ -107,10 +75,9 @@ def adaptive_segments(
         ok = diffrax.is_successful(solution.result)
         return xs, jnp.where(ok, end, reached[0] + end), ok
 
-    def run(carry: Carry, segment: Segment):
-        every_step = update is not None or max_norm is not None
-        stride = 1 if every_step else segment.steps
-        points = segment.blocks * segment.steps // stride
+    def advance(carry: Carry, segment: Segment):
+        stride = 1 if _needs_all(problem, plan) else segment.steps
+        points = segment.intervals * segment.steps // stride
         k = carry.step + stride * jnp.arange(1, points + 1, dtype=carry.step.dtype)
         ts = (k - carry.step).astype(carry.x.dtype) * dt
         running = carry.stopped_at < 0
@@ -142,4 +109,4 @@ def adaptive_segments(
         carry, xs = lax.scan(point, carry, (k, ts, xs))
         return carry, xs[segment.steps // stride - 1 :: segment.steps // stride]
 
-    return run
+    return advance

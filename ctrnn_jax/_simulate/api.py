@@ -12,18 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from .._network.invariants import energy
 from .._network.model import CTRNN, states_for
-from .._network.size_rules import block_size, saved_at_once
 from .._util import checks
-from .._util.types import Array, ArrayLike, Float, Int, PyTree, Scalar
-from ..solvers import DiscreteGradient, Projected
-from ..solvers._stepping import is_implicit, make_step
-from .adaptive import SEGMENT_STEPS, adaptive_segments
-from .fixed import fixed_step_segments, within
-from .parts import over_blocks, over_devices
-from .reversible import reversible_segment_steps, reversible_segments
-from .segments import Carry, Progress, run_segments, square_root_segment, write
+from .._util.types import Array, ArrayLike, PyTree, Scalar
+from ..solvers._foreign import adapted
+from ..solvers.base import AbstractNetworkSolver
+from .problem import Plan, Problem, Tolerances
+from .run import run
+from .segments import square_root_segment
 from .trajectory import Trajectory
 
 ADJOINTS = ("checkpointed", "direct", "reversible")
@@ -115,12 +111,12 @@ def simulate(
     if num_steps > MAX_STEPS:
         checks.fail("num_steps", f"at most {MAX_STEPS}", num_steps)
     check_solver(solver)
-    if isinstance(solver, DiscreteGradient | Projected) and rnn.is_conservative:
-        energy(rnn, x0)  # refuses a bias for which there is no energy to keep
+    solver = adapted(solver)
+    solver.check(rnn, x0)
     checks.one_of("adjoint", adjoint, ADJOINTS)
-    if adjoint == "reversible" and not hasattr(solver, "retrace"):
+    if adjoint == "reversible" and not solver.can_undo:
         expected = "one that can undo steps, such as PoissonSplitting, for adjoint='reversible'"
-        checks.fail("solver", expected, type(solver).__name__)
+        checks.fail("solver", expected, solver.name)
     tolerances = _tolerances(solver, rtol, atol, x0.dtype)
     if observe is not None:
         checks.compiled_function("observe", observe)
@@ -130,15 +126,26 @@ def simulate(
         max_norm = checks.number("max_norm", max_norm, x0.dtype, positive=True)
     if mesh is not None:
         checks.instance("mesh", mesh, Mesh, "a jax.sharding.Mesh such as batch_mesh()")
-    values = rnn, dt, solver, tolerances, initial, max_norm
-    settings = {
-        "observe": observe,
-        "keep_states": keep_states,
-        "update": update,
-        "adjoint": adjoint,
-    }
-    meter = _progress_meter(progress, num_steps)
-    return _compiled(_simulate, values, x0, num_steps, save_every, meter, mesh, settings)
+    problem = Problem(
+        rnn=rnn,
+        dt=dt,
+        solver=solver,
+        tolerances=tolerances,
+        fold=initial,
+        max_norm=max_norm,
+        meter=_progress_meter(progress, num_steps),
+    )
+    plan = Plan(
+        num_steps=num_steps,
+        save_every=save_every,
+        keep_states=keep_states,
+        observe=observe,
+        update=update,
+        adjoint=adjoint,
+        mesh=mesh,
+        platform=_platform(mesh, x0),
+    )
+    return _compiled(run, problem, x0, plan)
 
 
 def check_solver(solver: Any) -> None:
@@ -151,12 +158,14 @@ def check_solver(solver: Any) -> None:
         checks.fail("solver", "a solver of ordinary differential equations", got)
 
 
-def _tolerances(solver: Any, rtol: Any, atol: Any, dtype: Any) -> tuple[Scalar, Scalar] | None:
+def _tolerances(
+    solver: AbstractNetworkSolver, rtol: Any, atol: Any, dtype: Any
+) -> Tolerances | None:
     if rtol is None and atol is None:
         return None
-    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+    if not solver.is_adaptive:
         expected = "an adaptive solver where rtol or atol is given"
-        checks.fail("solver", expected, type(solver).__name__)
+        checks.fail("solver", expected, solver.name)
     # One left out equals the other, but each is checked under its own name.
     both = [value for value in (rtol, atol) if value is not None]
     second: Any = None if atol is None else _tolerance("atol", atol, dtype)
@@ -165,7 +174,7 @@ def _tolerances(solver: Any, rtol: Any, atol: Any, dtype: Any) -> tuple[Scalar, 
     if not any(checks.is_traced(value) or value > 0 for value in both):
         checks.fail("rtol", "a number > 0 where atol is 0", "0 for both")
     # A component that rests at 0 has an error of 0, which is within any tolerance: not 0/0.
-    return first, jnp.maximum(second, jnp.asarray(jnp.finfo(dtype).tiny, dtype))
+    return Tolerances(first, jnp.maximum(second, jnp.asarray(jnp.finfo(dtype).tiny, dtype)))
 
 
 def _tolerance(name: str, value: Any, dtype: Any) -> Scalar:
@@ -187,33 +196,6 @@ def _fold_pair(fold: Any) -> tuple[Any, Callable]:
     return init if callable(init) else jax.tree.map(jnp.asarray, init), update
 
 
-def _initial_fold(init: Any, update: Callable, dt: Scalar, x: Float[Array, "n batch"]) -> PyTree:
-    """The initial carry, one row per trajectory, in the dtypes that `update` keeps."""
-
-    def first(x):
-        return jax.tree.map(jnp.asarray, init(x) if callable(init) else init)
-
-    def after_one(carry):
-        return jax.eval_shape(update, carry, dt, x[:, 0])
-
-    carry = jax.eval_shape(first, x[:, 0])
-    leaves, structure = jax.tree.flatten(carry)
-    new_leaves, new_structure = jax.tree.flatten(after_one(carry))
-    if structure != new_structure:
-        got = f"{new_structure} for {structure}"
-        checks.fail("fold", "an update that returns a carry of the structure of init", got)
-    # A Python number has no dtype of its own: 0 may become a float.
-    dtypes = [b.dtype if a.weak_type else a.dtype for a, b in zip(leaves, new_leaves, strict=True)]
-    kept = [jax.ShapeDtypeStruct(a.shape, d) for a, d in zip(leaves, dtypes, strict=True)]
-    again = jax.tree.leaves(after_one(jax.tree.unflatten(structure, kept)))
-    for a, b in zip(kept, again, strict=True):
-        if (a.shape, a.dtype) != (b.shape, b.dtype):
-            expected = f"an update that keeps {a.dtype} of shape {a.shape}"
-            checks.fail("fold", expected, f"{b.dtype} of shape {b.shape}")
-    rows = jax.tree.leaves(jax.vmap(first, in_axes=1, axis_size=x.shape[1])(x))
-    return structure.unflatten([jnp.asarray(r, d) for r, d in zip(rows, dtypes, strict=True)])
-
-
 def _progress_meter(progress: Any, num_steps: int) -> diffrax.AbstractProgressMeter:
     if isinstance(progress, diffrax.AbstractProgressMeter):
         return progress
@@ -224,6 +206,16 @@ def _progress_meter(progress: Any, num_steps: int) -> diffrax.AbstractProgressMe
         return _NO_METER
     # It is called once a segment; about a hundred updates are enough for any run.
     return diffrax.TqdmProgressMeter(refresh_steps=1 + square_root_segment(num_steps) // 100)
+
+
+def _platform(mesh: Mesh | None, x0: Array) -> str:
+    """What the program is for: where the mesh is, or the states, or where JAX would put them."""
+    if mesh is not None:
+        return mesh.devices.flat[0].platform
+    if not checks.is_traced(x0):
+        return next(iter(x0.devices())).platform
+    default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    return getattr(default, "platform", default) or jax.default_backend()
 
 
 def _compiled(function: Callable, *arguments: Any) -> Any:
@@ -238,144 +230,3 @@ def _compiled(function: Callable, *arguments: Any) -> Any:
 def _call(function: Callable, arrays: list, rest: tuple, structure: Any) -> Any:
     leaves = [b if a is None else a for a, b in zip(arrays, rest, strict=True)]
     return function(*jax.tree.unflatten(structure, leaves))
-
-
-def _simulate(
-    values: tuple[Any, ...],
-    x0: Float[Array, "*batch n"],
-    num_steps: int,
-    save_every: int,
-    meter: diffrax.AbstractProgressMeter,
-    mesh: Mesh | None,
-    settings: dict[str, Any],
-) -> Trajectory:
-    *batch, n = x0.shape
-    rnn, dt, solver, tolerances, initial, max_norm = values
-    values = rnn.prepared(), dt, solver, tolerances, initial, max_norm
-    platform, devices = (jax.default_backend(), 1) if mesh is None else _local(mesh)
-    size = block_size(n, x0.dtype.itemsize, _arrays(solver), platform, devices)
-    saved_steps = save_every * jnp.arange(num_steps // save_every + 1, dtype=jnp.int32)
-
-    def run(values, rows, meter):
-        def block(part, out, first, progress):
-            kept = saved_at_once(n, len(part), part.dtype.itemsize, platform)
-            return _run(values, part, out, first, num_steps, save_every, kept, progress, settings)
-
-        def empty(batch):
-            one = rows[:1].T[None]
-            shapes = jax.eval_shape(partial(_emit, settings, values[1]), saved_steps[:1], one)
-            first = batch, len(saved_steps)
-            return jax.tree.map(lambda a: jnp.zeros(first + a.shape[2:], a.dtype), shapes)
-
-        return over_blocks(block, rows, empty, meter, size)
-
-    if mesh is not None:
-        adaptive, direct = tolerances is not None, settings["adjoint"] == "direct"
-        alone = not is_implicit(solver) and not (adaptive and direct)
-        if is_implicit(solver) and platform == "cpu" and devices > 1:
-            size = 1  # jaxlib's LU of a batch may wait for ever: see solvers/_implicit.py
-        run = partial(over_devices, run, mesh, alone, not adaptive)
-    out = run(values, x0.reshape(-1, n), meter)
-    out = jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), out)
-    return Trajectory(ts=saved_steps.astype(x0.dtype) * dt, **out)
-
-
-def _local(mesh: Mesh) -> tuple[str, int]:
-    """The platform of a mesh, and how many of its devices this process works on."""
-    devices = mesh.devices.flat
-    return devices[0].platform, sum(d.process_index == jax.process_index() for d in devices)
-
-
-def _arrays(solver: diffrax.AbstractSolver) -> int:
-    """About how many arrays of a state's size a step works on."""
-    tableau = getattr(solver, "tableau", None)
-    stages = tableau.num_stages if isinstance(tableau, diffrax.ButcherTableau) else 4
-    return stages + 3
-
-
-def _emit(
-    settings: dict[str, Any],
-    dt: Scalar,
-    steps: Int[Array, " saves"],
-    states: Float[Array, "saves n batch"],
-) -> dict[str, PyTree]:
-    """What is kept of saved states: leaves (batch, saves, ...)."""
-    observe, ts = settings["observe"], steps.astype(states.dtype) * dt
-    out: dict[str, PyTree] = {"xs": None, "observed": None}
-    if settings["keep_states"]:
-        out["xs"] = jnp.moveaxis(states, 2, 0)
-    if observe is not None:
-        out["observed"] = jax.vmap(jax.vmap(observe), in_axes=(None, 2))(ts, states)
-    return out
-
-
-def _run(
-    values: tuple[Any, ...],
-    rows: Float[Array, "batch n"],
-    out: dict[str, PyTree],
-    first: Any,
-    num_steps: int,
-    save_every: int,
-    kept: tuple[int, int],
-    progress: Progress,
-    settings: dict[str, Any],
-) -> tuple[PyTree, dict[str, PyTree], dict[str, PyTree]]:
-    """The progress meter's state, `out`, and what `Trajectory` holds of these rows beside it.
-
-    What is saved of them is written into `out` from the row `first` on, about `kept[0]` states of
-    each at once, which have `kept[1]` columns more until then.
-    """
-    columns = rows.T
-    rnn, dt, solver, tolerances, initial, max_norm = values
-    saves_at_once, spare = kept
-    update, checkpoint = settings["update"], settings["adjoint"] != "direct"
-    if tolerances is None:
-        solver_state, step = make_step(solver, rnn, dt, columns)
-        if settings["adjoint"] == "reversible" and update is None and max_norm is None:
-            run = reversible_segments(solver, rnn, dt)
-            segment_steps = reversible_segment_steps(num_steps)
-        else:
-            run = fixed_step_segments(
-                step, dt, update, max_norm, checkpoint, is_implicit(solver), spare
-            )
-            segment_steps = square_root_segment(num_steps)
-            if settings["keep_states"]:
-                segment_steps = min(segment_steps, save_every * saves_at_once)
-    else:
-        solver_state, (rtol, atol) = None, tolerances
-        run = adaptive_segments(solver, rnn, dt, rtol, atol, update, max_norm, checkpoint)
-        # Restarting costs a choice of the step size; what limits a segment is that fold and
-        # max_norm need the states of all its steps.
-        every_step = update is not None or max_norm is not None
-        segment_steps = max(64, 2**22 // columns.size) if every_step else SEGMENT_STEPS
-
-    def store(out, index, steps, states):
-        made = _emit(settings, dt, steps, states[..., : len(rows)])
-        return jax.tree.map(lambda whole, part: write(whole, part, first, index), out, made)
-
-    start = jnp.zeros((), jnp.int32)
-    never = jnp.full(columns.shape[1:], -1, jnp.int32)
-    carry = Carry(
-        x=columns,
-        solver=solver_state,
-        fold=None if update is None else _initial_fold(initial, update, dt, columns),
-        step=start,
-        stopped_at=jnp.where(within(columns, max_norm), never, 0),
-        unconverged_at=never,
-    )
-    carry, out, meter_state = run_segments(
-        run,
-        lambda out, index, *saved: store(out, index + 1, *saved),
-        carry,
-        store(out, 0, start[None], columns[None]),
-        num_steps,
-        save_every,
-        segment_steps,
-        progress,
-    )
-    rest = {
-        "folded": carry.fold,
-        "stopped_at": carry.stopped_at,
-        "unconverged_at": carry.unconverged_at,
-    }
-    return meter_state, out, rest

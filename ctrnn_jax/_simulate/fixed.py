@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._util.types import Array, Bool, Scalar, State, any_at_all
-from ..solvers._stepping import Step
-from .segments import Carry, RunSegment, Segment, choose
+from ..solvers.base import Step
+from .segments import Advance, Carry, Segment, choose
 
 
 def finite(x: State) -> Bool[Array, " batch"]:
@@ -34,22 +34,23 @@ def update_fold(update: Callable, fold: Any, t: Scalar, x: State) -> Any:
     return jax.vmap(update, in_axes=(0, None, 1))(fold, t, x)
 
 
-def fixed_step_segments(
+def fixed_segments(
     step: Step,
     dt: Scalar,
-    update: Callable | None,
-    max_norm: Scalar | None,
+    *,
+    update: Callable | None = None,
+    max_norm: Scalar | None = None,
     checkpoint: bool,
-    check_every_step: bool = False,
+    check_each_step: bool = False,
     spare: int = 0,
-) -> RunSegment:
+) -> Advance:
     """How a segment is run with steps of `dt`; states are saved with `spare` columns more.
 
     Checking every trajectory after every step would nearly double the cost of an Euler step.
     But a state that is not finite never becomes finite again, so one look at the end of the
     segment tells; only then the segment is run once more, with a check at every step, for
     those trajectories alone. A norm bound has no such property and is checked at every step, and so
-    is all with `check_every_step`, for steps that cost and compile so much more than a check.
+    is all with `check_each_step`, for steps that cost and compile so much more than a check.
     """
 
     def padded(a):
@@ -78,27 +79,27 @@ def fixed_step_segments(
 
     # Reverse mode keeps the state a step started from, and not all that its stages computed, 33
     # arrays of that size for Tsit5: to write and read them takes longer than to compute them anew.
-    kept = partial(jax.checkpoint, prevent_cse=False) if checkpoint else lambda f: f
+    remade = partial(jax.checkpoint, prevent_cse=False) if checkpoint else lambda f: f
 
     def repeat(one_step, carry: Carry, times: int) -> Carry:
         if times <= 1:
-            return kept(one_step)(carry) if times else carry
-        return lax.scan(lambda c, _: (kept(one_step)(c), None), carry, None, length=times)[0]
+            return remade(one_step)(carry) if times else carry
+        return lax.scan(lambda c, _: (remade(one_step)(c), None), carry, None, length=times)[0]
 
     def loop(one_step, carry: Carry, segment: Segment, span: int = 1):
-        def block(carry, _):
+        def interval(carry, _):
             whole, rest = divmod(segment.steps, span)
             spans = one_step if span == 1 else lambda c: repeat(one_step, c, span)
             carry = repeat(one_step, repeat(spans, carry, whole), rest)
-            return carry, padded(carry.x) if segment.keep else None
+            return carry, padded(carry.x) if segment.save else None
 
-        if segment.blocks == 1:
-            carry, saves = block(carry, None)
+        if segment.intervals == 1:
+            carry, saves = interval(carry, None)
             return carry, None if saves is None else saves[None]
-        return lax.scan(block, carry, None, length=segment.blocks)
+        return lax.scan(interval, carry, None, length=segment.intervals)
 
-    def run(carry: Carry, segment: Segment):
-        if max_norm is not None or check_every_step:
+    def advance(carry: Carry, segment: Segment):
+        if max_norm is not None or check_each_step:
             return loop(checked_step, carry, segment)
         new, saves = loop(free_step, carry, segment)
         stopped = carry.stopped_at >= 0
@@ -123,7 +124,7 @@ def fixed_step_segments(
         return lax.cond(any_at_all(stopped | diverged), mend, as_is, new, saves)
 
     if not checkpoint:
-        return run
-    return lambda carry, segment: jax.checkpoint(run, static_argnums=1, prevent_cse=False)(
+        return advance
+    return lambda carry, segment: jax.checkpoint(advance, static_argnums=1, prevent_cse=False)(
         carry, segment
     )

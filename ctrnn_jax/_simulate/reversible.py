@@ -1,13 +1,13 @@
 """Reverse mode that undoes the steps instead of storing them.
 
 Undoing a step in floating point is exact to rounding, and a chaotic network magnifies rounding
-e-fold every 1/λ: left alone, the way back would get lost. So it is anchored: the forward run stores
+e-fold every 1/λ: left alone, the way back would get lost. So the forward run stores
 its state at the start of every segment, some thousand steps apart, and the way back through a
 segment begins at the stored end of it and is compared with the stored start. Where the two do not
-agree, the segment is run again forwards from its start, with an anchor every few steps, and undone
+agree, the segment is run again forwards from its start, storing a state every few steps, and undone
 along those, so that the gradient holds whatever the network does. Of long runs only every so many
 segments' start is stored, and the others are found by running forwards once more: m segments take
-the memory of about 3√m states. A bit-exact reversal on a fixed-point grid would need no anchors,
+the memory of about 3√m states. A bit-exact reversal on a fixed-point grid would need none of them,
 but its trajectories would be others than those of the plain steps, and it would rest on forward and
 backward programs being compiled to the same rounding.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -26,15 +25,15 @@ from jax import lax
 
 from .._network.model import CTRNN
 from .._util.types import Array, Bool, Scalar, State, any_at_all
-from ..solvers._stepping import make_step
-from ..solvers.base import Retraced
-from .fixed import fixed_step_segments
-from .segments import Carry, Progress, RunSegment, Segment, run_segments, write
+from ..solvers.base import AbstractNetworkSolver, Retraced
+from .fixed import fixed_segments
+from .output import write
+from .segments import Advance, Carry, Progress, Segment, run_segments
 
-# Steps between two anchors: many, for the memory of long runs; few, for chaotic networks to be
-# retraced. At a Lyapunov exponent of 0.1/s and steps of 0.05 s rounding grows by e^6.
+# Steps between two stored states: many, for the memory of long runs; few, for chaotic networks to
+# be retraced. At a Lyapunov exponent of 0.1/s and steps of 0.05 s rounding grows by e^6.
 _SEGMENT_STEPS = 1250
-# At most so many steps between the anchors of a segment that was not retraced.
+# At most so many steps between the states along which a segment is undone once it got lost.
 _SPAN_STEPS = 32
 # From so many segments on not all starts are stored: to find them takes a fifth of the time.
 _MANY_SEGMENTS = 64
@@ -47,34 +46,43 @@ def reversible_segment_steps(num_steps: int) -> int:
     return min(num_steps, together * _SEGMENT_STEPS)
 
 
-def retraced(x: State, anchor: State) -> Bool[Array, " batch"]:
+def agrees(x: State, start: State) -> Bool[Array, " batch"]:
     """Which trajectories came back to where they had started, but for some hundred roundings."""
     # Gradients inherit the error of the states, enlarged: 1e-12 here was 1e-8 there.
     tolerance = 512 * float(jnp.finfo(x.dtype).eps)
-    distance = jnp.max(jnp.abs(x - anchor), axis=0)
+    distance = jnp.max(jnp.abs(x - start), axis=0)
     # Not for non-finite states: there running again says what is to be said.
-    return distance <= tolerance * jnp.max(jnp.abs(anchor), axis=0)
+    return distance <= tolerance * jnp.max(jnp.abs(start), axis=0)
 
 
-def reversible_segments(solver: Any, rnn: CTRNN, dt: Scalar) -> RunSegment:
+def reversible_segments(solver: AbstractNetworkSolver, rnn: CTRNN, dt: Scalar) -> Advance:
     """How a segment is run with steps of `dt`, and undone in reverse mode."""
-    run = _retraced_segments(solver, rnn, dt)
+    advance = _undone_segments(solver, rnn, dt)
 
     def one_after_another(carry: Carry, segment: Segment):
         def store(saves, index, steps, states):
-            return write(saves, states, index) if segment.keep else None
+            return write(saves, states, index) if segment.save else None
 
-        saves = jnp.zeros((segment.blocks, *carry.x.shape), carry.x.dtype) if segment.keep else None
-        total = segment.blocks * segment.steps
+        saves = (
+            jnp.zeros((segment.intervals, *carry.x.shape), carry.x.dtype) if segment.save else None
+        )
+        total = segment.intervals * segment.steps
         progress = Progress(diffrax.NoProgressMeter(), None, jnp.zeros(()), 0.0)
         carry, saves, _ = run_segments(
-            run, store, carry, saves, total, segment.steps, _SEGMENT_STEPS, progress
+            advance,
+            carry,
+            saves,
+            store=store,
+            num_steps=total,
+            save_every=segment.steps,
+            segment_steps=_SEGMENT_STEPS,
+            progress=progress,
         )
         return carry, saves
 
     def either(carry: Carry, segment: Segment):
-        if segment.blocks * segment.steps <= 2 * _SEGMENT_STEPS:  # see near_divisor
-            return run(carry, segment)
+        if segment.intervals * segment.steps <= 2 * _SEGMENT_STEPS:  # see near_divisor
+            return advance(carry, segment)
         return jax.checkpoint(one_after_another, static_argnums=1, prevent_cse=False)(
             carry, segment
         )
@@ -82,18 +90,18 @@ def reversible_segments(solver: Any, rnn: CTRNN, dt: Scalar) -> RunSegment:
     return either
 
 
-def _retraced_segments(solver: Any, rnn: CTRNN, dt: Scalar) -> RunSegment:
+def _undone_segments(solver: AbstractNetworkSolver, rnn: CTRNN, dt: Scalar) -> Advance:
     parameters, static = eqx.partition(rnn, eqx.is_inexact_array)
 
     def stepper(parameters, dt, x):
-        return make_step(solver, eqx.combine(parameters, static), dt, x)
+        return solver.begin(eqx.combine(parameters, static), dt, x)
 
     def forward(parameters, dt, carry: Carry, segment: Segment):
         _, step = stepper(parameters, dt, carry.x)
-        return fixed_step_segments(step, dt, None, None, checkpoint=False)(carry, segment)
+        return fixed_segments(step, dt, checkpoint=False)(carry, segment)
 
-    def anchors_between(parameters, dt, x: State, segment: Segment, span: int):
-        """The states after every `span` steps of the segment: (blocks, spans, n, batch)."""
+    def states_within(parameters, dt, x: State, segment: Segment, span: int):
+        """The states after every `span` steps of the segment: (intervals, spans, n, batch)."""
         # What the solver remembers follows from x, but for lost digits: less to store.
         solver_state, step = stepper(parameters, dt, x)
 
@@ -106,12 +114,12 @@ def _retraced_segments(solver: Any, rnn: CTRNN, dt: Scalar) -> RunSegment:
             state, _ = lax.scan(one_step, state, None, length=span)
             return state, state[0]
 
-        spans = segment.blocks * (segment.steps // span)
+        spans = segment.intervals * (segment.steps // span)
         zero = jnp.zeros((), jnp.int32)  # the network does not know the time
         _, states = lax.scan(one_span, (x, solver_state, zero), None, length=spans)
-        return states.reshape(segment.blocks, -1, *states.shape[1:])
+        return states.reshape(segment.intervals, -1, *states.shape[1:])
 
-    run = partial(jax.custom_vjp, nondiff_argnums=(3,))(forward)
+    undone = partial(jax.custom_vjp, nondiff_argnums=(3,))(forward)
 
     def store(parameters, dt, carry, segment):
         end, saves = forward(parameters, dt, carry, segment)
@@ -123,40 +131,40 @@ def _retraced_segments(solver: Any, rnn: CTRNN, dt: Scalar) -> RunSegment:
         way = solver.retrace(eqx.combine(parameters, static))
         span = max(d for d in range(1, _SPAN_STEPS + 1) if segment.steps % d == 0)
 
-        def retrace(anchors: Array | None) -> Retraced:
-            def one_span(back, anchor):
-                if anchor is not None:
-                    back = way.anchor(back, anchor)
-                length = segment.steps if anchor is None else span
-                back, _ = lax.scan(lambda b, _: (way.back(b, dt), None), back, None, length=length)
+        def retrace(known: Array | None) -> Retraced:
+            def one_span(back, known):
+                if known is not None:
+                    back = way.correct(back, known)
+                length = segment.steps if known is None else span
+                back, _ = lax.scan(lambda b, _: (way.undo(b, dt), None), back, None, length=length)
                 return back, None
 
-            def block(back, inputs):
-                anchors, save_bar = inputs
+            def interval(back, inputs):
+                known, save_bar = inputs
                 if save_bar is not None:
-                    back = way.meet(back, save_bar)
-                if anchors is None:
+                    back = way.add_cotangent(back, save_bar)
+                if known is None:
                     return one_span(back, None)
-                return lax.scan(one_span, back, anchors, reverse=True)
+                return lax.scan(one_span, back, known, reverse=True)
 
             back, _ = lax.scan(
-                block,
-                way.turn(end, end_bar.x),
-                (anchors, saves_bar),
-                length=segment.blocks,
+                interval,
+                way.start(end, end_bar.x),
+                (known, saves_bar),
+                length=segment.intervals,
                 reverse=True,
             )
-            return way.arrive(back, dt)
+            return way.finish(back, dt)
 
         reached = retrace(None)
         reached = lax.cond(
-            any_at_all(~retraced(reached.x, start)),
-            lambda _: retrace(anchors_between(parameters, dt, start, segment, span)),
+            any_at_all(~agrees(reached.x, start)),
+            lambda _: retrace(states_within(parameters, dt, start, segment, span)),
             lambda reached: reached,
             reached,
         )
         nothing = dict.fromkeys(Carry._fields)
         return reached.rnn_bar, reached.dt_bar, Carry(**{**nothing, "x": reached.x_bar})
 
-    run.defvjp(store, pull_back)
-    return lambda carry, segment: run(parameters, dt, carry, segment)
+    undone.defvjp(store, pull_back)
+    return lambda carry, segment: undone(parameters, dt, carry, segment)

@@ -29,11 +29,11 @@ class Carry(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """`blocks` times `steps` steps; the state after each block is saved where `keep` is set."""
+    """`intervals` times `steps` steps; the state after each interval is saved where `save` says."""
 
-    blocks: int
+    intervals: int
     steps: int
-    keep: bool
+    save: bool
 
 
 class Progress(NamedTuple):
@@ -51,15 +51,16 @@ class Progress(NamedTuple):
         return self.meter.step(state, lax.stop_gradient(self.start + self.share * done))
 
 
-# Runs one segment and returns the saved states, (blocks, n, batch), or None.
-RunSegment = Callable[[Carry, Segment], tuple[Carry, Array | None]]
+# Makes the steps of one segment; the saved states are (intervals, n, batch), or None.
+Advance = Callable[[Carry, Segment], tuple[Carry, Array | None]]
 
 
 def run_segments(
-    run: RunSegment,
-    store: Callable[[PyTree, Any, Int[Array, " saves"], Array], PyTree],
+    advance: Advance,
     carry: Carry,
-    out: PyTree,
+    saves: PyTree,
+    *,
+    store: Callable[[PyTree, Any, Int[Array, " saves"], Array], PyTree],
     num_steps: int,
     save_every: int,
     segment_steps: int,
@@ -67,25 +68,25 @@ def run_segments(
 ) -> tuple[Carry, PyTree, PyTree]:
     """All steps in segments of about `segment_steps`.
 
-    `store(out, index, steps, states)` writes states (saves, n, batch) into `out`, of which they are
-    the saves from `index` on, made after `steps`. The output is handed on rather than joined
-    at the end: to write it once takes half the time. It never enters a segment, which in reverse
+    `store(saves, index, steps, states)` writes states (saves, n, batch) into `saves`, of which they
+    are those from `index` on, made after `steps`. The saves are handed on rather than joined
+    at the end: to write them once takes half the time. They never enter a segment, which in reverse
     mode keeps all that it is given.
 
-    Returns the carry, the output, and the state of the progress meter.
+    Returns the carry, the saves, and the state of the progress meter.
     """
     num_saves = num_steps // save_every
 
-    def advance(state, segment: Segment):
+    def make(state, segment: Segment):
         carry, meter_state = state
-        carry, states = run(carry, segment)
+        carry, states = advance(carry, segment)
         done = carry.step.astype(carry.x.dtype) / num_steps
         return (carry, progress.step(meter_state, done)), states
 
-    def stored(out, index, carry: Carry, states):
+    def stored(saves, index, carry: Carry, states):
         count = states.shape[0]
         ahead = save_every * jnp.arange(1 - count, 1, dtype=carry.step.dtype)
-        return store(out, index, carry.step + ahead, states)
+        return store(saves, index, carry.step + ahead, states)
 
     def repeat(body, state, indices: range):
         if len(indices) == 1:  # no loop around a single segment
@@ -93,23 +94,23 @@ def run_segments(
         every = jnp.arange(indices.start, indices.stop, indices.step, dtype=jnp.int32)
         return lax.scan(lambda state, index: (body(state, index), None), state, every)[0]
 
-    def some_saves(saves: int):
+    def some_saves(count: int):
         def body(state, index):
-            state, out = state
-            state, states = advance(state, Segment(saves, save_every, keep=True))
-            return state, stored(out, index, state[0], states)
+            state, saves = state
+            state, states = make(state, Segment(count, save_every, save=True))
+            return state, stored(saves, index, state[0], states)
 
         return body
 
     def one_save(state, index):
-        state, out = state
+        state, saves = state
         for times, steps in ((whole, length), (1, rest)):
             if times and steps:
-                segment = Segment(1, steps, keep=False)
-                state = repeat(lambda s, _, g=segment: advance(s, g)[0], state, range(times))
-        return state, stored(out, index, state[0], state[0].x[None])
+                segment = Segment(1, steps, save=False)
+                state = repeat(lambda s, _, g=segment: make(s, g)[0], state, range(times))
+        return state, stored(saves, index, state[0], state[0].x[None])
 
-    state = (carry, progress.state), out
+    state = (carry, progress.state), saves
     if save_every <= segment_steps:
         each = near_divisor(num_saves, segment_steps // save_every)
         last = num_saves % each
@@ -121,37 +122,8 @@ def run_segments(
         length = near_divisor(save_every, segment_steps)
         whole, rest = divmod(save_every, length)
         state = repeat(one_save, state, range(num_saves))
-    (carry, meter_state), out = state
-    return carry, out, meter_state
-
-
-def write(whole: Array, part: Array, *at: Any) -> Array:
-    """`whole` with `part` in it, from the index `at` of the first axes on, where nothing was yet.
-
-    That nothing was there spares derivatives a copy of `whole`, to be cleared at that place.
-    """
-    differentiable = jnp.issubdtype(whole.dtype, jnp.inexact)
-    first = jnp.stack([jnp.asarray(i, jnp.int32) for i in at])
-    return (_written if differentiable else _overwritten)(whole, part, first)
-
-
-def _overwritten(whole: Array, part: Array, first: Int[Array, " axes"]) -> Array:
-    zero = jnp.zeros((), jnp.int32)
-    return lax.dynamic_update_slice(whole, part, [*first, *[zero] * (whole.ndim - len(first))])
-
-
-_written = jax.custom_jvp(_overwritten)
-
-
-@_written.defjvp
-def _written_jvp(primals, tangents):
-    (_, _, first), (whole_dot, part_dot, _) = primals, tangents
-    window = tuple(range(part_dot.ndim))
-    numbers = lax.ScatterDimensionNumbers(window, (), tuple(range(len(first))))
-    added = lax.scatter_add(
-        whole_dot, first, part_dot, numbers, unique_indices=True, mode="promise_in_bounds"
-    )
-    return _overwritten(*primals), added
+    (carry, meter_state), saves = state
+    return carry, saves, meter_state
 
 
 def near_divisor(total: int, target: int) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -25,16 +25,8 @@ from .._network.invariants import total_energy
 from .._network.model import CTRNN
 from .._util import checks
 from .._util.types import Array, Bool, Float, Int, any_at_all
-from .base import (
-    AbstractNetworkSolver,
-    AbstractRetrace,
-    Level,
-    Retraced,
-    conservative_network_of,
-    dense_info,
-    level_of,
-    merged,
-)
+from ._common import Level, conservative_network_of, level_of, merged
+from .base import AbstractNetworkSolver, AbstractRetrace, Retraced, dense_info
 
 _NEWTON_STEPS = 32
 # Where the fixed-point iteration may stop shrinking because of rounding, in units of eps.
@@ -179,7 +171,12 @@ def _linear_solve(g: Callable[[Array], Array], y: Float[Array, "n batch"]) -> Ar
 
 
 class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
-    """A symmetric one-step method, given by the mean slope of the neurons over a step."""
+    """A symmetric one-step method, given by the mean slope of the neurons over a step.
+
+    Where it keeps the energy, `slope` is given the sum of potentials that it is to lead to.
+    """
+
+    can_undo: ClassVar[bool] = True
 
     tol: eqx.AbstractVar[float | None]
     max_iterations: eqx.AbstractVar[int]
@@ -188,11 +185,6 @@ class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
     @abc.abstractmethod
     def composition(self) -> tuple[float, ...]:
         """The fractions of a step that the method is composed of."""
-
-    @property
-    def keeps_energy(self) -> bool:
-        """Whether `slope` is given the sum of potentials that it is to arrive at."""
-        return False
 
     @abc.abstractmethod
     def slope(self, sigma: AbstractActivation, z0: Array, z1: Array, target: Any) -> Array:
@@ -236,16 +228,16 @@ class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
         sigma, z0 = rnn.activation, rnn.preactivation(x)
         drift = None if rnn.form == "rate" or rnn.bias is None else h * rnn.bias
 
-        def arrive(z0, slope):
+        def end(z0, slope):
             z1 = z0 + rnn.weights.matvec(h * slope)
             return z1 if drift is None else z1 + drift.reshape(-1, *[1] * (z1.ndim - 1))
 
         def residual(z1, start):
             z0, target = start
-            return z1 - arrive(z0, self.slope(sigma, z0, z1, target))
+            return z1 - end(z0, self.slope(sigma, z0, z1, target))
 
-        middle = (z0 + arrive(z0, sigma(z0))) / 2  # the explicit midpoint method to begin with
-        guess = lax.stop_gradient(arrive(z0, sigma(middle)))
+        middle = (z0 + end(z0, sigma(z0))) / 2  # the explicit midpoint method to begin with
+        guess = lax.stop_gradient(end(z0, sigma(middle)))
         target = None
         if self.keeps_energy:
             # What rounding did to the energy so far is undone in the next step: it adds up else.
@@ -258,7 +250,7 @@ class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
         slope = self.slope(sigma, z0, z1, target)
         if rnn.form == "rate":
             return x + h * slope, converged
-        return arrive(z0, slope), converged
+        return end(z0, slope), converged
 
     def retrace(self, rnn: CTRNN) -> AbstractRetrace:
         """The way back for `adjoint="reversible"`: a step of -h retraces one of h."""
@@ -277,10 +269,10 @@ class _SymmetricRetrace(AbstractRetrace):
         self.solver = solver
         self.arrays, self.static = eqx.partition(rnn, eqx.is_inexact_array)
 
-    def turn(self, x, x_bar):
+    def start(self, x, x_bar):
         return _Back(x, x_bar, jax.tree.map(jnp.zeros_like, self.arrays), jnp.zeros((), x.dtype))
 
-    def back(self, back, dt):
+    def undo(self, back, dt):
         def forward(arrays, x, dt):
             return self.solver.advance(eqx.combine(arrays, self.static), x, dt)[0]
 
@@ -290,13 +282,13 @@ class _SymmetricRetrace(AbstractRetrace):
         rnn_bar = jax.tree.map(jnp.add, back.rnn_bar, rnn_bar)
         return _Back(x, x_bar, rnn_bar, back.dt_bar + dt_bar)
 
-    def anchor(self, back, x):
+    def correct(self, back, x):
         return back._replace(x=x)
 
-    def meet(self, back, x_bar):
+    def add_cotangent(self, back, x_bar):
         return back._replace(x_bar=back.x_bar + x_bar)
 
-    def arrive(self, back, dt):
+    def finish(self, back, dt):
         return Retraced(*back)
 
 

@@ -91,14 +91,14 @@ class Leapfrog(AbstractRetrace):
         lost = None if lost_a is None or lost_b is None else (lost_a, lost_b)
         return _Parts(a, b, velocity, lost)
 
-    def turn(self, x: Array, x_bar: Array) -> _Back:
+    def start(self, x: Array, x_bar: Array) -> _Back:
         """See `AbstractRetrace`."""
         (a, b), (a_bar, b_bar) = self._split(x), self._split(x_bar)
         zero = jnp.zeros((), x.dtype)
         rnn_bar = jax.tree.map(jnp.zeros_like, self.arrays)
         return _Back(a, b, a_bar, b_bar, zero, jnp.zeros_like(a), rnn_bar, zero)
 
-    def back(self, back: _Back, dt: Array) -> _Back:
+    def undo(self, back: _Back, dt: Array) -> _Back:
         """See `AbstractRetrace`. Products for the velocity, its cotangent and the weights."""
         if len(self.fractions) == 1:
             return self._subback(back, dt, dt)
@@ -132,17 +132,17 @@ class Leapfrog(AbstractRetrace):
             dt_bar=back.dt_bar + jnp.sum(velocity_bar * velocity) / dt,
         )
 
-    def anchor(self, back: _Back, x: Array) -> _Back:
+    def correct(self, back: _Back, x: Array) -> _Back:
         """See `AbstractRetrace`."""
         a, b = self._split(x)
         return back._replace(a=a, b=b, coefficient=jnp.zeros_like(back.coefficient))
 
-    def meet(self, back: _Back, x_bar: Array) -> _Back:
+    def add_cotangent(self, back: _Back, x_bar: Array) -> _Back:
         """See `AbstractRetrace`."""
         a_bar, b_bar = self._split(x_bar)
         return back._replace(a_bar=back.a_bar + a_bar, b_bar=back.b_bar + b_bar)
 
-    def arrive(self, back: _Back, dt: Array) -> Retraced:
+    def finish(self, back: _Back, dt: Array) -> Retraced:
         """See `AbstractRetrace`."""
         back = self._undo_a(back, 0.0, dt)
         x, x_bar = self._join(back.a, back.b), self._join(back.a_bar, back.b_bar)

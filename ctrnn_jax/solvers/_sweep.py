@@ -131,7 +131,7 @@ class Sweep(AbstractRetrace):
     def _product(a: Array, b: Array) -> Array:
         return jnp.matmul(a, b, precision=matmul_precision())
 
-    def turn(self, x: Array, x_bar: Array) -> _Back:
+    def start(self, x: Array, x_bar: Array) -> _Back:
         """See `AbstractRetrace`."""
         parameters = eqx.filter(self.rnn.activation, eqx.is_inexact_array)
         gradient = _Gradient(
@@ -142,7 +142,7 @@ class Sweep(AbstractRetrace):
         )
         return _Back(x, x_bar, gradient)
 
-    def back(self, back: _Back, dt: Array) -> _Back:
+    def undo(self, back: _Back, dt: Array) -> _Back:
         """See `AbstractRetrace`. One product for z, one for its cotangent, one for the weights."""
         subback = self._subback_rate if self.rnn.form == "rate" else self._subback_current
         if len(self.fractions) == 1:
@@ -243,15 +243,15 @@ class Sweep(AbstractRetrace):
             sweeps[1] = sweeps[1][::-1]
         return jnp.stack(sweeps).reshape(len(sweeps), -1, visited.shape[-1])
 
-    def anchor(self, back: _Back, x: Array) -> _Back:
+    def correct(self, back: _Back, x: Array) -> _Back:
         """See `AbstractRetrace`."""
         return back._replace(x=x)
 
-    def meet(self, back: _Back, x_bar: Array) -> _Back:
+    def add_cotangent(self, back: _Back, x_bar: Array) -> _Back:
         """See `AbstractRetrace`."""
         return back._replace(x_bar=back.x_bar + x_bar)
 
-    def arrive(self, back: _Back, dt: Array) -> Retraced:
+    def finish(self, back: _Back, dt: Array) -> Retraced:
         """See `AbstractRetrace`."""
         parameters, static = eqx.partition(self.rnn, eqx.is_inexact_array)
         _, pull = jax.vjp(lambda p: eqx.combine(p, static).weights.as_matrix(), parameters)

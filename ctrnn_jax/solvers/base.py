@@ -1,94 +1,151 @@
-"""What the solvers share: the network behind a diffrax term, dense output, default methods."""
+"""What a solver is to `simulate`: diffrax's methods, and what it may declare beyond them.
+
+A solver of diffrax, or one of a user's own that knows diffrax alone, declares nothing:
+`_foreign.adapted` answers for it.
+"""
 
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import diffrax
-import equinox as eqx
 import jax.numpy as jnp
-import optimistix as optx
-from jax import lax
 
-from .._network.invariants import bias_offset, total_energy
+from .._network.invariants import energy
 from .._network.model import CTRNN
-from .._util import checks
-from .._util.types import Array, Bool, Float, State
+from .._util.types import Array, Bool, Float, Int, Scalar, State
+
+Columns = Float[Array, "n batch"]
+
+# step(x, solver_state, k) -> x, solver_state, converged; k counts the steps already made.
+Step = Callable[[State, Any, Int[Array, ""]], tuple[State, Any, Bool[Array, " batch"] | None]]
 
 
-def network_of(terms: Any, solver: Any) -> CTRNN:
-    """The CTRNN that a term integrates, for solvers that use its structure."""
-    term = terms
-    while hasattr(term, "term"):  # diffrax wraps terms to integrate backwards in time
-        term = term.term
-    name = type(solver).__name__
-    rnn: Any = getattr(term, "vector_field", None)
-    checks.instance("terms", rnn, CTRNN, f"ODETerm(rnn) with a CTRNN for {name}")
-    if rnn.has_own_equation:
-        expected = f"the equation of CTRNN for {name}, which makes steps of its own"
-        checks.fail("rnn", expected, f"a subclass with another one, {type(rnn).__name__}")
-    return rnn
+class AbstractNetworkSolver(diffrax.AbstractSolver):
+    """A diffrax solver for x' = f(x), with what `simulate` asks of one.
 
+    To write one, define `order` and `step` (and `init`, where something is remembered from step to
+    step) as diffrax has them, for states as columns, (n, batch), and for one state (n,) alike.
+    What follows has answers that are right for any one-step method, to be overridden where another
+    answer is true.
 
-def conservative_network_of(terms: Any, solver: Any) -> CTRNN:
-    """The CTRNN that a term integrates, refused where there is no energy to conserve."""
-    rnn = network_of(terms, solver)
-    if not rnn.is_conservative:
-        got = "a leak" if rnn.leak is not None else type(rnn.weights).__name__
-        needs = f"skew-symmetric weights and no leak for {type(solver).__name__}"
-        checks.fail("rnn", needs, got)
-    return rnn
-
-
-class Level(NamedTuple):
-    """Energies to keep, and the linear term c·x that a bias of the current form adds to them."""
-
-    energy: Float[Array, "*batch"]
-    offset: Float[Array, " n"] | None
-
-
-def level_of(rnn: CTRNN, y: State) -> Level:
-    """The energies of states (n,) or (n, batch)."""
-    offset = bias_offset(rnn)
-    return Level(total_energy(rnn, y, offset), offset)
-
-
-def merged(result: Any, converged: Bool[Array, ""]) -> Any:
-    """A result of diffrax, turned to a failure where an equation was not solved."""
-    failed: Any = diffrax.RESULTS.nonlinear_divergence
-    return diffrax.RESULTS.where(converged, result, failed)
-
-
-def innermost(solver: Any) -> Any:
-    """What a solver wraps, through all wrappers; itself where it wraps none."""
-    while isinstance(solver, diffrax.AbstractWrappedSolver):
-        solver = solver.solver
-    return solver
-
-
-def with_tolerances(solver: Any, rtol: Any, atol: Any) -> Any:
-    """The root finder of an implicit solver with these tolerances, where its own are left open.
-
-    Chord iterations, and not diffrax's own ones: those take it for divergence where the updates
-    have come down to rounding.
+    Attributes:
+        keeps_energy: needs the energy of the network, and so is refused where there is none.
+        works_alone: each device of a mesh may run its share by itself. Not so where a step needs
+            operations that do not work inside `jax.shard_map`.
+        checks_each_step: a step costs and compiles so much more than a look for what is not finite
+            that each is looked at, rather than a whole segment.
+        remembers_result: what is remembered belongs to the state that the last step ended with,
+            and is made anew where that was changed.
+        can_undo: `retrace` undoes steps, for `adjoint="reversible"`.
     """
-    inner = innermost(solver)
-    if not isinstance(inner, diffrax.AbstractImplicitSolver):
-        return solver
-    options = [getattr(inner.root_finder, name, 0.0) for name in ("rtol", "atol", "norm")]
-    # What is still open is a marker object, neither a number nor a norm.
-    if all(isinstance(o, float | int) or hasattr(o, "dtype") or callable(o) for o in options):
-        return solver
-    finder = optx.Chord(rtol, atol, optx.max_norm)
-    return eqx.tree_at(lambda solver: innermost(solver).root_finder, solver, finder)
+
+    term_structure: ClassVar = diffrax.AbstractTerm
+    interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation
+
+    keeps_energy: ClassVar[bool] = False
+    works_alone: ClassVar[bool] = True
+    checks_each_step: ClassVar[bool] = False
+    remembers_result: ClassVar[bool] = True
+    can_undo: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """As messages call it."""
+        return type(self).__name__
+
+    @property
+    def arrays_per_step(self) -> int:
+        """About how many arrays of a state's size a step works on, to choose what fits a cache."""
+        return 7
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether a step estimates its error, so that step sizes can follow tolerances."""
+        return isinstance(self, diffrax.AbstractAdaptiveSolver)
+
+    def check(self, rnn: CTRNN, x: Array) -> None:
+        """Refuse a network that cannot be integrated, where that is seen beforehand."""
+        if self.keeps_energy and rnn.is_conservative:
+            energy(rnn, x)  # refuses a bias for which there is no energy
+
+    def converged(self, solver_state: Any) -> Bool[Array, "*batch"] | None:
+        """Whether the equation of the last step was solved, per state; None: there is none."""
+        return None
+
+    def retrace(self, rnn: CTRNN) -> AbstractRetrace:
+        """The way back through steps, where `can_undo`."""
+        raise NotImplementedError
+
+    def init(self, terms, t0, t1, y0, args):
+        """Nothing is remembered."""
+        return None
+
+    def func(self, terms, t0, y0, args):
+        """The vector field."""
+        return terms.vf(t0, y0, args)
+
+    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns) -> tuple[Any, Step]:
+        """What the first step remembers, and the function that makes fixed steps of dt."""
+
+        def step(x, state, k):
+            x, state, _ = one_step(self, rnn, dt, x, state, k)
+            return x, state, self.converged(state)
+
+        return initial_state(self, rnn, dt, x0), step
+
+    def with_tolerances(self, rtol: Scalar, atol: Scalar) -> diffrax.AbstractSolver:
+        """The solver as `diffrax.diffeqsolve` takes it for adaptive steps."""
+        return self
 
 
-def for_steps_from(x: State, solver: Any) -> Any:
-    """An implicit solver with tolerances in shares of the state: no result depends on its unit."""
-    rtol = float(jnp.finfo(x.dtype).eps) ** 0.5
-    size = jnp.maximum(jnp.max(jnp.abs(x)), float(jnp.finfo(x.dtype).tiny))
-    return with_tolerances(solver, rtol, rtol * lax.stop_gradient(size))
+_CYCLE = 4
+
+
+class StepTerm(diffrax.AbstractTerm):
+    """The network as a diffrax term whose time counts steps, modulo 4, from step `k` on.
+
+    Real time k·dt has a spacing of eps·k·dt, so (k+1)·dt - k·dt is off by eps·k: 6 % after 10⁶
+    steps in float32. Small integers are exact; a network whose equation knows the time is given the
+    real one. Two-step methods ask for the control over two steps, across the end of a cycle too,
+    and get 2 dt.
+    """
+
+    vector_field: CTRNN
+    dt: Scalar
+    k: Int[Array, ""]
+
+    def vf(self, t, y, args):
+        fraction = t - (self.k % _CYCLE).astype(self.dt.dtype)
+        return self.vector_field(time_at(self.k, fraction, self.dt), y, args)
+
+    def contr(self, t0, t1, **kwargs):
+        return self.dt * (jnp.mod(t1 - t0 + 1, _CYCLE) - 1)
+
+    def prod(self, vf, control):
+        return vf * control
+
+
+def time_at(k: Int[Array, ""], fraction: Any, dt: Scalar) -> Scalar:
+    """The time of a `fraction` of a step after step k."""
+    return k.astype(dt.dtype) * dt + fraction * dt
+
+
+def initial_state(solver: diffrax.AbstractSolver, rnn: CTRNN, dt: Scalar, x: State) -> Any:
+    """What a solver remembers before its first fixed step."""
+    zero, one = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
+    return solver.init(StepTerm(rnn, dt, jnp.zeros((), jnp.int32)), zero, one, x, None)
+
+
+def one_step(
+    solver: diffrax.AbstractSolver, rnn: CTRNN, dt: Scalar, x: State, state: Any, k: Array
+) -> tuple[State, Any, Bool[Array, ""]]:
+    """The state after step k, what is remembered, and whether diffrax calls it a success."""
+    t0 = (k % _CYCLE).astype(x.dtype)
+    x, _, _, state, result = solver.step(StepTerm(rnn, dt, k), t0, t0 + 1, x, None, state, False)
+    return x, state, diffrax.is_successful(result)
 
 
 def dense_info(terms, t0, t1, y0, y1, args, control) -> dict:
@@ -96,21 +153,6 @@ def dense_info(terms, t0, t1, y0, y1, args, control) -> dict:
     k0 = terms.vf_prod(t0, y0, args, control)
     k1 = terms.vf_prod(t1, y1, args, control)
     return {"y0": y0, "y1": y1, "k0": k0, "k1": k1}
-
-
-class AbstractNetworkSolver(diffrax.AbstractSolver):
-    """A one-step method for x' = f(x) with cubic Hermite interpolation between the steps."""
-
-    term_structure: ClassVar = diffrax.AbstractTerm
-    interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation
-
-    def init(self, terms, t0, t1, y0, args):
-        """No hidden state."""
-        return None
-
-    def func(self, terms, t0, y0, args):
-        """The vector field."""
-        return terms.vf(t0, y0, args)
 
 
 class Retraced(NamedTuple):
@@ -125,25 +167,26 @@ class Retraced(NamedTuple):
 class AbstractRetrace(abc.ABC):
     """Steps undone one by one, pulling a cotangent back through each: reverse mode without memory.
 
-    `solver.retrace(rnn)` gives one for a solver that can undo its steps.
+    What it hands on from step to step is its own business: a state, the state's cotangent, and
+    cotangents that gather.
     """
 
     @abc.abstractmethod
-    def turn(self, x: State, x_bar: State) -> Any:
-        """Ready to go back from x, with the cotangent of x."""
+    def start(self, x: State, x_bar: State) -> Any:
+        """Ready to undo the steps that led to x, with the cotangent of x."""
 
     @abc.abstractmethod
-    def back(self, back: Any, dt: Array) -> Any:
+    def undo(self, back: Any, dt: Array) -> Any:
         """One step undone."""
 
     @abc.abstractmethod
-    def anchor(self, back: Any, x: State) -> Any:
-        """The state that has been reached, corrected to x."""
+    def correct(self, back: Any, x: State) -> Any:
+        """The state that has been reached, replaced by x."""
 
     @abc.abstractmethod
-    def meet(self, back: Any, x_bar: State) -> Any:
+    def add_cotangent(self, back: Any, x_bar: State) -> Any:
         """More cotangent for the state that has been reached: that of a save."""
 
     @abc.abstractmethod
-    def arrive(self, back: Any, dt: Array) -> Retraced:
+    def finish(self, back: Any, dt: Array) -> Retraced:
         """What has been reached and gathered."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -47,6 +47,7 @@ class DiscreteGradient(AbstractImplicitNetworkSolver):
         >>> run.unconverged_at.max()  # -1: every step was solved
     """
 
+    keeps_energy: ClassVar[bool] = True
     tol: float | None = eqx.field(static=True)
     max_iterations: int = eqx.field(static=True)
     order_: int = eqx.field(static=True)
@@ -64,10 +65,6 @@ class DiscreteGradient(AbstractImplicitNetworkSolver):
     @property
     def composition(self) -> tuple[float, ...]:
         return COMPOSITIONS[self.order_]
-
-    @property
-    def keeps_energy(self) -> bool:
-        return True
 
     def slope(self, sigma: AbstractActivation, z0: Array, z1: Array, target: Any) -> Array:
         mean, dz = sigma.mean(z0, z1), z1 - z0

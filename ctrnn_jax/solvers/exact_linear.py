@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import diffrax
 import jax
@@ -13,8 +13,9 @@ from .._network.model import CTRNN
 from .._network.products import product
 from .._util import checks
 from .._util.types import Array, Float, Scalar, State, any_at_all
+from ._common import network_of
 from ._pairs import coarse, exponential_change, two_sum
-from .base import AbstractNetworkSolver, dense_info, network_of
+from .base import AbstractNetworkSolver, dense_info
 
 
 class ExactLinear(AbstractNetworkSolver):
@@ -34,6 +35,8 @@ class ExactLinear(AbstractNetworkSolver):
         Casoni et al. 2025, Theorem 1. The integral is a column of the exponential of the
         augmented matrix [[M, b], [0, 0]] (Van Loan 1978).
     """
+
+    remembers_result: ClassVar[bool] = False  # the propagator, and digits that still are missing
 
     def order(self, terms):
         """No order: the error is rounding at any step size."""

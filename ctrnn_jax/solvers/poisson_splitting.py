@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import diffrax
 import equinox as eqx
 import jax.numpy as jnp
@@ -10,9 +12,10 @@ from .._network.model import CTRNN
 from .._network.products import AbstractTwoGroups
 from .._util import checks
 from .._util.types import Array, Float
+from ._common import conservative_network_of
 from ._leapfrog import Leapfrog
 from ._sweep import Sweep
-from .base import AbstractNetworkSolver, AbstractRetrace, conservative_network_of, dense_info
+from .base import AbstractNetworkSolver, AbstractRetrace, dense_info
 from .compositions import COMPOSITIONS
 
 ORDERS = (1, *COMPOSITIONS)
@@ -49,6 +52,7 @@ class PoissonSplitting(AbstractNetworkSolver):
         ...             solver=ct.PoissonSplitting())
     """
 
+    can_undo: ClassVar[bool] = True
     order_: int = eqx.field(static=True)
     compensated: bool = eqx.field(static=True)
 

@@ -10,8 +10,10 @@ from jax import lax
 
 from .._network.model import CTRNN
 from .._util import checks
-from .._util.types import Array, Bool, Float
-from .base import Level, conservative_network_of, dense_info, for_steps_from, level_of, merged
+from .._util.types import Array, Bool, Float, Scalar
+from ._common import Level, conservative_network_of, level_of, merged
+from ._foreign import adapted, for_steps_from, for_tolerances
+from .base import AbstractNetworkSolver, Columns, Step, dense_info
 
 _MAX_ITERATIONS = 16
 
@@ -22,7 +24,7 @@ class _State(NamedTuple):
     converged: Bool[Array, "*batch"]
 
 
-class Projected(diffrax.AbstractWrappedSolver):
+class Projected(AbstractNetworkSolver, diffrax.AbstractWrappedSolver):
     """Any one-step solver, its result put back on the initial energy level after every step.
 
     x ← x - λ ∇E(x) with E(x - λ ∇E(x)) = E(x(0)), λ by Newton's method. Order and cost are those
@@ -46,8 +48,11 @@ class Projected(diffrax.AbstractWrappedSolver):
     """
 
     solver: diffrax.AbstractSolver
-    # The solver's own would pass by the projected state.
-    interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation
+    keeps_energy: ClassVar[bool] = True
+    works_alone: ClassVar[bool] = property(lambda self: adapted(self.solver).works_alone)  # pyright: ignore
+    checks_each_step: ClassVar[bool] = property(  # pyright: ignore
+        lambda self: adapted(self.solver).checks_each_step
+    )
 
     def __init__(self, solver: diffrax.AbstractSolver):
         expected = "a diffrax solver such as diffrax.Tsit5()"
@@ -101,6 +106,26 @@ class Projected(diffrax.AbstractWrappedSolver):
         state = _State(state, solver_state.level, converged)
         info = dense_info(terms, t0, t1, y0, y1, args, terms.contr(t0, t1))
         return y1, error, info, state, result
+
+    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns) -> tuple[Any, Step]:
+        """The inner solver's own fast step, then the projection."""
+        conservative_network_of(diffrax.ODETerm(rnn), self)
+        solver, level = adapted(self.solver), level_of(rnn, x0)
+        remembered, inner_step = solver.begin(rnn, dt, x0)
+
+        def step(x, state, k):
+            remembered, level = state
+            if solver.remembers_result:
+                remembered, _ = solver.begin(rnn, dt, x)
+            x, remembered, converged = inner_step(x, remembered, k)
+            x, reached = self.project(rnn, x, level)
+            return x, (remembered, level), reached if converged is None else reached & converged
+
+        return (remembered, level), step
+
+    def with_tolerances(self, rtol: Scalar, atol: Scalar) -> diffrax.AbstractSolver:
+        """Its implicit solver's root finder with these tolerances."""
+        return for_tolerances(self, rtol, atol)
 
     @staticmethod
     def project(

@@ -1,7 +1,9 @@
-"""A batch cut into parts: one for each device of a mesh, and blocks that stay in the cache."""
+"""A batch over the devices of a mesh."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -15,18 +17,18 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._util import checks
-from .._util.types import Array, Float, PyTree
-from .segments import Progress, near_divisor
-
-Rows = Float[Array, "batch n"]
+from .._util.types import PyTree
+from .blocks import Rows, padded, without_padding
+from .problem import Problem
+from .size_rules import cpu_cores
 
 
 def batch_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of devices for `simulate(..., mesh=...)`, with the one axis "batch".
 
     Args:
-        devices: all devices of all processes, unless given. A CPU counts as one device until
-            `jax.config.update("jax_num_cpu_devices", cores)` is called, before JAX is first used.
+        devices: all devices of all processes, unless given. A CPU counts as one device, unless
+            `use_cpu_cores` was called.
 
     Raises:
         TypeError, ValueError: where `devices` is not a sequence of devices, or is empty.
@@ -42,37 +44,67 @@ def batch_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     return Mesh(np.array(found), ("batch",))
 
 
-def over_devices(
-    run: Callable[[PyTree, Rows, diffrax.AbstractProgressMeter], PyTree],
-    mesh: Mesh,
-    alone: bool,
-    gradients_alone: bool,
-    values: PyTree,
-    rows: Rows,
-    meter: diffrax.AbstractProgressMeter,
-) -> PyTree:
-    """`run(values, rows, meter)` with an equal share of the rows on each device of the mesh.
+def use_cpu_cores(count: int | None = None) -> Mesh:
+    """Make the CPU as many devices as it has cores, and a mesh of them for `simulate(mesh=...)`.
 
-    The leaves of what it returns have the batch as their first axis. `alone`: each device runs its
-    part by itself, faster than as the compiler divides the work. diffrax's implicit solvers ask
-    for the latter, and so do reverse-mode derivatives of its own loops (`gradients_alone`).
+    To be called before anything else of JAX: what JAX finds when it is first used is for good.
+    Calling it again with the same count is allowed.
+
+    Args:
+        count: devices; as many as this process may use cores, unless given.
+
+    Returns:
+        `batch_mesh` of these devices.
+
+    Raises:
+        TypeError, ValueError: for what is no count.
+        RuntimeError: when it is too late.
+
+    Example:
+        >>> mesh = ct.use_cpu_cores()
+        >>> run = ct.simulate(rnn, x0, dt=0.05, num_steps=1000, mesh=mesh)
+    """
+    count = cpu_cores() if count is None else checks.integer("count", count, 1)
+    with contextlib.suppress(RuntimeError):  # JAX has begun: it has the devices that it has
+        jax.config.update("jax_num_cpu_devices", count)
+    found = jax.devices("cpu")
+    if len(found) < count:
+        expected = f"to be called before JAX is first used, to make the CPU {count} devices"
+        checks.fail("use_cpu_cores", expected, f"a CPU of {len(found)} already", RuntimeError)
+    return batch_mesh(found[:count])
+
+
+def over_devices(
+    run: Callable[[Problem, Rows], PyTree],
+    problem: Problem,
+    rows: Rows,
+    *,
+    mesh: Mesh,
+    gradients_alone: bool,
+) -> PyTree:
+    """`run(problem, rows)` with an equal share of the rows on each device of the mesh.
+
+    The leaves of what it returns have the batch as their first axis. A solver that works alone runs
+    each device's share by itself, faster than as the compiler divides the work. Reverse-mode
+    derivatives of diffrax's own loops ask for the latter, unless `gradients_alone`.
     """
     # jax.make_mesh makes axes whose sharding is part of the types of all arrays; not so here.
     mesh, shared = Mesh(mesh.devices, mesh.axis_names), PartitionSpec(mesh.axis_names)
-    batch, rows = rows.shape[0], _padded(rows, mesh.size)
-    arrays, static = eqx.partition(values, eqx.is_array)
+    batch, rows = rows.shape[0], padded(rows, mesh.size)
+    arrays, static = eqx.partition(problem, eqx.is_array)
 
     def by_compiler(arrays, rows):
         distributed = NamedSharding(mesh, shared)
         rows = lax.with_sharding_constraint(rows, distributed)
-        out = run(eqx.combine(arrays, static), rows, meter)
+        out = run(eqx.combine(arrays, static), rows)
         return jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, distributed), out)
 
     def one_share(arrays, rows):
-        own = meter
-        if not isinstance(meter, diffrax.NoProgressMeter):
-            own = _OnFirstDevice(meter, mesh.axis_names)
-        return run(eqx.combine(arrays, static), rows, own)
+        problem = eqx.combine(arrays, static)
+        if not isinstance(problem.meter, diffrax.NoProgressMeter):
+            meter = _OnFirstDevice(problem.meter, mesh.axis_names)
+            problem = dataclasses.replace(problem, meter=meter)
+        return run(problem, rows)
 
     # No two trajectories meet, so nothing is communicated. check_vma is about collectives, and
     # refuses custom derivatives without need.
@@ -83,48 +115,18 @@ def over_devices(
         out_specs=shared,
         check_vma=False,
     )
-    if not alone:
+    if not problem.solver.works_alone:
         each = by_compiler
     elif not gradients_alone:
         each = partial(_differentiated_as, by_compiler, each)
-    return _first(batch, each(arrays, rows))
+    return without_padding(batch, each(arrays, rows))
 
 
-def over_blocks(
-    run: Callable[[Rows, PyTree, Any, Progress], tuple[PyTree, dict, dict]],
-    rows: Rows,
-    empty: Callable[[int], dict],
-    meter: diffrax.AbstractProgressMeter,
-    size: int | None,
-) -> dict:
-    """`run(part, out, first, progress)` for about `size` rows at a time, one block after another.
-
-    It writes what it makes of the rows from `first` on into `out`, which begins as `empty(batch)`,
-    and returns the meter's state, `out` and more leaves, with the rows as their first axis.
-    """
-    batch = rows.shape[0]
-    size = near_divisor(batch, size or batch)
-    blocks = -(-batch // size)
-    rows = _padded(rows, blocks)
-    progress = Progress(meter, meter.init(), jnp.zeros((), rows.dtype), 1 / blocks)
-    if blocks == 1:
-        state, out, rest = run(rows, empty(batch), 0, progress)
-    else:
-        size = rows.shape[0] // blocks
-        first = size * jnp.arange(blocks, dtype=jnp.int32)
-        starts = jnp.arange(blocks, dtype=rows.dtype) / blocks
-
-        def block(carry, inputs):
-            state, out = carry
-            part, first, start = inputs
-            state, out, rest = run(part, out, first, progress._replace(state=state, start=start))
-            return (state, out), rest
-
-        parts = rows.reshape(blocks, size, -1), first, starts
-        (state, out), rest = lax.scan(block, (progress.state, empty(rows.shape[0])), parts)
-        rest = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rest)
-    meter.close(state)
-    return _first(batch, out | rest)
+def local_devices(mesh: Mesh | None) -> int:
+    """On how many devices this process works."""
+    if mesh is None:
+        return 1
+    return sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
 
 
 def _differentiated_as(other: Callable, run: Callable, *args: PyTree) -> PyTree:
@@ -172,13 +174,3 @@ class _OnFirstDevice(diffrax.AbstractProgressMeter):
 
     def close(self, state):
         self._there(lambda: self.meter.close(state), lambda: None)
-
-
-def _padded(rows: Rows, parts: int) -> Float[Array, "padded n"]:
-    """The last row repeated until the number of rows is a multiple of `parts`."""
-    missing = -rows.shape[0] % parts
-    return rows if missing == 0 else jnp.concatenate([rows, jnp.repeat(rows[-1:], missing, axis=0)])
-
-
-def _first(batch: int, out: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf if leaf.shape[0] == batch else leaf[:batch], out)

@@ -1,0 +1,128 @@
+"""What is compiled of a call of `simulate`: from initial states to saves.
+
+The batch is shared by devices (`devices.py`), each of which steps block after block of it
+(`blocks.py`), segment after segment (`segments.py`), by fixed steps (`fixed.py`), undone in reverse
+mode (`reversible.py`), or adaptive ones (`adaptive.py`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._util.types import Array, Float, PyTree
+from .adaptive import adaptive_segment_steps, adaptive_segments
+from .blocks import Rows, over_blocks
+from .devices import local_devices, over_devices
+from .fixed import fixed_segments, within
+from .output import Ends, Saves, no_saves_yet, saves_of, write
+from .problem import Plan, Problem, initial_fold
+from .reversible import reversible_segment_steps, reversible_segments
+from .segments import Advance, Carry, Progress, run_segments, square_root_segment
+from .size_rules import block_size, saved_at_once
+from .trajectory import Trajectory
+
+
+def run(problem: Problem, x0: Float[Array, "*batch n"], plan: Plan) -> Trajectory:
+    """The trajectory of each initial state."""
+    *batch, n = x0.shape
+    problem = eqx.tree_at(lambda p: p.rnn, problem, problem.rnn.prepared())
+    rows = x0.reshape(-1, n)
+    one_device = partial(_on_one_device, plan)
+    if plan.mesh is None:
+        saves, ends = one_device(problem, rows)
+    else:
+        gradients_alone = problem.tolerances is None or plan.checkpoints
+        saves, ends = over_devices(
+            one_device, problem, rows, mesh=plan.mesh, gradients_alone=gradients_alone
+        )
+    saves, ends = jax.tree.map(lambda a: a.reshape(*batch, *a.shape[1:]), (saves, ends))
+    ts = plan.saved_steps.astype(x0.dtype) * problem.dt
+    return Trajectory(ts=ts, **saves._asdict(), **ends._asdict())
+
+
+def _on_one_device(plan: Plan, problem: Problem, rows: Rows) -> tuple[Saves, Ends]:
+    """The share of one device, block after block."""
+    solver, devices = problem.solver, local_devices(plan.mesh)
+    size = block_size(
+        rows.shape[1], rows.dtype.itemsize, solver.arrays_per_step, plan.platform, devices
+    )
+    if not solver.works_alone and plan.platform == "cpu" and devices > 1:
+        size = 1  # jaxlib's LU of a batch may wait for ever: see solvers/_implicit.py
+    return over_blocks(
+        partial(_run_block, plan, problem),
+        rows,
+        empty=partial(no_saves_yet, plan, problem.dt, rows),
+        meter=problem.meter,
+        size=size,
+    )
+
+
+def _run_block(
+    plan: Plan, problem: Problem, rows: Rows, saves: Saves, first: Any, progress: Progress
+) -> tuple[PyTree, Saves, Ends]:
+    """The meter's state, the saves with those of these rows from `first` on, and their ends."""
+    columns = rows.T
+    advance, solver_state, segment_steps = _segments(plan, problem, columns)
+
+    def store(saves, index, steps, states):
+        made = saves_of(plan, problem.dt, steps, states[..., : len(rows)])
+        return jax.tree.map(lambda whole, part: write(whole, part, first, index), saves, made)
+
+    start = jnp.zeros((), jnp.int32)
+    never = jnp.full(columns.shape[1:], -1, jnp.int32)
+    carry = Carry(
+        x=columns,
+        solver=solver_state,
+        fold=initial_fold(problem, plan, columns),
+        step=start,
+        stopped_at=jnp.where(within(columns, problem.max_norm), never, 0),
+        unconverged_at=never,
+    )
+    carry, saves, meter_state = run_segments(
+        advance,
+        carry,
+        store(saves, 0, start[None], columns[None]),
+        store=lambda saves, index, steps, states: store(saves, index + 1, steps, states),
+        num_steps=plan.num_steps,
+        save_every=plan.save_every,
+        segment_steps=segment_steps,
+        progress=progress,
+    )
+    return meter_state, saves, Ends(carry.fold, carry.stopped_at, carry.unconverged_at)
+
+
+def _segments(
+    plan: Plan, problem: Problem, columns: Float[Array, "n batch"]
+) -> tuple[Advance, PyTree, int]:
+    """How a segment is run, what the solver remembers before the first, and steps in each."""
+    if problem.tolerances is not None:
+        return (
+            adaptive_segments(problem, plan),
+            None,
+            adaptive_segment_steps(problem, plan, columns),
+        )
+    solver = problem.solver
+    remembered, step = solver.begin(problem.rnn, problem.dt, columns)
+    if plan.adjoint == "reversible" and plan.update is None and problem.max_norm is None:
+        advance = reversible_segments(solver, problem.rnn, problem.dt)
+        return advance, remembered, reversible_segment_steps(plan.num_steps)
+    n, size = columns.shape
+    together, spare = saved_at_once(n, size, columns.dtype.itemsize, plan.platform)
+    segment_steps = square_root_segment(plan.num_steps)
+    if plan.keep_states:
+        segment_steps = min(segment_steps, plan.save_every * together)
+    advance = fixed_segments(
+        step,
+        problem.dt,
+        update=plan.update,
+        max_norm=problem.max_norm,
+        checkpoint=plan.checkpoints,
+        check_each_step=solver.checks_each_step,
+        spare=spare,
+    )
+    return advance, remembered, segment_steps

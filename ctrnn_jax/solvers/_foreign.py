@@ -1,0 +1,190 @@
+"""Solvers that know diffrax alone, as `simulate` takes them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jax import lax
+
+from .._network.model import CTRNN
+from .._util.types import Scalar, State
+from .base import AbstractNetworkSolver, Columns, Step, initial_state, one_step, time_at
+
+# Their steps are elementwise in the state: they may as well take a batch of states as columns.
+_ELEMENTWISE = (diffrax.Euler, diffrax.LeapfrogMidpoint, diffrax.ReversibleHeun)
+
+
+def adapted(solver: diffrax.AbstractSolver) -> AbstractNetworkSolver:
+    """A solver with answers to all that `AbstractNetworkSolver` may be asked."""
+    kind = type(solver)  # isinstance is true of a solver that wraps one, too
+    if issubclass(kind, AbstractNetworkSolver):
+        return solver  # pyright: ignore[reportReturnType]
+    if _is_explicit_runge_kutta(kind):
+        return _ExplicitRungeKutta(solver)
+    if isinstance(_innermost(solver), diffrax.AbstractImplicitSolver):
+        return _Implicit(solver)
+    return _Columns(solver) if _is_elementwise(solver) else _EachState(solver)
+
+
+def _is_explicit_runge_kutta(kind: type) -> bool:
+    return (
+        issubclass(kind, diffrax.AbstractERK)
+        and isinstance(kind.tableau, diffrax.ButcherTableau)
+        and kind.step is diffrax.AbstractRungeKutta.step
+    )
+
+
+def _is_elementwise(solver: diffrax.AbstractSolver) -> bool:
+    if type(solver) is diffrax.HalfSolver:
+        return _is_elementwise(solver.solver)
+    return type(solver) in _ELEMENTWISE or _is_explicit_runge_kutta(type(solver))
+
+
+def _innermost(solver: Any) -> Any:
+    """What a solver wraps, through all wrappers; itself where it wraps none."""
+    while isinstance(solver, diffrax.AbstractWrappedSolver):
+        solver = solver.solver
+    return solver
+
+
+class _Foreign(AbstractNetworkSolver):
+    """A solver that is asked for diffrax's methods only.
+
+    Not a `diffrax.AbstractWrappedSolver`, which would pass for what it wraps, whose attributes it
+    lacks: diffrax.diffeqsolve asks all that passes for an implicit solver for its root finder.
+    """
+
+    solver: Any
+    term_structure: ClassVar[Any] = property(lambda self: self.solver.term_structure)
+    interpolation_cls: ClassVar[Any] = property(lambda self: self.solver.interpolation_cls)
+
+    @property
+    def name(self):
+        return type(self.solver).__name__
+
+    @property
+    def is_adaptive(self):
+        return isinstance(self.solver, diffrax.AbstractAdaptiveSolver)
+
+    def order(self, terms):
+        return self.solver.order(terms)
+
+    def error_order(self, terms):
+        return self.solver.error_order(terms)
+
+    def init(self, terms, t0, t1, y0, args):
+        return self.solver.init(terms, t0, t1, y0, args)
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        return self.solver.step(terms, t0, t1, y0, args, solver_state, made_jump)
+
+    def func(self, terms, t0, y0, args):
+        return self.solver.func(terms, t0, y0, args)
+
+    def with_tolerances(self, rtol, atol):
+        return for_tolerances(self.solver, rtol, atol)
+
+
+class _Columns(_Foreign):
+    """All states at once, as columns."""
+
+    def begin(self, rnn, dt, x0):
+        if type(self.solver) is diffrax.Euler:
+            return None, lambda x, state, k: (x + dt * rnn(time_at(k, 0, dt), x, None), None, None)
+        return super().begin(rnn, dt, x0)
+
+
+class _ExplicitRungeKutta(_Foreign):
+    """The stages written out: the same numbers as `solver.step`, without its loop over stages.
+
+    A last stage that is the first of the next step (FSAL) is left to that one: as many slopes are
+    computed, and from step to step only the state is handed on, and kept for reverse mode.
+    """
+
+    @property
+    def arrays_per_step(self):
+        return self.solver.tableau.num_stages + 3
+
+    def begin(self, rnn, dt, x0):
+        tableau = self.solver.tableau
+
+        def f(k, stage, x):
+            fraction = float(tableau.c[stage - 1]) if stage else 0.0
+            return rnn(time_at(k, fraction, dt), x, None)
+
+        def advance(x, coefficients, slopes):
+            terms = [float(a) * k for a, k in zip(coefficients, slopes, strict=True) if a != 0]
+            return x + dt * sum(terms[1:], start=terms[0])
+
+        def step(x, state, k):
+            slopes = [f(k, 0, x)]
+            for stage, row in enumerate(tableau.a_lower[:-1], 1):
+                slopes.append(f(k, stage, advance(x, row, slopes)))
+            last = advance(x, tableau.a_lower[-1], slopes)
+            if tableau.ssal:  # the last stage is the solution
+                return last, None, None
+            slopes.append(f(k, len(tableau.a_lower), last))
+            return advance(x, tableau.b_sol, slopes), None, None
+
+        return None, step
+
+
+class _EachState(_Foreign):
+    """One state at a time: nothing else is known of a user's own solver.
+
+    Nor of what wraps one of ours: its result would be one for the whole batch.
+    """
+
+    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns) -> tuple[Any, Step]:
+        def initial(x):
+            return initial_state(for_steps_from(x, self.solver), rnn, dt, x)
+
+        def one(x, state, k):
+            return one_step(for_steps_from(x, self.solver), rnn, dt, x, state, k)
+
+        step = jax.vmap(one, in_axes=(1, 0, None), out_axes=(1, 0, 0))
+        return jax.vmap(initial, in_axes=1)(x0), step
+
+
+class _Implicit(_EachState):
+    """diffrax's Newton method, for each state alone: else the Jacobian were (n·batch)²."""
+
+    works_alone: ClassVar[bool] = False  # lineax compares shapes with shardings
+    checks_each_step: ClassVar[bool] = True
+
+
+def _with_tolerances(solver: Any, rtol: Any, atol: Any) -> Any:
+    """The root finder of an implicit solver with these tolerances, where its own are left open.
+
+    Chord iterations, and not diffrax's own ones: those take it for divergence where the updates
+    have come down to rounding.
+    """
+    inner = _innermost(solver)
+    if not isinstance(inner, diffrax.AbstractImplicitSolver):
+        return solver
+    options = [getattr(inner.root_finder, name, 0.0) for name in ("rtol", "atol", "norm")]
+    # What is still open is a marker object, neither a number nor a norm.
+    if all(isinstance(o, float | int) or hasattr(o, "dtype") or callable(o) for o in options):
+        return solver
+    finder = optx.Chord(rtol, atol, optx.max_norm)
+    return eqx.tree_at(lambda solver: _innermost(solver).root_finder, solver, finder)
+
+
+def for_steps_from(x: State, solver: Any) -> Any:
+    """An implicit solver with tolerances in shares of the state: no result depends on its unit."""
+    rtol = float(jnp.finfo(x.dtype).eps) ** 0.5
+    size = jnp.maximum(jnp.max(jnp.abs(x)), float(jnp.finfo(x.dtype).tiny))
+    return _with_tolerances(solver, rtol, rtol * lax.stop_gradient(size))
+
+
+def for_tolerances(solver: Any, rtol: Scalar, atol: Scalar) -> Any:
+    """A solver as `diffrax.diffeqsolve` takes it for adaptive steps."""
+    if not isinstance(_innermost(solver), diffrax.AbstractImplicitSolver):
+        return solver
+    solver = _with_tolerances(solver, rtol, atol)
+    return _Foreign(solver) if isinstance(solver, diffrax.AbstractWrappedSolver) else solver
