@@ -40,6 +40,46 @@ def test_wrapped_solvers(name, tolerance):
         )
 
 
+class OneState(diffrax.AbstractSolver):
+    """Heun's method as a user may write it: for one state (n,), with a norm and a memory of it."""
+
+    term_structure = diffrax.ODETerm
+    interpolation_cls = diffrax.LocalLinearInterpolation
+
+    def order(self, terms):
+        return 2
+
+    def init(self, terms, t0, t1, y0, args):
+        return jnp.zeros((), y0.dtype)
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        assert y0.ndim == 1
+        h = terms.contr(t0, t1)
+        k1 = terms.vf_prod(t0, y0, args, h)
+        k2 = terms.vf_prod(t1, y0 + k1, args, h)
+        y1 = y0 + (k1 + k2) / 2
+        longest = jnp.maximum(solver_state, jnp.linalg.norm(y1))
+        good = diffrax.RESULTS.successful
+        result = diffrax.RESULTS.where(longest < 3, good, diffrax.RESULTS.nonlinear_divergence)
+        return y1, None, {"y0": y0, "y1": y1}, longest, result
+
+    def func(self, terms, t0, y0, args):
+        return terms.vf(t0, y0, args)
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, diffrax.HalfSolver, ct.Projected])
+def test_a_solver_of_ones_own_sees_one_state_at_a_time(wrap):
+    rnn, x0 = SYSTEMS["current tanh n=3"], normal(0, 5, 3).at[2].set(jnp.full(3, 2.0))
+    settings = {"dt": 0.02, "num_steps": 50, "save_every": 50}
+    run = ct.simulate(rnn, x0, solver=wrap(OneState()), **settings)
+    exact = np.stack([reference(rnn, x, [0.0, 1.0])[-1] for x in x0])
+    np.testing.assert_allclose(run.xs[:, -1], exact, atol=2e-3)
+    if wrap is not ct.Projected:  # it takes the success of its own step for what counts
+        np.testing.assert_array_equal(run.unconverged_at >= 0, np.arange(5) == 2)
+    plain = ct.simulate(rnn, x0[:2], solver=wrap(OneState()), **settings).xs
+    np.testing.assert_array_equal(run.xs[:2], plain)
+
+
 KVAERNO = [diffrax.Kvaerno3(), diffrax.Kvaerno4(), diffrax.Kvaerno5(), EULER]
 
 

@@ -224,6 +224,28 @@ def test_saved_states_may_have_columns_to_spare(batch):
     np.testing.assert_array_equal(run.xs, run.observed)
 
 
+def test_use_cpu_cores():
+    """In a process of its own: JAX is in use here."""
+    code = (
+        "import ctrnn_jax as ct, jax, jax.numpy as jnp\n"
+        "mesh = ct.use_cpu_cores(3)\n"
+        "assert mesh.size == 3 and mesh == ct.use_cpu_cores(3) and ct.use_cpu_cores(2).size == 2\n"
+        "rnn = ct.CTRNN(ct.BlockSkew(jnp.ones(1)))\n"
+        "run = ct.simulate(rnn, jnp.ones((6, 2)), dt=0.1, num_steps=3, mesh=mesh)\n"
+        "print(len(run.xs.sharding.device_set))\n"
+        "ct.use_cpu_cores(64)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "3\n"
+    assert done.stderr.splitlines()[-1] == (
+        "RuntimeError: use_cpu_cores: expected to be called before JAX is first used, to make the"
+        " CPU 64 devices, got a CPU of 3 already"
+    )
+    assert ct.use_cpu_cores(2) == ct.batch_mesh(jax.devices("cpu")[:2])
+    with pytest.raises(ValueError, match=r"^count: expected"):
+        ct.use_cpu_cores(0)
+
+
 WORKER = """
 import sys
 import jax, numpy as np
