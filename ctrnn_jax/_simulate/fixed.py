@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,51 +51,12 @@ def fixed_segments(
     those trajectories alone. A norm bound has no such property and is checked at every step, and so
     is all with `check_each_step`, for steps that cost and compile so much more than a check.
     """
-
-    def padded(a):
-        return jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, spare)]) if spare else a
+    free_step = _free_step(step, dt, update)
+    checked_step = _checked_step(free_step, max_norm)
+    loop = _Loop(checkpoint, spare)
 
     def pick(lanes, saves, otherwise):
-        return None if saves is None else jnp.where(padded(lanes), saves, otherwise)
-
-    def free_step(carry: Carry) -> Carry:
-        x, solver, converged = step(carry.x, carry.solver, carry.step)
-        k = carry.step + 1
-        unconverged_at = carry.unconverged_at
-        if converged is not None:
-            unconverged_at = jnp.where((unconverged_at < 0) & ~converged, k, unconverged_at)
-        fold = carry.fold
-        if update is not None:
-            fold = update_fold(update, fold, k.astype(x.dtype) * dt, x)
-        return Carry(x, solver, fold, k, carry.stopped_at, unconverged_at)
-
-    def checked_step(carry: Carry) -> Carry:
-        new = free_step(carry)
-        running = carry.stopped_at < 0
-        stops = running & ~within(new.x, max_norm)
-        new = choose(running & finite(new.x), new, carry)
-        return new._replace(stopped_at=jnp.where(stops, new.step, carry.stopped_at))
-
-    # Reverse mode keeps the state a step started from, and not all that its stages computed, 33
-    # arrays of that size for Tsit5: to write and read them takes longer than to compute them anew.
-    remade = partial(jax.checkpoint, prevent_cse=False) if checkpoint else lambda f: f
-
-    def repeat(one_step, carry: Carry, times: int) -> Carry:
-        if times <= 1:
-            return remade(one_step)(carry) if times else carry
-        return lax.scan(lambda c, _: (remade(one_step)(c), None), carry, None, length=times)[0]
-
-    def loop(one_step, carry: Carry, segment: Segment, span: int = 1):
-        def interval(carry, _):
-            whole, rest = divmod(segment.steps, span)
-            spans = one_step if span == 1 else lambda c: repeat(one_step, c, span)
-            carry = repeat(one_step, repeat(spans, carry, whole), rest)
-            return carry, padded(carry.x) if segment.save else None
-
-        if segment.intervals == 1:
-            carry, saves = interval(carry, None)
-            return carry, None if saves is None else saves[None]
-        return lax.scan(interval, carry, None, length=segment.intervals)
+        return None if saves is None else jnp.where(loop.padded(lanes), saves, otherwise)
 
     def advance(carry: Carry, segment: Segment):
         if max_norm is not None or check_each_step:
@@ -117,7 +77,7 @@ def fixed_segments(
             return new, saves
 
         def mend(new, saves):
-            new, saves = choose(~stopped, new, carry), pick(~stopped, saves, padded(carry.x))
+            new, saves = choose(~stopped, new, carry), pick(~stopped, saves, loop.padded(carry.x))
             return lax.cond(any_at_all(diverged), stop_diverged, as_is, new, saves)
 
         # One choice that is seldom made, not two in turn: XLA copies what passes through the first.
@@ -128,3 +88,70 @@ def fixed_segments(
     return lambda carry, segment: jax.checkpoint(advance, static_argnums=1, prevent_cse=False)(
         carry, segment
     )
+
+
+def _free_step(step: Step, dt: Scalar, update: Callable | None) -> Callable[[Carry], Carry]:
+    """A step of all trajectories, whatever becomes of them."""
+
+    def free_step(carry: Carry) -> Carry:
+        x, solver, converged = step(carry.x, carry.solver, carry.step)
+        k = carry.step + 1
+        unconverged_at = carry.unconverged_at
+        if converged is not None:
+            unconverged_at = jnp.where((unconverged_at < 0) & ~converged, k, unconverged_at)
+        fold = carry.fold
+        if update is not None:
+            fold = update_fold(update, fold, k.astype(x.dtype) * dt, x)
+        return Carry(x, solver, fold, k, carry.stopped_at, unconverged_at)
+
+    return free_step
+
+
+def _checked_step(
+    free_step: Callable[[Carry], Carry], max_norm: Scalar | None
+) -> Callable[[Carry], Carry]:
+    """A step of the trajectories that have not stopped, of which some stop there."""
+
+    def checked_step(carry: Carry) -> Carry:
+        new = free_step(carry)
+        running = carry.stopped_at < 0
+        stops = running & ~within(new.x, max_norm)
+        new = choose(running & finite(new.x), new, carry)
+        return new._replace(stopped_at=jnp.where(stops, new.step, carry.stopped_at))
+
+    return checked_step
+
+
+class _Loop(NamedTuple):
+    """One kind of step, as often as a segment says."""
+
+    checkpoint: bool
+    spare: int
+
+    def __call__(
+        self, one_step: Callable[[Carry], Carry], carry: Carry, segment: Segment, span: int = 1
+    ) -> tuple[Carry, Array | None]:
+        """The carry at the end and what is saved; reverse mode stores a state each `span` steps."""
+
+        def interval(carry, _):
+            whole, rest = divmod(segment.steps, span)
+            spans = one_step if span == 1 else lambda c: self._repeat(one_step, c, span)
+            carry = self._repeat(one_step, self._repeat(spans, carry, whole), rest)
+            return carry, self.padded(carry.x) if segment.save else None
+
+        if segment.intervals == 1:
+            carry, saves = interval(carry, None)
+            return carry, None if saves is None else saves[None]
+        return lax.scan(interval, carry, None, length=segment.intervals)
+
+    def _repeat(self, one_step: Callable[[Carry], Carry], carry: Carry, times: int) -> Carry:
+        # Reverse mode keeps the state a step started from, and not all that its stages computed, 33
+        # arrays of that size for Tsit5: to write and read them takes longer than to compute them.
+        step = jax.checkpoint(one_step, prevent_cse=False) if self.checkpoint else one_step
+        if times <= 1:
+            return step(carry) if times else carry
+        return lax.scan(lambda c, _: (step(c), None), carry, None, length=times)[0]
+
+    def padded(self, a: Array) -> Array:
+        """With spare columns."""
+        return jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, self.spare)]) if self.spare else a

@@ -144,6 +144,10 @@ def run(config: Config = Config()) -> Data:
 
 def check(data: Data) -> list[Verdict]:
     """Where orbits close, where they are chaotic, and what holds of them all."""
+    return _by_size(data) + _of_all(data)
+
+
+def _by_size(data: Data) -> list[Verdict]:
     config = data.config
     share = (data.exponents > config.chaotic).mean(axis=-1)
     sizes = np.asarray(config.sizes)
@@ -199,7 +203,11 @@ def check(data: Data) -> list[Verdict]:
                 counterexample=True,
             ),
         ]
-    verdicts += [
+    return verdicts
+
+
+def _of_all(data: Data) -> list[Verdict]:
+    return [
         at_most(
             "The motion stays bounded for ever, chaotic or not.",
             "paper: perpetual oscillation",
@@ -210,7 +218,7 @@ def check(data: Data) -> list[Verdict]:
         at_most(
             "Volume is conserved: the exponents add up to 0.",
             "theory",
-            f"largest |sum| in 1/s, n = {max(sizes)}",
+            f"largest |sum| in 1/s, n = {max(data.config.sizes)}",
             np.abs(data.spectra.sum(axis=-1)),
             1e-12,
         ),
@@ -231,7 +239,6 @@ def check(data: Data) -> list[Verdict]:
             counterexample=True,
         ),
     ]
-    return verdicts
 
 
 def plot(data: Data) -> Any:

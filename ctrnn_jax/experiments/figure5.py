@@ -155,9 +155,11 @@ def run(config: Config = Config()) -> Data:
 
 def check(data: Data) -> list[Verdict]:
     """Euler's drift rate, its growth with and without saturation, and what size changes."""
-    config = data.config
-    small, large = min(config.sizes), max(config.sizes)
-    seeds = f"{config.seeds} networks"
+    return _rates(data) + _saturation(data) + _size(data)
+
+
+def _rates(data: Data) -> list[Verdict]:
+    config, seeds = data.config, _seeds(data)
     verdicts = [
         at_most(
             f"n = {n}: Euler's energy grows at the rate (h/2) Σ σ'(z_i) (Aσ(z))_i².",
@@ -178,7 +180,12 @@ def check(data: Data) -> list[Verdict]:
                 1e-10,
             )
         )
-    for n in config.sizes:
+    return verdicts
+
+
+def _saturation(data: Data) -> list[Verdict]:
+    verdicts, seeds = [], _seeds(data)
+    for n in data.config.sizes:
         ratios = {}
         for kind in ("linear", "largest"):
             start, _, middle, end = data.norms[kind, n].T
@@ -204,6 +211,12 @@ def check(data: Data) -> list[Verdict]:
                 -1.0,
             )
         )
+    return verdicts
+
+
+def _size(data: Data) -> list[Verdict]:
+    config, seeds = data.config, _seeds(data)
+    small, large = min(config.sizes), max(config.sizes)
 
     def growth(kind: str, until: int) -> tuple[str, float]:
         """log10 of the growth of the norm in words, and that of the largest over the smallest."""
@@ -218,7 +231,7 @@ def check(data: Data) -> list[Verdict]:
     words, ratio = growth("largest", 1)
     same_rms, rms_ratio = growth("rms", 1)
     long_run, long_ratio = growth("largest", 3)
-    verdicts += [
+    return [
         at_most(
             "Euler's instability is milder in larger networks: while the states are small, with "
             "the same largest angular frequency.",
@@ -263,7 +276,10 @@ def check(data: Data) -> list[Verdict]:
             0.9,
         ),
     ]
-    return verdicts
+
+
+def _seeds(data: Data) -> str:
+    return f"{data.config.seeds} networks"
 
 
 def plot(data: Data) -> Any:
