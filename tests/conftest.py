@@ -1,11 +1,20 @@
 """Strict numerics for every test: float64 (float32 with CTRNN_TEST_X64=0), no silent promotion."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import jax
 import matplotlib
 import pytest
+
+# Compiled programs are shared by the workers of a run, and with the commands that tests start.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    PROGRAMS = tempfile.TemporaryDirectory(prefix="ctrnn-programs-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 X64 = os.environ.get("CTRNN_TEST_X64", "1") != "0"
 
