@@ -25,7 +25,7 @@ def numpy_array(name: str, path: Path, array: str | None = None) -> np.ndarray:
             if start[:2] != b"PK":
                 if array is not None:
                     checks.fail("array", "none: the file holds one array", repr(array))
-                return _real(name, _member(file, os.path.getsize(path)))
+                return _real(name, npy_array(file, os.path.getsize(path)))
             with zipfile.ZipFile(file) as archive:
                 sizes = {info.filename: info.file_size for info in archive.infolist()}
                 names = [n.removesuffix(".npy") for n in sizes if n.endswith(".npy")]
@@ -36,7 +36,7 @@ def numpy_array(name: str, path: Path, array: str | None = None) -> np.ndarray:
                 if chosen not in names:
                     checks.fail("array", "one of " + ", ".join(map(repr, names)), repr(array))
                 with archive.open(f"{chosen}.npy") as member:
-                    return _real(name, _member(member, sizes[f"{chosen}.npy"]))
+                    return _real(name, npy_array(member, sizes[f"{chosen}.npy"]))
     except Exception as error:  # damaged bytes make numpy and zipfile raise many kinds
         if str(error).startswith((f"{name}: expected", "array: expected")):
             raise
@@ -44,7 +44,7 @@ def numpy_array(name: str, path: Path, array: str | None = None) -> np.ndarray:
         checks.fail(name, f"a readable {path.suffix} file", f"{path.name}: {reason}")
 
 
-def _member(file: Any, size: int) -> np.ndarray:
+def npy_array(file: Any, size: int) -> np.ndarray:
     """The array of a .npy file of `size` bytes; the header may declare no more than that."""
     version = np.lib.format.read_magic(file)
     read = {(1, 0): np.lib.format.read_array_header_1_0}
