@@ -171,22 +171,6 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def draw(folder: Path, pictures: Mapping[str, Callable[[Any], Any]]) -> None:
-    """A PNG for each name, by the function that draws into an empty figure."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    for name, picture in pictures.items():
-        figure = plt.figure(figsize=(7, 4.5), layout="constrained")
-        try:
-            picture(figure)
-            figure.savefig(folder / f"{name}.png", dpi=150)
-        finally:
-            plt.close(figure)
-
-
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
