@@ -90,10 +90,9 @@ def _with_options(message: str) -> str:
     As `name: expected ...`, and as `(name or name decides)`, which goes where none is an option.
     """
     command: Any = typer.main.get_command(app)
-    called = next(
-        (command.commands[word] for word in sys.argv[1:] if word in command.commands), command
-    )
-    flags = {p.name: p.opts[0] for p in called.params if p.opts[0].startswith("--")}
+    called = next((word for word in sys.argv[1:] if word in command.commands), None)
+    command = command.commands[called] if called else command
+    flags = {p.name: p.opts[0] for p in command.params if p.opts[0].startswith("--")}
 
     def option(name: str) -> str:
         return flags.get(_OPTIONS.get(name, name), name)

@@ -24,7 +24,7 @@ from .._util import checks
 from .._util.classes import by_name, chosen, defined_in
 
 ARRAY = "a .npy, .npz or .csv file"
-ACTIVATIONS = by_name(defined_in(activations, activations.AbstractActivation))
+ACTIVATIONS: dict[str, Any] = by_name(defined_in(activations, activations.AbstractActivation))
 
 Out = Annotated[Path, Option(help="Folder for the results; made if missing.")]
 Seed = Annotated[int, Option(help="Seed of what is random.")]

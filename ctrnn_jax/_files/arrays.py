@@ -30,7 +30,7 @@ def numpy_array(name: str, path: Path, array: str | None = None) -> np.ndarray:
                 sizes = {info.filename: info.file_size for info in archive.infolist()}
                 names = [n.removesuffix(".npy") for n in sizes if n.endswith(".npy")]
                 if array is None and len(names) != 1:
-                    got = f"{len(names)} arrays: {', '.join(names)} (--array NAME decides)"
+                    got = f"{len(names)} arrays: {', '.join(names)} (array decides)"
                     return checks.fail(name, "an .npz file of one array", got)
                 chosen = names[0] if array is None else array
                 if chosen not in names:

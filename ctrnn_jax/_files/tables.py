@@ -259,7 +259,7 @@ def _comma(name: str, lines: list[tuple[int, str]], decimal: str | None) -> str:
     )
     if (names == 1 and not counting) or (not start and written_so):
         return ""
-    got = f"{rows[0]!r}: one number or two (--decimal , or --decimal . decides)"
+    got = f"{rows[0]!r}: one number or two (decimal decides)"
     return checks.fail(name, "a decimal mark that is clear", got)
 
 
@@ -316,7 +316,7 @@ def _names_above_numbers(
         return False
     if not all(re.search(r"[.,eE]", cell) for row in others for cell in row):
         return False
-    got = f"{', '.join(first)}: names or numbers (--header or --no-header decides)"
+    got = f"{', '.join(first)}: names or numbers (header decides)"
     return checks.fail(name, "a first line that is clear", got)
 
 
@@ -399,6 +399,6 @@ def _decimal(
         return next(iter(found))
     if "," in unclear:
         line, k, cell = unclear[","]
-        got = f"{cell!r} in line {line}, column {k} (--decimal , or --decimal . decides)"
+        got = f"{cell!r} in line {line}, column {k} (decimal decides)"
         checks.fail(name, "a decimal mark that is clear", got)
     return "."

@@ -164,14 +164,14 @@ def _time_columns(table: Table, candidates: list[int]) -> list[int]:
     if len(found) == 2 and day and re.match(r"\d+:", cells[1]):
         return found
     labels = " and ".join(table.label(k) for k in found)
-    checks.fail(table.name, "one column of times (--time-column decides)", labels)
+    checks.fail(table.name, "one column of times (time_column decides)", labels)
 
 
 def _refuse_rising(table: Table, chosen: list[int], kept: list[int]) -> None:
     """A first column that may be times is neither taken for them nor for a channel."""
     if len(chosen) > 1 and chosen[0] == kept[0] and _rises(table, chosen[0]):
         got = f"{table.label(chosen[0])}, which rises evenly: times or a channel"
-        checks.fail(table.name, "columns that are clear", f"{got} (--time-column or --columns)")
+        checks.fail(table.name, "columns that are clear", f"{got} (time_column or columns decides)")
 
 
 def _times(table: Table, columns: list[int], unit: str | None) -> np.ndarray:
@@ -201,7 +201,7 @@ def _seconds(table: Table, k: int, first: float) -> float:
     unit = _unit(table, k)
     if unit:
         if unit not in _SPELLED:
-            expected = "times in s, ms, us, ns, min or h (--time-unit decides)"
+            expected = "times in s, ms, us, ns, min or h (time_unit decides)"
             expected += " such as those in seconds of a column 'time [s]'"
             checks.fail(table.name, expected, repr(table.names[k]))
         return _SECONDS[_SPELLED[unit]]
@@ -212,7 +212,7 @@ def _seconds(table: Table, k: int, first: float) -> float:
     words = table.names[k].lower()
     whole = all(re.fullmatch(r"\d+", cell) for cell in table.cells(k))
     if "stamp" in words and whole and first < 1e8:
-        expected = "a unit of times that is clear (--time-unit decides)"
+        expected = "a unit of times that is clear (time_unit decides)"
         checks.fail(table.name, expected, f"{table.label(k)} from {first:g}")
     return 1.0
 

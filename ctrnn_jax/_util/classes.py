@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from . import checks
 
 _Class = TypeVar("_Class", bound=type)
+_Choice = TypeVar("_Choice")
 
 
 def defined_in(module: ModuleType, base: _Class) -> list[_Class]:
@@ -21,8 +22,8 @@ def defined_in(module: ModuleType, base: _Class) -> list[_Class]:
     could then be read only where somebody has defined them before.
     """
     found = [value for value in vars(module).values() if inspect.isclass(value)]
-    own = [cls for cls in found if cls.__module__ == module.__name__ and issubclass(cls, base)]
-    return [cls for cls in own if not inspect.isabstract(cls)]
+    own: list[Any] = [cls for cls in found if cls.__module__ == module.__name__]
+    return [cls for cls in own if issubclass(cls, base) and not inspect.isabstract(cls)]
 
 
 def by_name(classes: Iterable[_Class]) -> dict[str, _Class]:
@@ -34,12 +35,12 @@ def by_name(classes: Iterable[_Class]) -> dict[str, _Class]:
     }
 
 
-def chosen(name: str, value: str, choices: Mapping[str, _Class]) -> _Class:
-    """The class that a name means, whatever its case and however its words are joined."""
+def chosen(name: str, value: str, choices: Mapping[str, _Choice]) -> _Choice:
+    """The choice that a name means, whatever its case and however its words are joined."""
     plain = value.lower().replace("_", "").replace("-", "")
-    for key, cls in choices.items():
+    for key, choice in choices.items():
         if key.replace("_", "") == plain:
-            return cls
+            return choice
     checks.fail(name, f"one of {', '.join(choices)}", repr(value))
 
 
