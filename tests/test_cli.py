@@ -1,6 +1,5 @@
 """The command line, run in a folder of its own."""
 
-import dataclasses
 import json
 import os
 import re
@@ -236,11 +235,8 @@ def test_saves_need_no_divisor_of_the_steps(tmp_path, steps):
 
 
 def _settings(folder, **changes):
-    given = dict.fromkeys(field.name for field in dataclasses.fields(simulate.Settings))
-    given |= {"skew_part": False, "unconstrained": False, "progress": False, "seed": 0}
-    given |= {"scale": 1.0, "amplitude": 1.0, "activation": "linear", "form": "rate"}
-    given |= {"out": folder, "dt": 0.05, "dtype": "float32", "solver": "rk4"}
-    return simulate.Settings(**given | changes)
+    given = {"scale": 1.0, "amplitude": 1.0, "activation": "linear", "solver": "rk4"}
+    return simulate.Settings(folder, progress=False, **given | changes)
 
 
 def test_the_table_is_true_of_a_slow_oscillation_and_of_stopped_runs(tmp_path, capsys):
