@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from .._util import checks
+from .cells import INDEX
 from .tables import read_table
-
-_INDEX = ("", "index", "rownames", "row.names", "unnamed: 0")
 
 
 def numpy_array(name: str, path: Path, array: str | None = None) -> np.ndarray:
@@ -72,7 +71,7 @@ def _real(name: str, array: np.ndarray) -> np.ndarray:
 def read_array(name: str, path: Path, array: str | None = None) -> np.ndarray:
     """One real, floating-point array from a .npy, .npz or .csv file.
 
-    Numbers of a .csv file are as `_tables` reads them; its columns of row numbers are left out.
+    Numbers of a .csv file are as `tables` reads them; its columns of row numbers are left out.
     """
     if not path.is_file():
         checks.fail(name, "an existing file", str(path))
@@ -86,7 +85,7 @@ def read_array(name: str, path: Path, array: str | None = None) -> np.ndarray:
             k
             for k in columns
             if not (table.row_names and k == 0)
-            and not (table.has_header and table.names[k].lower() in _INDEX)
+            and not (table.has_header and table.names[k].lower() in ("", *INDEX))
         ]
         values = np.stack([table.finite(k) for k in kept or columns], axis=1)
     else:

@@ -9,11 +9,10 @@ from decimal import Decimal, InvalidOperation
 import numpy as np
 
 from .._util import checks
-from .tables import _DATE, _MISSING, Table, number
+from .cells import DATE, INDEX, MISSING, Table, number
 
 # Of a step: times are often rounded, but a missing sample must not pass.
 _JITTER = 0.05
-_INDEX = ("index", "rownames", "row.names", "unnamed: 0")
 _WORDS = frozenset({
     "t", "time", "times", "timestamp", "timestamps", "datetime", "date", "datum", "epoch", "unix",
     "unixtime", "elapsed", "zeit", "uhrzeit", "zeitstempel", "zeitpunkt",
@@ -105,7 +104,7 @@ def _is_left_out(table: Table, k: int) -> bool:
 def _is_index(table: Table, k: int) -> bool:
     """Integers that count up by one, in a column without a name or with that of an index."""
     name = table.names[k].lower()
-    if name not in _INDEX and (name or k):
+    if name not in INDEX and (name or k):
         return False
     cells = table.cells(k)
     if not all(re.fullmatch(r"\d+", cell) for cell in cells):
@@ -120,7 +119,7 @@ def _is_index(table: Table, k: int) -> bool:
 
 
 def _says_time(table: Table, k: int) -> bool:
-    return _unit(table, k) is not None or bool(_DATE.match(table.rows[0][k]))
+    return _unit(table, k) is not None or bool(DATE.match(table.rows[0][k]))
 
 
 def _unit(table: Table, k: int) -> str | None:
@@ -160,7 +159,7 @@ def _time_columns(table: Table, candidates: list[int]) -> list[int]:
     if len(found) < 2:
         return found
     cells = [table.rows[0][k] for k in found]
-    day = re.fullmatch(r"[\d./-]+", cells[0]) and _DATE.match(cells[0])
+    day = re.fullmatch(r"[\d./-]+", cells[0]) and DATE.match(cells[0])
     if len(found) == 2 and day and re.match(r"\d+:", cells[1]):
         return found
     labels = " and ".join(table.label(k) for k in found)
@@ -179,9 +178,9 @@ def _times(table: Table, columns: list[int], unit: str | None) -> np.ndarray:
     k = columns[0]
     cells = [" ".join(row[k] for k in columns) for row in table.rows]
     for cell, line in zip(cells, table.lines, strict=True):
-        if cell.lower() in _MISSING:
+        if cell.lower() in MISSING:
             table.refuse("finite values", "no time", k, line)
-    if _DATE.match(cells[0]):
+    if DATE.match(cells[0]):
         return _dates(table, cells, k)
     exact = []
     for cell, line in zip(cells, table.lines, strict=True):
