@@ -103,6 +103,10 @@ BAD = [
     (["--weights", "general.npy"], "a symmetric part of size"),
     (["--weights", "flat.npy"], "--weights: expected a square matrix, got shape (4,)"),
     (["--weights", "words.csv"], "--weights: expected rows of numbers"),
+    (
+        ["--weights", "two.npz"],
+        "--weights: expected an .npz file of one array, got 2 arrays: a, b\n",
+    ),
     (["--weights", "broken.npz"], "--weights: expected a readable .npz file"),
     (["--weights", "notes.txt"], "--weights: expected a .npy, .npz or .csv file, got notes.txt"),
     (["--initial-states", "general.npy"], "--states: expected the 4 states"),
@@ -130,6 +134,7 @@ BAD = [
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
     np.save(tmp_path / "general.npy", np.arange(16.0).reshape(4, 4))
     np.save(tmp_path / "flat.npy", np.zeros(4))
+    np.savez(tmp_path / "two.npz", a=np.eye(4), b=np.eye(4))
     np.save(tmp_path / "wide.npy", np.zeros((2, 5)))
     (tmp_path / "words.csv").write_text("a,b\nc,d\n")
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 not a zip")
