@@ -13,7 +13,7 @@ import typer
 
 from .._files import writing
 from . import bench, generate, info, reproduce, simulate, train
-from .options import Context, with_options
+from .options import Context, as_command
 
 app = typer.Typer(
     name="ctrnn",
@@ -52,9 +52,9 @@ def ctrnn(
         typer.echo(context.get_help())
 
 
-app.command("simulate")(with_options(simulate.simulate_to_folder))
+app.command("simulate")(as_command(simulate.simulate_to_folder))
 app.command()(reproduce.reproduce)
-app.command("train")(with_options(train.train_to_folder))
+app.command("train")(as_command(train.train_to_folder))
 app.command()(generate.generate)
 app.command()(info.info)
 app.add_typer(bench.app, name="bench")

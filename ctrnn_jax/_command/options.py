@@ -37,7 +37,7 @@ Context: Any = typer.Context.__base__  # what typer passes is not its own subcla
 _Settings = TypeVar("_Settings")
 
 
-def with_options(run: Callable[[_Settings], int | None]) -> Callable[..., int | None]:
+def as_command(run: Callable[[_Settings], int | None]) -> Callable[..., int | None]:
     """`run(settings)` as typer takes a command: with an option for each field of the dataclass."""
     (kind,) = (hint for name, hint in typing.get_type_hints(run).items() if name != "return")
     hints = typing.get_type_hints(kind, include_extras=True)

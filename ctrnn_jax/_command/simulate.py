@@ -176,12 +176,12 @@ def _simulate_to_folder(settings: Settings, mesh: Mesh | None) -> None:
         "settings": settings,
         "environment": environment(),
     }
+    from ..plot._files import draw  # loads matplotlib, which help and bad options need not
+
     with appearing_together(settings.out) as workplace:
         save(workplace / "network.ctrnn", rnn)
         save(workplace / "trajectory.ctrnn", trajectory)
         write_json(workplace / "summary.json", summary)
-        from ..plot._files import draw  # matplotlib is loaded by those who draw
-
         draw(workplace, pictures(rnn, trajectory, part))
     print(table(results))
     print(f"results in {settings.out}")

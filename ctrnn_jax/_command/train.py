@@ -154,11 +154,11 @@ def _train_to_folder(settings: Settings) -> None:
         "settings": settings,
         "environment": environment(),
     }
+    from ..plot._files import draw  # loads matplotlib, which help and bad options need not
+
     with appearing_together(settings.out) as workplace:
         save(workplace / "oscillator.ctrnn", result.oscillator)
         write_json(workplace / "report.json", contents)
-        from ..plot._files import draw  # matplotlib is loaded by those who draw
-
         draw(workplace, pictures(result, orbit))
     print(table(result, settings.signal, contents["seconds"]))
     print(f"results in {settings.out}")
