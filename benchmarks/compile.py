@@ -26,7 +26,6 @@ import numpy as np
 from measure import OURS, Report, child, parser
 
 import ctrnn_jax as ct
-from ctrnn_jax._files.writing import draw
 
 SOLVERS = {
     "Tsit5": diffrax.Tsit5(),
@@ -304,6 +303,8 @@ def main() -> None:
     found = headline(report, watch, options.quick) | first_calls(report, watch, options.quick)
     second_calls(report, watch)
     report.write(options.out)
+    from ctrnn_jax.plot._files import draw  # loads matplotlib
+
     draw(options.out, {"compile": partial(picture, found)})
 
 

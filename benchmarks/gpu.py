@@ -41,7 +41,6 @@ from scipy.integrate import solve_ivp
 from scipy.special import erf, expit
 
 import ctrnn_jax as ct
-from ctrnn_jax._files.writing import draw
 from ctrnn_jax._network.products import SkewMatrix, product
 
 ACTIVATIONS: dict[str, Callable] = {
@@ -314,6 +313,8 @@ def main() -> None:
         return
     throughput.run(report, options.quick)
     report.write(options.out)
+    from ctrnn_jax.plot._files import draw  # loads matplotlib
+
     draw(options.out, throughput.pictures(report, "gpu"))
 
 

@@ -39,7 +39,6 @@ from jax import lax
 from measure import OURS, Report, child, cores, exponent, interleaved, parser, peak_memory
 
 import ctrnn_jax as ct
-from ctrnn_jax._files.writing import draw
 
 N = 20
 MOST_MEMORY = 2**31
@@ -376,6 +375,8 @@ def main() -> None:
             drawn[f"{group.case.solver}, {group.case.weights} weights"] = curves
     report.write(options.out)
     pictures = {f"gradients-{q}": partial(picture, drawn, q) for q in ("time", "memory")}
+    from ctrnn_jax.plot._files import draw  # loads matplotlib
+
     draw(options.out, pictures)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ctrnn_jax._command.options import environment
+from ctrnn_jax._command.info import environment
 from ctrnn_jax._files.writing import appearing, write_json
 
 OURS = "ctrnn_jax"

@@ -22,7 +22,6 @@ import numpy as np
 from measure import OURS, Report, cores, exponent, interleaved, parser
 
 import ctrnn_jax as ct
-from ctrnn_jax._files.writing import draw
 
 DT = 1e-3  # so short that chaos does not magnify rounding
 RANK = 8
@@ -208,6 +207,8 @@ def main() -> None:
     else:
         report.notice("one device only: the comparison with several is left out")
     report.write(options.out)
+    from ctrnn_jax.plot._files import draw  # loads matplotlib
+
     draw(options.out, pictures)
 
 

@@ -37,7 +37,6 @@ from measure import OURS, Report, cores, interleaved, parser
 from peers import METHODS, PEERS, Problem, exact, missing
 
 import ctrnn_jax as ct
-from ctrnn_jax._files.writing import draw
 
 SIZES = (2, 8, 20, 40, 128, 512)
 BATCHES = (1, 64, 4096, 65536, 262144)
@@ -291,6 +290,8 @@ def main() -> None:
     report = Report("throughput")
     run(report, options.quick)
     report.write(options.out)
+    from ctrnn_jax.plot._files import draw  # loads matplotlib
+
     draw(options.out, pictures(report, "throughput"))
 
 

@@ -38,7 +38,6 @@ from scipy.integrate import solve_ivp
 
 import ctrnn_jax as ct
 from ctrnn_jax._files.signals import read_signal
-from ctrnn_jax._files.writing import draw
 
 PERIODS, PER_PERIOD = 12, 32  # trained on, in units of the target's period
 SINE = np.sin(2 * np.pi * np.arange(PERIODS * PER_PERIOD + 1) / PER_PERIOD)
@@ -342,6 +341,8 @@ def main() -> None:
                 picture, rows = pictures[name], report.rows[begin:]
                 drawn[f"training-{name}"] = partial(picture, rows)
     report.write(options.out)
+    from ctrnn_jax.plot._files import draw  # loads matplotlib
+
     draw(options.out, drawn)
 
 

@@ -3,6 +3,9 @@
 Simulate, conserve, analyse: see the README for a tour and `help(ctrnn_jax.simulate)` to begin.
 """
 
+from ._util import at_start  # noqa: F401 - first: Ctrl-C may come while the rest loads
+
+# isort: split
 import importlib
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
@@ -37,7 +40,6 @@ from ._train.fit_frequency import fit_frequency
 from ._train.fit_signal import fit_signal
 from ._train.fit_spectrum import fit_spectrum
 from ._train.oscillator import Oscillator
-from ._util import at_start  # noqa: F401 - first: Ctrl-C may come while the rest loads
 from .solvers import (
     RK4,
     DiscreteGradient,

@@ -1,6 +1,7 @@
 """`ctrnn bench` with small scripts in place of the suites, and `ctrnn bench compare`."""
 
 import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -163,7 +164,7 @@ def test_an_interrupt_ends_children_and_leaves_what_is_complete(checkout, tmp_pa
     environment.pop("PYTHONUNBUFFERED", None)
     with subprocess.Popen(command, cwd=work, env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        told = iter(process.stdout.readline, b"begun\n")
+        told = itertools.takewhile(lambda line: line != b"begun\n", process.stdout)
         assert [line.strip() for line in told] == [
             b"", b"throughput, suite 1 of 2", b"told by throughput",
             b"", b"gradients, suite 2 of 2", b"told by gradients",

@@ -1,6 +1,5 @@
 """The command line, run in a folder of its own."""
 
-import dataclasses
 import json
 import os
 import re
@@ -15,7 +14,8 @@ import pytest
 from conftest import X64
 
 import ctrnn_jax as ct
-from ctrnn_jax._command import runs
+from ctrnn_jax._command import simulate
+from ctrnn_jax.solvers._names import solver_named
 
 QUICK = ["--states", "8", "--steps", "40", "--neurons", "4", "--no-progress"]
 
@@ -103,6 +103,10 @@ BAD = [
     (["--weights", "general.npy"], "a symmetric part of size"),
     (["--weights", "flat.npy"], "--weights: expected a square matrix, got shape (4,)"),
     (["--weights", "words.csv"], "--weights: expected rows of numbers"),
+    (
+        ["--weights", "two.npz"],
+        "--weights: expected an .npz file of one array, got 2 arrays: a, b\n",
+    ),
     (["--weights", "broken.npz"], "--weights: expected a readable .npz file"),
     (["--weights", "notes.txt"], "--weights: expected a .npy, .npz or .csv file, got notes.txt"),
     (["--initial-states", "general.npy"], "--states: expected the 4 states"),
@@ -130,6 +134,7 @@ BAD = [
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
     np.save(tmp_path / "general.npy", np.arange(16.0).reshape(4, 4))
     np.save(tmp_path / "flat.npy", np.zeros(4))
+    np.savez(tmp_path / "two.npz", a=np.eye(4), b=np.eye(4))
     np.save(tmp_path / "wide.npy", np.zeros((2, 5)))
     (tmp_path / "words.csv").write_text("a,b\nc,d\n")
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 not a zip")
@@ -195,7 +200,7 @@ def test_an_interrupt_at_any_moment_leaves_all_or_nothing(tmp_path, moment):
     """Stopped where it would hurt most: the process sends itself the signal there, and waits."""
     before = {
         "loading": "sys.argv[0] = 'ctrnn'; import ctrnn_jax",
-        "writing": "from ctrnn_jax._command import runs; at(runs, 'write_json')",
+        "writing": "from ctrnn_jax._command import simulate; at(simulate, 'write_json')",
         "moving": "at(os, 'replace')",
         "drawing": "import matplotlib.figure as figure; at(figure.Figure, 'savefig')",
     }[moment]
@@ -229,17 +234,14 @@ def test_an_interrupt_at_any_moment_leaves_all_or_nothing(tmp_path, moment):
 
 @pytest.mark.parametrize("steps", [1, 40, 1000, 4007, 100_003, 2**31 - 1000])
 def test_saves_need_no_divisor_of_the_steps(tmp_path, steps):
-    asked, made, each = runs._steps(_settings(tmp_path, steps=steps))
+    asked, made, each = simulate._steps(_settings(tmp_path, steps=steps))
     assert asked == steps and made % each == 0 and steps <= made <= 1.01 * steps
     assert min(steps, 80) <= made // each <= 200
 
 
 def _settings(folder, **changes):
-    given = dict.fromkeys(field.name for field in dataclasses.fields(runs.Settings))
-    given |= {"skew_part": False, "unconstrained": False, "progress": False, "seed": 0}
-    given |= {"scale": 1.0, "amplitude": 1.0, "activation": "linear", "form": "rate"}
-    given |= {"out": folder, "dt": 0.05, "dtype": "float32", "solver": "rk4"}
-    return runs.Settings(**given | changes)
+    given = {"scale": 1.0, "amplitude": 1.0, "activation": "linear", "solver": "rk4"}
+    return simulate.Settings(folder, progress=False, **given | changes)
 
 
 def test_the_table_is_true_of_a_slow_oscillation_and_of_stopped_runs(tmp_path, capsys):
@@ -251,7 +253,7 @@ def test_the_table_is_true_of_a_slow_oscillation_and_of_stopped_runs(tmp_path, c
         ("many", {"steps": 2003}, r"0\.159 Hz: neuron 0, first 100.* s, median of 1 of 1 states"),
         ("stopped", {"steps": 500, "max_norm": 0.5}, "not measured: all trajectories were stopped"),
     ):
-        runs.simulate_to_folder(_settings(tmp_path / name, **given, **changes))
+        simulate.simulate_to_folder(_settings(tmp_path / name, **given, **changes))
         told = capsys.readouterr().out
         assert re.search(rf"frequency +{row}", told), told
         results = json.loads((tmp_path / name / "summary.json").read_text())["results"]
@@ -269,7 +271,7 @@ def test_nothing_to_draw_costs_no_results(tmp_path, state, max_norm):
     np.save(tmp_path / "x.npy", np.full((2, 2), state))
     given = {"weights": tmp_path / "A.npy", "initial_states": tmp_path / "x.npy", "steps": 4000,
              "unconstrained": True, "max_norm": max_norm}  # fmt: skip
-    runs.simulate_to_folder(_settings(tmp_path / "o", **given))
+    simulate.simulate_to_folder(_settings(tmp_path / "o", **given))
     names = {p.name for p in (tmp_path / "o").iterdir()}
     assert {"summary.json", "trajectory.ctrnn", "time_series.png"} <= names
 
@@ -290,7 +292,7 @@ def test_alone_it_helps_and_tells_its_version():
     ],
 )
 def test_solver_names(name, kind, order):
-    solver = runs._solver(name)
+    solver = solver_named(name)
     assert isinstance(solver, kind) and solver.order(None) == order
 
 

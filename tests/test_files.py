@@ -57,10 +57,10 @@ READ = [
     ("t,y,z\n0,1,5\n1,2,6\n2,3,6\n3,4,5\n", {"columns": ["z"]}, [5], ["z"], 1),
 ]  # fmt: skip
 REFUSED = [
-    ("1,5\n2,5\n1,5\n4,5\n", "--decimal"),
-    ("y\n1,234\n2,345\n1,234\n2,345\n", "--decimal"),
-    ("0,1\n1.5,2.5\n2.5,2.0\n0.5,2.2\n1.1,2.0\n", "--header"),
-    ("0.0 1\n0.1 2\n0.2 1\n0.3 1\n", "--time-column"),
+    ("1,5\n2,5\n1,5\n4,5\n", "(decimal decides)"),
+    ("y\n1,234\n2,345\n1,234\n2,345\n", "(decimal decides)"),
+    ("0,1\n1.5,2.5\n2.5,2.0\n0.5,2.2\n1.1,2.0\n", "(header decides)"),
+    ("0.0 1\n0.1 2\n0.2 1\n0.3 1\n", "(time_column or columns decides)"),
     ("t,y\n0,1\n1,2\n2\n3,4\n", "got 1 in line 4"),
     ("t,y\n0,1\n1,\n2,2\n3,4\n", "line 3, column 1 ('y')"),
     ("t,y\n0,abc\n1,2\n2,3\n3,4\n", "'abc' in line 2, column 1"),

@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,20 @@ def test_import_loads_no_plotting_and_no_command_line():
     code = f"import sys, ctrnn_jax; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_an_interrupt_is_looked_after_before_anything_heavy_loads():
+    code = "import sys, ctrnn_jax; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = out.stdout.split()
+    assert loaded.index("ctrnn_jax._util.at_start") < loaded.index("jax")
+
+
+def test_no_message_outside_the_command_names_its_flags():
+    for path in PACKAGE.rglob("*.py"):
+        if "_command" not in path.parts:
+            found = re.findall(r"--[a-z][\w-]*", path.read_text(encoding="utf-8"))
+            assert not found, f"{path.name}: {found}"
 
 
 def test_files_stay_short():

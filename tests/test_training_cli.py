@@ -216,6 +216,10 @@ BAD = [
     (["train", "--signal", "ms.csv"], "--signal: expected times in s, ms, us, ns, min or h"),
     (["train", "--signal", "words.csv"], "--signal: expected rows of numbers, got 'c,d' in line 2"),
     (["train", "--signal", "empty.csv"], "--signal: expected rows of numbers, got none"),
+    (["train", "--signal", "commas.csv"], "one number or two (--decimal decides)"),
+    (["train", "--signal", "rising.csv"], "a channel (--time-column or --columns decides)"),
+    (["train", "--signal", "two.npz"], "--signal: expected an .npz file of one array, got 2 arrays:"
+     " a, b (--array decides)"),
     (["train", "--signal", "bad.wav"], "--signal: expected a readable .wav file, got bad.wav"),
     (["train", "--signal", "bad.npy"], "--signal: expected a readable .npy file, got bad.npy"),
     (["train", "--signal", "nan.npy"], "--signal: expected finite values, got 1 non-finite of 9"),
@@ -244,11 +248,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(ctrnn, tmp_path):
         "a.csv": "1\n2\n3\n4\n", "t.csv": "t,y\n0,1\n0.5,1\n1,2\n1.5,1\n", "y.txt": "1\n2\n3\n4\n",
         "uneven.csv": "t,y\n0,1\n1,2\n3,3\n4,4\n", "ms.csv": "time [years],y\n0,1\n1,2\n2,3\n3,4\n",
         "words.csv": "a,b\nc,d\n", "empty.csv": "", "bad.wav": "RIFF", "bad.npy": "numpy",
+        "commas.csv": "1,5\n2,5\n1,5\n4,5\n", "rising.csv": "0.0 1\n0.1 2\n0.2 1\n0.3 1\n",
     }  # fmt: skip
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     np.save("nan.npy", [np.nan, *range(8)])
     np.save("few.npy", np.arange(3.0))
+    np.savez("two.npz", a=np.ones(9), b=np.ones(9))
     np.save("wide.npy", np.zeros((2, 9)))
     np.save("complex.npy", np.zeros(9, complex))
     model = _model()

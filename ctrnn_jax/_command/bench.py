@@ -1,4 +1,4 @@
-"""What `ctrnn bench` does: suites, each in a process of its own, and their reports compared.
+"""`ctrnn bench`: suites, each in a process of its own, and their reports compared.
 
 A suite is a script of the folder `benchmarks`. It leaves plots and a report, {"environment",
 "suites": {name: {"rows", "notices", "facts"}}}, as `benchmarks/measure.py` writes it.
@@ -16,24 +16,51 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import typer
+from typer import Argument, Option
 
 from .._files.writing import appearing, appearing_together, owned, place_for, write_json
 from .._util import checks
+from .._util.classes import listed
+from .options import Context, Out
 
 SUITES = ("throughput", "gradients", "work-precision", "training", "scaling", "compile")
 
 _OURS = "ctrnn_jax"
+_OUT = Path("runs/bench")
 _PACKAGE = Path(__file__).parent.parent
 _MACHINE = {"processor", "cores", "backend"}  # times of different ones are not comparable
 _ALONE = 0.1  # to either side, relative: the spread that a single measurement is given
 
 
-def bench_to_folder(suites: list[str] | None, quick: bool, out: Path) -> int:
-    """Run `ctrnn bench`; 1 where a suite fails, else 0."""
-    names = list(dict.fromkeys(suites or SUITES))
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def bench(
+    context: Context,  # pyright: ignore[reportInvalidTypeForm]
+    suite: Annotated[
+        list[str] | None,
+        Option(help=f"{listed(SUITES)}; may be given several times.", show_default="all"),
+    ] = None,
+    quick: Annotated[bool, Option("--quick", help="Fewer and shorter cases.")] = False,
+    out: Out = _OUT,
+) -> int:
+    """Measure the speed of this library, of its peers and of the machine; leave it in --out.
+
+    A report (.json) and plots of each suite, and bench.json, the report of this run's suites.
+    Candidates take turns, so that ratios hold on a machine whose speed drifts: leave it alone
+    meanwhile. Exit status 1 where a suite fails. Peers that are not installed are left out; all of
+    them come with ctrnn-jax[bench].
+    """
+    if context.invoked_subcommand is not None:
+        if suite or quick or out != _OUT:
+            checks.fail("compare", "no option before it", "--suite, --quick or --out")
+        return 0
+    names = list(dict.fromkeys(suite or SUITES))
     for name in names:
         checks.one_of("--suite", name, SUITES)
     place_for(out)
@@ -62,8 +89,16 @@ def suites_folder() -> Path:
     checks.fail("ctrnn bench", expected, "none")
 
 
-def compare(old: Path, new: Path) -> None:
-    """Run `ctrnn bench compare`: print what changed beyond the spread, ours first."""
+@app.command()
+def compare(
+    old: Annotated[Path, Argument(metavar="OLD", help="bench.json, or the report of one suite.")],
+    new: Annotated[Path, Argument(metavar="NEW", help="Another, measured later.")],
+) -> None:
+    """Print what changed beyond its spread from one report to another.
+
+    That is: numbers whose intervals from 10 % to 90 % have nothing in common; a single measurement
+    is given 10 % to either side. Times are compared on the same processor only.
+    """
     before, after = _suites(_read("OLD", old)), _suites(_read("NEW", new))
     differences = _differences(before, after)
     for key, (a, b) in differences.items():

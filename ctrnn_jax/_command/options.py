@@ -1,38 +1,58 @@
-"""What several commands share: where, in which precision and on which device they work."""
+"""Options: how a command has them, those that several share, and what these mean."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
+import dataclasses
+import inspect
 import os
-import platform
 import shutil
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import jax
+import typer
 from jax.sharding import Mesh
+from typer import Option
 
 from .._files.writing import place_for
 from .._network import activations
 from .._simulate.devices import batch_mesh
 from .._util import checks
+from .._util.classes import by_name, chosen, defined_in
+
+ARRAY = "a .npy, .npz or .csv file"
+ACTIVATIONS: dict[str, Any] = by_name(defined_in(activations, activations.AbstractActivation))
+
+Out = Annotated[Path, Option(help="Folder for the results; made if missing.")]
+Seed = Annotated[int, Option(help="Seed of what is random.")]
+Form = Annotated[str, Option(help="rate: x' = f(A x + b); current: x' = A f(x) + b.")]
+Dtype = Annotated[str, Option(help="float32 or float64; training gains from the latter.")]
+Device = Annotated[str | None, Option(help="cpu, gpu, gpu:1, ...; JAX's default if left out.")]
+Progress = Annotated[bool, Option(help="Show a progress bar.")]
+Context: Any = typer.Context.__base__  # what typer passes is not its own subclass
+
+_Settings = TypeVar("_Settings")
 
 
-def environment() -> dict[str, str]:
-    """Versions, devices and precision."""
-    packages = ("ctrnn-jax", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "optax", "numpy")
-    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    return {
-        **{name: importlib.metadata.version(name) for name in packages},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "backend": jax.default_backend(),
-        "devices": ", ".join(str(device) for device in jax.devices()),
-        "float64": "on" if jax.config.jax_enable_x64 else "off (default dtype float32)",  # pyright: ignore[reportAttributeAccessIssue]
-        "matmul": precision or "highest inside a step (JAX's own default elsewhere)",
-    }
+def as_command(run: Callable[[_Settings], int | None]) -> Callable[..., int | None]:
+    """`run(settings)` as typer takes a command: with an option for each field of the dataclass."""
+    (kind,) = (hint for name, hint in typing.get_type_hints(run).items() if name != "return")
+    hints = typing.get_type_hints(kind, include_extras=True)
+
+    def command(**options: Any) -> int | None:
+        return run(kind(**options))
+
+    parameters = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[f.name],
+                          default=f.default)
+        for f in dataclasses.fields(kind)
+    ]  # fmt: skip
+    command.__doc__ = run.__doc__
+    command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    return command
 
 
 @contextlib.contextmanager
@@ -90,20 +110,9 @@ def mesh_of(devices: int, device: str | None) -> Mesh:
     return batch_mesh(found[:devices])
 
 
-def named(option: str, name: str, choices: dict[str, Callable[[], Any]]) -> Any:
-    """One of the choices, whatever the case and however its words are joined."""
-    found = {key.lower().replace("_", ""): make for key, make in choices.items()}
-    key = name.lower().replace("_", "").replace("-", "")
-    if key not in found:
-        checks.fail(option, "one of " + ", ".join(sorted(choices)), repr(name))
-    return found[key]()
-
-
 def activation_named(name: str) -> activations.AbstractActivation:
     """An activation by --activation."""
-    names = "Tanh HardTanh Linear Arctan Erf Sin Sigmoid ReLU Exp"
-    choices = {name: getattr(activations, name) for name in names.split()}
-    return named("--activation", name, choices)
+    return chosen("--activation", name, ACTIVATIONS)()
 
 
 def _device(name: str | None) -> Any:

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from .._util import checks
+from .cells import INDEX
 from .tables import read_table
-
-_INDEX = ("", "index", "rownames", "row.names", "unnamed: 0")
 
 
 def numpy_array(name: str, path: Path, array: str | None = None) -> np.ndarray:
@@ -25,18 +24,18 @@ def numpy_array(name: str, path: Path, array: str | None = None) -> np.ndarray:
             if start[:2] != b"PK":
                 if array is not None:
                     checks.fail("array", "none: the file holds one array", repr(array))
-                return _real(name, _member(file, os.path.getsize(path)))
+                return _real(name, npy_array(file, os.path.getsize(path)))
             with zipfile.ZipFile(file) as archive:
                 sizes = {info.filename: info.file_size for info in archive.infolist()}
                 names = [n.removesuffix(".npy") for n in sizes if n.endswith(".npy")]
                 if array is None and len(names) != 1:
-                    got = f"{len(names)} arrays: {', '.join(names)} (--array NAME decides)"
+                    got = f"{len(names)} arrays: {', '.join(names)} (array decides)"
                     return checks.fail(name, "an .npz file of one array", got)
                 chosen = names[0] if array is None else array
                 if chosen not in names:
                     checks.fail("array", "one of " + ", ".join(map(repr, names)), repr(array))
                 with archive.open(f"{chosen}.npy") as member:
-                    return _real(name, _member(member, sizes[f"{chosen}.npy"]))
+                    return _real(name, npy_array(member, sizes[f"{chosen}.npy"]))
     except Exception as error:  # damaged bytes make numpy and zipfile raise many kinds
         if str(error).startswith((f"{name}: expected", "array: expected")):
             raise
@@ -44,7 +43,7 @@ def numpy_array(name: str, path: Path, array: str | None = None) -> np.ndarray:
         checks.fail(name, f"a readable {path.suffix} file", f"{path.name}: {reason}")
 
 
-def _member(file: Any, size: int) -> np.ndarray:
+def npy_array(file: Any, size: int) -> np.ndarray:
     """The array of a .npy file of `size` bytes; the header may declare no more than that."""
     version = np.lib.format.read_magic(file)
     read = {(1, 0): np.lib.format.read_array_header_1_0}
@@ -72,7 +71,7 @@ def _real(name: str, array: np.ndarray) -> np.ndarray:
 def read_array(name: str, path: Path, array: str | None = None) -> np.ndarray:
     """One real, floating-point array from a .npy, .npz or .csv file.
 
-    Numbers of a .csv file are as `_tables` reads them; its columns of row numbers are left out.
+    Numbers of a .csv file are as `tables` reads them; its columns of row numbers are left out.
     """
     if not path.is_file():
         checks.fail(name, "an existing file", str(path))
@@ -86,7 +85,7 @@ def read_array(name: str, path: Path, array: str | None = None) -> np.ndarray:
             k
             for k in columns
             if not (table.row_names and k == 0)
-            and not (table.has_header and table.names[k].lower() in _INDEX)
+            and not (table.has_header and table.names[k].lower() in ("", *INDEX))
         ]
         values = np.stack([table.finite(k) for k in kept or columns], axis=1)
     else:

@@ -7,14 +7,13 @@ the file names, it only fills the fields of the classes registered here.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import json
 import os
-import secrets
 import zipfile
 from io import BytesIO
+from pathlib import Path
 from typing import Any, NoReturn
 
 import equinox as eqx
@@ -22,11 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._network import activations, weights
+from .._network import activations, products, weights
 from .._network.model import CTRNN
-from .._network.products import BipartitePair, SkewFactors, SkewMatrix
 from .._simulate.trajectory import Trajectory
 from .._util import checks
+from .._util.classes import defined_in
+from .arrays import npy_array
+from .writing import appearing
 
 FORMAT, VERSION = "ctrnn_jax", 1
 HEADER = "header.json"
@@ -48,11 +49,9 @@ def register(*classes: type[eqx.Module]) -> None:
 
 
 register(CTRNN, Trajectory)
-register(weights.DenseSkew, weights.BlockSkew, weights.BipartiteSkew, weights.LowRankSkew)
-register(weights.DenseWeights, SkewMatrix, SkewFactors, BipartitePair)
-register(activations.Tanh, activations.HardTanh, activations.Linear, activations.Arctan)
-register(activations.Erf, activations.Sin, activations.Sigmoid, activations.ReLU, activations.Exp)
-register(activations.CustomActivation)
+register(*defined_in(activations, activations.AbstractActivation))
+register(*defined_in(weights, products.AbstractWeights))
+register(*defined_in(products, products.AbstractWeights))  # what weights prepare for a loop
 
 
 class _Unreadable(Exception):
@@ -81,30 +80,24 @@ def save(path: str | os.PathLike[str], obj: Any) -> None:
         >>> ct.save("rnn.ctrnn", {"rnn": rnn, "seed": 0})
         >>> ct.load("rnn.ctrnn")["rnn"]
     """
-    path = os.path.realpath(os.fspath(path))  # a rename would replace a link
+    path = os.path.realpath(os.fspath(path))
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         checks.fail("path", "a file in an existing folder", repr(folder), FileNotFoundError)
+    if os.path.isdir(path):
+        checks.fail("path", "a file", f"the folder {path!r}", IsADirectoryError)
     arrays: dict[str, np.ndarray] = {}
     tree = _encode(obj, "obj", arrays)
     header = json.dumps({"format": FORMAT, "version": VERSION, "tree": tree})
-    # In the same folder, as only a rename within one file system is atomic.
-    temporary = os.path.join(folder, f".{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                archive.writestr(zipfile.ZipInfo(HEADER), header)
-                for name, array in arrays.items():
-                    with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
-                        bits = array.view(_stored(array.dtype))
-                        np.lib.format.write_array(member, bits, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    with appearing(Path(path), name="path") as temporary, open(temporary, "xb") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(zipfile.ZipInfo(HEADER), header)
+            for name, array in arrays.items():
+                with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
+                    bits = array.view(_stored(array.dtype))
+                    np.lib.format.write_array(member, bits, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -246,12 +239,12 @@ def _decode_array(name: str, data: bytes, dtype_name: str, shape: tuple[int, ...
         hint = 'jax.config.update("jax_enable_x64", True)'
         _refuse(f"jax_enable_x64 on for {dtype_name} arrays", f"off; first call {hint}")
     stored, stream = _stored(dtype), BytesIO(data)
-    np.lib.format.read_magic(stream)
-    found_shape, fortran, found = np.lib.format.read_array_header_1_0(stream)
-    if (found, found_shape, fortran) != (stored, shape, False):
-        _refuse(f"{name} of {stored} {shape}", f"{found} {found_shape}")
-    flat = np.frombuffer(data, stored, offset=stream.tell())
-    return jnp.asarray(flat.reshape(shape).view(dtype))
+    array = npy_array(stream, len(data))
+    if (array.dtype, array.shape) != (stored, shape):
+        _refuse(f"{name} of {stored} {shape}", f"{array.dtype} {array.shape}")
+    if stream.read(1):
+        raise ValueError(f"{len(data)} bytes, more than {name} has")
+    return jnp.asarray(array.view(dtype))
 
 
 def _decode_module(name: str, fields: dict[str, Any]) -> eqx.Module:

@@ -70,7 +70,7 @@ def read_signal(
     column of times (t, time, timestamp, date, ms, ...; without a unit in seconds; also dates, or
     an epoch, whose unit its size tells) gives the interval. A column that counts up by one and has
     no name, or index, rownames or Unnamed: 0, is no channel. What a file leaves open is refused,
-    with the option that decides. The rate of a .wav file gives the interval, and its integers
+    with the argument that decides. The rate of a .wav file gives the interval, and its integers
     become -1 to 1.
 
     Args:

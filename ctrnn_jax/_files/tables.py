@@ -14,103 +14,25 @@ Rules, in this order:
    written so (`1,05`, `-0,5`); it is two where there are two names, blanks or decimal points.
 6. A comma or point is the decimal mark where it cannot separate thousands, in the whole file.
 
-What these leave open is refused, with the option that decides.
+What these leave open is refused, with the argument that decides.
 """
 
 from __future__ import annotations
 
 import csv
-import dataclasses
-import math
 import re
-from typing import NoReturn
-
-import numpy as np
 
 from .._util import checks
+from .cells import DATE, MISSING, Table, number
 
-_MISSING = {"", "na", "n/a", "#n/a", "nan", "-nan", "1.#qnan", "null", "none", "-", "--", "?", "."}
-_INFINITE = re.compile(r"([+-]?)(?:inf(?:inity)?|∞|1\.#inf)", re.I)
-_DATE = re.compile(
-    r"\d{4}-\d\d?-\d\d?|\d{4}/\d\d?/\d\d?|\d\d?\.\d\d?\.\d{4}|\d\d?/\d\d?/\d{4}|\d\d?:\d\d(?::\d\d)?"
-)
 _UNIT = re.compile(
     r"[(\[].{0,12}[)\]]|(?:[munkµμp]?(?:s|sec|v|a|w|hz|g|m|n|pa|k|ohm|Ω))|seconds?|milliseconds?"
     r"|microseconds?|volts?|amp(?:ere)?s?|°?[cf]|deg|rad|%|db|a\.?u\.?|arb\.?|m/s[²2]|-|1|mbar|bar"
     r"|counts?|hours?|minutes?|min|[hd]",
     re.I,
 )
-_GROUPS = " '’\u00a0\u202f"
 _ONE_MARK = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")  # 1,234: thousands or decimals
 _LOOSE = re.compile(r"[+-]?[.,]?\d(?:[\d.,]*[\d.])?(?:[eEdD][+-]?\d+)?")
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Columns of cells, which become numbers when they are asked for."""
-
-    name: str
-    names: list[str]
-    units: list[str]
-    rows: list[list[str]]
-    lines: list[int]
-    decimal: str
-    row_names: bool  # of R, in the first column
-    has_header: bool
-
-    def label(self, k: int) -> str:
-        """How messages call column k."""
-        return f"column {k}" + (f" ({self.names[k]!r})" if self.names[k] else "")
-
-    def cells(self, k: int) -> list[str]:
-        return [row[k] for row in self.rows]
-
-    def numbers(self, k: int) -> np.ndarray:
-        """Column k in float64; missing cells are NaN; words are refused."""
-        cells = self.cells(k)
-        if self.decimal == ".":
-            try:
-                if not any("_" in cell for cell in cells):
-                    return np.array(cells, dtype=np.float64)
-            except ValueError:
-                pass
-        values = [number(cell, self.decimal) for cell in cells]
-        for value, cell, line in zip(values, cells, self.lines, strict=True):
-            if value is None:
-                self.refuse("numbers", f"{cell[:40]!r}", k, line)
-        return np.array(values, dtype=np.float64)
-
-    def finite(self, k: int) -> np.ndarray:
-        """Column k, refused where a number is missing or infinite."""
-        values = self.numbers(k)
-        bad = np.flatnonzero(~np.isfinite(values))
-        if bad.size:
-            row = int(bad[0])
-            got = f"{len(bad)} non-finite of {len(values)}: {self.rows[row][k] or 'no value'!r}"
-            self.refuse("finite values", got, k, self.lines[row])
-        return values
-
-    def refuse(self, expected: str, got: str, k: int, line: int) -> NoReturn:
-        checks.fail(self.name, expected, f"{got} in line {line}, {self.label(k)}")
-
-
-def number(cell: str, decimal: str) -> float | None:
-    """The number that a cell holds, NaN where one is missing, None where it holds words."""
-    text = cell.strip().replace("−", "-")
-    if text.lower() in _MISSING:
-        return math.nan
-    if match := _INFINITE.fullmatch(text):
-        return float(match[1] + "inf")
-    groups = _GROUPS + ("," if decimal == "." else ".")
-    pattern = (
-        rf"([+-]?(?:\d{{1,3}}(?:([{groups}])\d{{3}}(?:\2\d{{3}})*)|\d*))"
-        rf"(?:{re.escape(decimal)}(\d*))?(?:[eEdD]([+-]?\d+))?"
-    )
-    match = re.fullmatch(pattern, text)
-    if not match or not re.search(r"\d", match[1] + (match[3] or "")):
-        return None
-    whole = re.sub(rf"[{groups}]", "", match[1])
-    return float(f"{whole}.{match[3] or ''}e{match[4] or 0}".replace("..", "."))
 
 
 def decoded(name: str, data: bytes) -> str:
@@ -229,9 +151,9 @@ def _split(line: str, separator: str) -> list[str]:
 
 def _kind(cell: str) -> str:
     """number, empty or word; a date counts as a number."""
-    if cell.strip().lower() in _MISSING:
+    if cell.strip().lower() in MISSING:
         return "empty"
-    if _DATE.match(cell) or number(cell, ".") is not None or number(cell, ",") is not None:
+    if DATE.match(cell) or number(cell, ".") is not None or number(cell, ",") is not None:
         return "number"
     return "word"
 
@@ -259,7 +181,7 @@ def _comma(name: str, lines: list[tuple[int, str]], decimal: str | None) -> str:
     )
     if (names == 1 and not counting) or (not start and written_so):
         return ""
-    got = f"{rows[0]!r}: one number or two (--decimal , or --decimal . decides)"
+    got = f"{rows[0]!r}: one number or two (decimal decides)"
     return checks.fail(name, "a decimal mark that is clear", got)
 
 
@@ -316,7 +238,7 @@ def _names_above_numbers(
         return False
     if not all(re.search(r"[.,eE]", cell) for row in others for cell in row):
         return False
-    got = f"{', '.join(first)}: names or numbers (--header or --no-header decides)"
+    got = f"{', '.join(first)}: names or numbers (header decides)"
     return checks.fail(name, "a first line that is clear", got)
 
 
@@ -379,7 +301,7 @@ def _decimal(
             commas, points = cell.count(","), cell.count(".")
             if not commas and points < 2 and "." in found:
                 continue
-            if not commas + points or _DATE.match(cell) or not re.match(r"[+\-−]?[\d.,]", cell):
+            if not commas + points or DATE.match(cell) or not re.match(r"[+\-−]?[\d.,]", cell):
                 continue
             if commas and points:
                 mark = max(",.", key=cell.rfind)
@@ -399,6 +321,6 @@ def _decimal(
         return next(iter(found))
     if "," in unclear:
         line, k, cell = unclear[","]
-        got = f"{cell!r} in line {line}, column {k} (--decimal , or --decimal . decides)"
+        got = f"{cell!r} in line {line}, column {k} (decimal decides)"
         checks.fail(name, "a decimal mark that is clear", got)
     return "."

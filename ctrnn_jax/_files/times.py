@@ -9,11 +9,10 @@ from decimal import Decimal, InvalidOperation
 import numpy as np
 
 from .._util import checks
-from .tables import _DATE, _MISSING, Table, number
+from .cells import DATE, INDEX, MISSING, Table, number
 
 # Of a step: times are often rounded, but a missing sample must not pass.
 _JITTER = 0.05
-_INDEX = ("index", "rownames", "row.names", "unnamed: 0")
 _WORDS = frozenset({
     "t", "time", "times", "timestamp", "timestamps", "datetime", "date", "datum", "epoch", "unix",
     "unixtime", "elapsed", "zeit", "uhrzeit", "zeitstempel", "zeitpunkt",
@@ -105,7 +104,7 @@ def _is_left_out(table: Table, k: int) -> bool:
 def _is_index(table: Table, k: int) -> bool:
     """Integers that count up by one, in a column without a name or with that of an index."""
     name = table.names[k].lower()
-    if name not in _INDEX and (name or k):
+    if name not in INDEX and (name or k):
         return False
     cells = table.cells(k)
     if not all(re.fullmatch(r"\d+", cell) for cell in cells):
@@ -120,7 +119,7 @@ def _is_index(table: Table, k: int) -> bool:
 
 
 def _says_time(table: Table, k: int) -> bool:
-    return _unit(table, k) is not None or bool(_DATE.match(table.rows[0][k]))
+    return _unit(table, k) is not None or bool(DATE.match(table.rows[0][k]))
 
 
 def _unit(table: Table, k: int) -> str | None:
@@ -160,18 +159,18 @@ def _time_columns(table: Table, candidates: list[int]) -> list[int]:
     if len(found) < 2:
         return found
     cells = [table.rows[0][k] for k in found]
-    day = re.fullmatch(r"[\d./-]+", cells[0]) and _DATE.match(cells[0])
+    day = re.fullmatch(r"[\d./-]+", cells[0]) and DATE.match(cells[0])
     if len(found) == 2 and day and re.match(r"\d+:", cells[1]):
         return found
     labels = " and ".join(table.label(k) for k in found)
-    checks.fail(table.name, "one column of times (--time-column decides)", labels)
+    checks.fail(table.name, "one column of times (time_column decides)", labels)
 
 
 def _refuse_rising(table: Table, chosen: list[int], kept: list[int]) -> None:
     """A first column that may be times is neither taken for them nor for a channel."""
     if len(chosen) > 1 and chosen[0] == kept[0] and _rises(table, chosen[0]):
         got = f"{table.label(chosen[0])}, which rises evenly: times or a channel"
-        checks.fail(table.name, "columns that are clear", f"{got} (--time-column or --columns)")
+        checks.fail(table.name, "columns that are clear", f"{got} (time_column or columns decides)")
 
 
 def _times(table: Table, columns: list[int], unit: str | None) -> np.ndarray:
@@ -179,9 +178,9 @@ def _times(table: Table, columns: list[int], unit: str | None) -> np.ndarray:
     k = columns[0]
     cells = [" ".join(row[k] for k in columns) for row in table.rows]
     for cell, line in zip(cells, table.lines, strict=True):
-        if cell.lower() in _MISSING:
+        if cell.lower() in MISSING:
             table.refuse("finite values", "no time", k, line)
-    if _DATE.match(cells[0]):
+    if DATE.match(cells[0]):
         return _dates(table, cells, k)
     exact = []
     for cell, line in zip(cells, table.lines, strict=True):
@@ -201,7 +200,7 @@ def _seconds(table: Table, k: int, first: float) -> float:
     unit = _unit(table, k)
     if unit:
         if unit not in _SPELLED:
-            expected = "times in s, ms, us, ns, min or h (--time-unit decides)"
+            expected = "times in s, ms, us, ns, min or h (time_unit decides)"
             expected += " such as those in seconds of a column 'time [s]'"
             checks.fail(table.name, expected, repr(table.names[k]))
         return _SECONDS[_SPELLED[unit]]
@@ -212,7 +211,7 @@ def _seconds(table: Table, k: int, first: float) -> float:
     words = table.names[k].lower()
     whole = all(re.fullmatch(r"\d+", cell) for cell in table.cells(k))
     if "stamp" in words and whole and first < 1e8:
-        expected = "a unit of times that is clear (--time-unit decides)"
+        expected = "a unit of times that is clear (time_unit decides)"
         checks.fail(table.name, expected, f"{table.label(k)} from {first:g}")
     return 1.0
 

@@ -86,15 +86,15 @@ def owned(begin: Callable[[], _Made], end: Callable[[_Made], None]) -> Iterator[
             ending()
 
 
-def place_for(out: Path) -> Path:
-    """The folder, there already, in which `out` is or will be made."""
+def place_for(out: Path, name: str = "out") -> Path:
+    """The folder, there already, in which `out` is or will be made; messages call it `name`."""
     place = out
     while not place.exists():
         place = place.parent
     if not place.is_dir():
-        checks.fail("out", "a folder", f"the file {place}")
+        checks.fail(name, "a folder", f"the file {place}")
     if not os.access(place, os.W_OK | os.X_OK):
-        checks.fail("out", "a folder to write into", f"{place}, which is read-only")
+        checks.fail(name, "a folder to write into", f"{place}, which is read-only")
     return place
 
 
@@ -105,7 +105,7 @@ def appearing_together(out: Path) -> Iterator[Path]:
     Links are followed, of `out` as of files in it: what they point to is written.
     """
     out = target(out)
-    with _workplace(out if out.is_dir() else out.parent, out.name) as workplace:
+    with _workplace(place_for(out if out.is_dir() else out.parent), out.name) as workplace:
         yield workplace
         files = sorted(workplace.iterdir())
         for path in files:
@@ -117,27 +117,29 @@ def appearing_together(out: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """A file to write; at the end it moves to `path` by one rename, or to what that links to."""
+def appearing(path: Path, *, name: str = "out") -> Iterator[Path]:
+    """A file to write; at the end it moves to `path` by one rename, or to what that links to.
+
+    Messages call it `name`. What fails or is interrupted leaves what was there before.
+    """
     path = target(path)
-    with _workplace(path.parent, path.name) as workplace:
+    with _workplace(place_for(path.parent, name), path.name) as workplace:
         temporary = workplace / path.name
         yield temporary
-        _not_a_folder(path)
+        _not_a_folder(path, name)
         with _undisturbed:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(temporary, path)
 
 
-def _workplace(folder: Path, name: str) -> contextlib.AbstractContextManager[Path]:
-    """An empty folder on the file system of `folder`, of which nothing is made yet."""
-    place = place_for(folder)
+def _workplace(place: Path, name: str) -> contextlib.AbstractContextManager[Path]:
+    """An empty folder in `place`: only a rename within one file system is atomic."""
     return owned(lambda: Path(tempfile.mkdtemp(prefix=f".{name[:32]}-", dir=place)), _remove)
 
 
-def _not_a_folder(path: Path) -> None:
+def _not_a_folder(path: Path, name: str = "out") -> None:
     if path.is_dir():
-        checks.fail("out", "no folder in the place of a file", path)
+        checks.fail(name, "no folder in the place of a file", path)
 
 
 def _remove(folder: Path) -> None:
@@ -165,24 +167,8 @@ def replace(source: Path, to: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Strict JSON: dataclasses as objects, arrays as lists, non-finite numbers as null."""
-    text = json.dumps(_plain(value), indent=2, allow_nan=False)
+    text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
-
-
-def draw(folder: Path, pictures: Mapping[str, Callable[[Any], Any]]) -> None:
-    """A PNG for each name, by the function that draws into an empty figure."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    for name, picture in pictures.items():
-        figure = plt.figure(figsize=(7, 4.5), layout="constrained")
-        try:
-            picture(figure)
-            figure.savefig(folder / f"{name}.png", dpi=150)
-        finally:
-            plt.close(figure)
 
 
 def _plain(value: Any) -> Any:

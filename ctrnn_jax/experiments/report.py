@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from .._files.writing import appearing_together, place_for
+from .._files.writing import appearing_together, place_for, write_json
 from .._util import checks
 from . import chaos, figure1, figure2, figure3, figure4, figure5
 from ._common import Verdict, needs_float64
@@ -102,8 +102,7 @@ def write(out: str | Path, results: dict[str, Result]) -> None:
                 _title(name): [v.as_dict() for v in result.verdicts]
                 for name, result in results.items()
             }
-            text = json.dumps(verdicts, indent=1, allow_nan=False, ensure_ascii=False)
-            (folder / "verdicts.json").write_text(text + "\n", encoding="utf-8")
+            write_json(folder / "verdicts.json", verdicts)
             (folder / "report.html").write_text(_report(results, folder), encoding="utf-8")
     finally:
         _close(results)

@@ -1,4 +1,4 @@
-"""What the command line does: files in, a simulation, files out."""
+"""`ctrnn simulate`: files in, a simulation, files out."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from typer import Option
 
 from .. import solvers
 from .._files.arrays import read_array
 from .._files.models import load, save
-from .._files.writing import appearing_together, draw, write_json
+from .._files.writing import appearing_together, write_json
 from .._network.invariants import energy
 from .._network.model import CTRNN
 from .._network.products import AbstractWeights
@@ -28,80 +28,109 @@ from .._simulate.api import MAX_STEPS, simulate
 from .._simulate.trajectory import Trajectory
 from .._train.oscillator import Oscillator
 from .._util import checks
-from ..experiments import report
-from .options import activation_named, environment, fits, mesh_of, named, prepared, seed_of
+from .._util.classes import listed
+from ..solvers._names import described, solver_named
+from .info import environment
+from .options import (
+    ACTIVATIONS,
+    ARRAY,
+    Device,
+    Dtype,
+    Form,
+    Out,
+    Progress,
+    Seed,
+    activation_named,
+    fits,
+    mesh_of,
+    prepared,
+    seed_of,
+)
 from .simulate_results import measure, pictures, table
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The options of `ctrnn simulate`, as its help describes them."""
+    """The options of `ctrnn simulate`; None where one is left out."""
 
-    out: Path
-    weights: Path | None
-    skew_part: bool
-    unconstrained: bool
-    initial_states: Path | None
-    neurons: int | None
-    scale: float
-    states: int | None
-    amplitude: float
-    seed: int
-    activation: str
-    form: str
-    bias: str | None
-    leak: float | None
-    solver: str
-    dt: float
-    steps: int | None
-    duration: float | None
-    save_every: int | None
-    rtol: float | None
-    atol: float | None
-    max_norm: float | None
-    dtype: str
-    device: str | None
-    devices: int | None
-    progress: bool
+    out: Out = Path("runs/simulate")
+    weights: Annotated[
+        Path | None,
+        Option(
+            help=f"Skew-symmetric matrix A (n, n) in 1/s: {ARRAY},"
+            " or a .ctrnn file: the weights of its network."
+        ),
+    ] = None
+    skew_part: Annotated[
+        bool, Option("--skew-part", help="Use (A - A^T)/2 of a matrix that is not skew.")
+    ] = False
+    unconstrained: Annotated[
+        bool, Option("--unconstrained", help="Use the matrix as it is, skew or not.")
+    ] = False
+    initial_states: Annotated[
+        Path | None,
+        Option(
+            help=f"Initial states (states, n) or one state (n,): {ARRAY},"
+            " or a .ctrnn file: the last states of its trajectory."
+        ),
+    ] = None
+    neurons: Annotated[
+        int | None, Option(help="Neurons of a random network.", show_default="20")
+    ] = None
+    scale: Annotated[
+        float, Option(help="Size of random weights: largest omega near 2 scale, in rad/s.")
+    ] = 2.0
+    states: Annotated[
+        int | None, Option(help="Number of random initial states.", show_default="4096")
+    ] = None
+    amplitude: Annotated[float, Option(help="Standard deviation of random initial states.")] = 0.1
+    seed: Seed = 0
+    activation: Annotated[str, Option(help=f"{listed(ACTIVATIONS)}.")] = "tanh"
+    form: Form = "rate"
+    bias: Annotated[str | None, Option(help=f"b: one number for all neurons, or {ARRAY}.")] = None
+    leak: Annotated[float | None, Option(help="Leak rate in 1/s; breaks every invariant.")] = None
+    solver: Annotated[str, Option(help=f"{described()}.")] = "tsit5"
+    dt: Annotated[float, Option(help="Time step in seconds.")] = 0.05
+    steps: Annotated[int | None, Option(help="Number of steps.", show_default="2000")] = None
+    duration: Annotated[
+        float | None, Option(help="Simulated time in seconds, instead of --steps.")
+    ] = None
+    save_every: Annotated[
+        int | None,
+        Option(
+            help="Steps between saves, a divisor of --steps. Unless given, about 100 saves, for"
+            " which --steps may be rounded up.",
+            show_default="about 100 saves",
+        ),
+    ] = None
+    rtol: Annotated[float | None, Option(help="Relative tolerance: adaptive steps.")] = None
+    atol: Annotated[float | None, Option(help="Absolute tolerance: adaptive steps.")] = None
+    max_norm: Annotated[float | None, Option(help="Stop a trajectory whose norm passes this.")] = (
+        None
+    )
+    dtype: Dtype = "float32"
+    device: Device = None
+    devices: Annotated[
+        int | None,
+        Option(help="Devices that share the states; a CPU becomes as many as asked for."),
+    ] = None
+    progress: Progress = True
 
 
 def simulate_to_folder(settings: Settings) -> None:
-    """Run `ctrnn simulate`: all files appear in the folder together, or none does."""
+    """Simulate many initial states of one network; leave states, summary and plots in --out.
+
+    Without options: 4096 random initial states of a random 20-neuron tanh network, small enough
+    for quasi-periodic motion; --amplitude 1 is chaotic.
+    """
     mesh = None if settings.devices is None else mesh_of(settings.devices, settings.device)
     with prepared(settings.out, settings.dtype, settings.device):
         _simulate_to_folder(settings, mesh)
 
 
-def reproduce_to_folder(
-    out: Path, figures: list[str] | None, changes: list[str], progress: bool
-) -> int:
-    """Run `ctrnn reproduce`; 1 where a verdict fails, else 0."""
-    for change in changes:
-        if "=" not in change:
-            checks.fail("--set", "KEY=VALUE", repr(change))
-    import matplotlib
-
-    jax.config.update("jax_enable_x64", True)
-    pairs = dict(change.split("=", 1) for change in changes)
-    start = time.perf_counter()
-    matplotlib.use("Agg")
-    results = report.compute(out, figures, pairs, progress)
-    report.write(out, results)
-    verdicts = [verdict for result in results.values() for verdict in result.verdicts]
-    for verdict in verdicts:
-        print(
-            f"{verdict.status:<15}  {verdict.value:.3g} {verdict.relation} {verdict.threshold:g}"
-            f"  {verdict.claim}"
-        )
-    failed = sum(verdict.status == "fail" for verdict in verdicts)
-    print(f"{len(verdicts)} verdicts, {failed} failed, in {time.perf_counter() - start:.0f} s")
-    print(f"report in {out / 'report.html'}")
-    return 1 if failed else 0
-
-
 def _simulate_to_folder(settings: Settings, mesh: Mesh | None) -> None:
     dtype = jnp.dtype(settings.dtype)
-    solver = _solver(settings.solver)
+    solver = solver_named(settings.solver)
     asked, steps, save_every = _steps(settings)
     rnn, x0 = _network_and_states(settings, dtype, 1 + steps // save_every)
     options = {
@@ -147,6 +176,8 @@ def _simulate_to_folder(settings: Settings, mesh: Mesh | None) -> None:
         "settings": settings,
         "environment": environment(),
     }
+    from ..plot._files import draw  # loads matplotlib, which help and bad options need not
+
     with appearing_together(settings.out) as workplace:
         save(workplace / "network.ctrnn", rnn)
         save(workplace / "trajectory.ctrnn", trajectory)
@@ -154,31 +185,6 @@ def _simulate_to_folder(settings: Settings, mesh: Mesh | None) -> None:
         draw(workplace, pictures(rnn, trajectory, part))
     print(table(results))
     print(f"results in {settings.out}")
-
-
-def _solver(name: str) -> diffrax.AbstractSolver:
-    """A solver by name; after a colon the order, or what is projected: projected:rk4."""
-    name, colon, argument = name.partition(":")
-    if name.lower() == "projected":
-        return solvers.Projected(_solver(argument or "tsit5"))
-    solver = named("--solver", name, _solvers())
-    if not colon:
-        return solver
-    if not isinstance(solver, solvers.PoissonSplitting | solvers.DiscreteGradient):
-        checks.fail("--solver", f"no order for {type(solver).__name__}", repr(argument))
-    try:
-        order = int(argument)
-    except ValueError:
-        checks.fail("--solver", "a number after the colon", repr(argument))
-    return type(solver)(order=order)
-
-
-def _solvers() -> dict[str, Callable[[], diffrax.AbstractSolver]]:
-    """Ours, and every solver of ordinary differential equations that diffrax exports."""
-    names = "Bosh3 Dopri5 Dopri8 Euler Heun ImplicitEuler Kvaerno3 Kvaerno4 Kvaerno5"
-    names += " LeapfrogMidpoint Midpoint Ralston ReversibleHeun Tsit5"
-    ours = {name: getattr(solvers, name) for name in solvers.__all__ if name != "Projected"}
-    return {name: getattr(diffrax, name) for name in names.split()} | ours
 
 
 def _steps(settings: Settings) -> tuple[int, int, int]:

@@ -1,0 +1,97 @@
+"""`ctrnn generate`: the signal of a trained oscillator as a file."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+from typer import Argument, Option
+
+from .._files.models import load
+from .._files.signals import known_format, wav_rate, write_signal
+from .._files.writing import place_for
+from .._train.oscillator import Oscillator
+from .._util import checks
+from .options import fits
+from .train_results import with_max_step
+
+_MOST_VALUES, _MOST_STEPS = 2**28, 2**31 - 1
+_WAV_RATE = 44100
+
+
+def generate(
+    model: Annotated[Path, Argument(help="oscillator.ctrnn, as ctrnn train leaves it.")],
+    duration: Annotated[float, Option(help="Length of the signal in seconds.")],
+    dt: Annotated[
+        float | None,
+        Option(
+            help="Time between samples in seconds.",
+            show_default="1/44100 for .wav, else the model's longest step",
+        ),
+    ] = None,
+    rate: Annotated[float | None, Option(help="Samples a second, in Hz, instead of --dt.")] = None,
+    out: Annotated[
+        Path,
+        Option(
+            help="A .npy, .csv or .wav file; .csv has a column t of times, .wav 16 bits a sample,"
+            " scaled so that the highest peak is 0.9 of the range."
+        ),
+    ] = Path("runs/signal.csv"),
+) -> None:
+    """Generate the signal of a trained oscillator, for as long as you like; write it to --out.
+
+    Samples are at 0, dt, 2 dt, ..., before --duration. The integration keeps to steps that the
+    model is accurate with, however far apart the samples are.
+    """
+    suffix = known_format("--out", out)
+    if out.is_dir():
+        checks.fail("--out", "a file", f"the folder {out}")
+    place_for(out.parent)
+    duration = checks.positive_float("--duration", duration)
+    if rate is not None:
+        if dt is not None:
+            checks.fail("--rate", "either --dt or --rate", "both")
+        dt = 1 / checks.positive_float("--rate", rate)
+    elif dt is not None:
+        dt = checks.positive_float("--dt", dt)
+    jax.config.update("jax_enable_x64", True)  # or models of float64 could not be loaded
+    oscillator = with_max_step(_loaded(model))
+    assert oscillator.max_step is not None
+    if dt is None:
+        dt = 1 / _WAV_RATE if suffix == ".wav" else oscillator.max_step
+    if suffix == ".wav":
+        wav_rate("--dt" if rate is None else "--rate", 1 / dt, oscillator.readout.shape[0])
+
+    size = round(duration / dt)
+    values = size * max(oscillator.readout.shape)
+    if size < 2:
+        checks.fail("--duration", f"at least two samples of {dt:.4g} s", f"{duration:.4g} s")
+    if values > _MOST_VALUES or size * math.ceil(dt / oscillator.max_step) > _MOST_STEPS:
+        got = f"{size} samples of {oscillator.rnn.size} neurons, {dt:.4g} s apart"
+        checks.fail(
+            "--duration", f"at most 2^28 values and 2^31 steps of {oscillator.max_step:.4g} s", got
+        )
+    # The states, two copies of the signal and a table of it; a number of a .csv has 25 characters.
+    stored = 25 if suffix == ".csv" else 8
+    fits(f"{size} samples", 40.0 * values, stored * size * oscillator.readout.shape[0], out)
+    y = np.asarray(oscillator.generate(dt, size - 1))
+    checks.finite("the signal", y)
+    write_signal(out, y, dt)
+    channels = y.shape[1]
+    print(f"{size} samples of {channels} channel{'s' * (channels > 1)}, {dt:.6g} s apart, in {out}")
+
+
+def _loaded(path: Path) -> Oscillator:
+    if not path.is_file():
+        checks.fail("MODEL", "an existing file", str(path))
+    model = load(path)
+    if not isinstance(model, Oscillator):
+        checks.fail(
+            "MODEL", "a file with an Oscillator, as ctrnn train leaves it", type(model).__name__
+        )
+    if model.x0.ndim != 1:
+        checks.fail("MODEL", "one Oscillator", f"an ensemble of {model.x0.shape[0]}")
+    return model
