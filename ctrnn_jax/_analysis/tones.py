@@ -1,6 +1,6 @@
 """How often a signal oscillates: the three methods of `spectra.dominant_frequency`.
 
-All work on standardized samples and in samples or cycles a record: the unit of the signal and the
+All work on `unit_free` samples and in samples or cycles a record: the unit of the signal and the
 sampling interval do not enter. What selects (a bin, a lag, a passage) carries no gradient; what
 is located does, by one differentiable step of Newton's method at the point found.
 """

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._analysis.orbits import orbit_frequency, period
+from .._analysis.frequencies import orbit_frequency
+from .._analysis.period import period
 from .._analysis.spectra import dominant_frequency
 from .._network.activations import AbstractActivation, HardTanh, Linear, Tanh
 from .._network.model import CTRNN, FORMS

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from .._analysis.harmonics import Harmonics, harmonic_regression, signal_samples, standardised
+from .._analysis.harmonics import Harmonics, harmonic_regression
+from .._analysis.samples import signal_samples, standardised
 from .._network.activations import AbstractActivation, Tanh
 from .._network.model import CTRNN, FORMS
 from .._network.weights import DenseSkew
