@@ -150,7 +150,7 @@ def _signals(oscillators: Oscillator, dt: Array, num_steps: int) -> tuple[Array,
         if dt.dtype == jnp.float64:
             substeps = 1
             steps = {"rtol": 1e-9, "atol": 1e-9 * jnp.max(jnp.abs(oscillator.x0))}
-        run = simulate(
+        trajectory = simulate(
             oscillator.rnn,
             oscillator.x0,
             dt=dt / substeps,
@@ -161,7 +161,7 @@ def _signals(oscillators: Oscillator, dt: Array, num_steps: int) -> tuple[Array,
             keep_states=False,
             observe=lambda t, x: (oscillator.read(x)[0], energy(oscillator.rnn, x)),
         )
-        y, level = run.observed
+        y, level = trajectory.observed
         return y, jnp.max(jnp.abs(level / level[0] - 1))
 
     arrays, static = eqx.partition(oscillators, eqx.is_array)
