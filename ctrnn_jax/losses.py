@@ -230,18 +230,18 @@ def amplitude_loss(y: ArrayLike, target_rms: ArrayLike) -> Float[Array, ""]:
     return jnp.mean(ratio**2)
 
 
-def norm_loss(xs: ArrayLike, largest: ArrayLike) -> Float[Array, ""]:
-    """Mean square of what the norm of states has beyond a bound, max(|x|/largest - 1, 0)².
+def norm_loss(xs: ArrayLike, max_norm: ArrayLike) -> Float[Array, ""]:
+    """Mean square of what the norm of states has beyond a bound, max(|x|/max_norm - 1, 0)².
 
     Args:
         xs: (..., n) states.
-        largest: the bound, > 0.
+        max_norm: the bound, > 0.
 
     Raises:
         TypeError, ValueError: for a wrong kind, shape, dtype or value of an argument.
     """
     xs = checks.float_array("xs", xs, "(..., n)")
-    bound = checks.positive("largest", largest, xs.dtype)
+    bound = checks.positive("max_norm", max_norm, xs.dtype)
     squared = jnp.sum((xs / bound) ** 2, axis=-1)
     # The root has no derivative at 0, where the bound is far.
     return jnp.mean(jnp.where(squared <= 1, 0, jnp.sqrt(jnp.maximum(squared, 1)) - 1) ** 2)

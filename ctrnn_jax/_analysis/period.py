@@ -132,14 +132,14 @@ def _returns_backward(static, limits, residuals, found_bar):
             return -now / size, u_bar, jax.tree.map(lambda leaf: leaf / size, arrays_bar)
 
         start = jnp.zeros_like(x0), normal, jax.tree.map(jnp.zeros_like, arrays)
-        run = diffrax.diffeqsolve(
+        solution = diffrax.diffeqsolve(
             diffrax.ODETerm(backwards), diffrax.Dopri8(), jnp.zeros_like(T), T, None, start,
             stepsize_controller=controller, max_steps=limits.max_steps, throw=False,
         )  # fmt: skip
-        assert run.ys is not None
-        _, u_bar, arrays_bar = jax.tree.map(lambda leaf: leaf[0], run.ys)
+        assert solution.ys is not None
+        _, u_bar, arrays_bar = jax.tree.map(lambda leaf: leaf[0], solution.ys)
         arrays_bar = jax.tree.map(lambda leaf: -leaf * (size / speed), arrays_bar)
-        ended = diffrax.is_successful(run.result)
+        ended = diffrax.is_successful(solution.result)
         bars = (normal - u_bar) / speed, arrays_bar
         return jax.tree.map(lambda leaf: jnp.where(ended, leaf, jnp.nan), bars)
 
@@ -212,6 +212,24 @@ class _Search(NamedTuple):
     rounds: Int[Array, ""]
 
 
+def _begun(x0: Array, step: Array, moving: Array) -> _Search:
+    """At x0 with its first step; where nothing moves beyond all time, so that it ends at once."""
+    zero = jnp.zeros_like(step)
+    return _Search(
+        t=jnp.where(moving, zero, jnp.inf),
+        u=jnp.zeros_like(x0),
+        height=zero,
+        step=step,
+        trial=zero,
+        low=zero,
+        high=zero,
+        farthest=zero,
+        found=jnp.full_like(zero, jnp.nan),
+        trials=jnp.zeros((), jnp.int32),
+        rounds=jnp.zeros((), jnp.int32),
+    )
+
+
 def _first_return(rnn: CTRNN, x0: Array, max_time: Any, limits: _Limits) -> Array:
     """The first return of one state (n,)."""
     here = _Beside(rnn, x0)
@@ -241,18 +259,18 @@ def _first_return(rnn: CTRNN, x0: Array, max_time: Any, limits: _Limits) -> Arra
         u, error = advance(s.u, length)
         height = jnp.dot(normal, u, precision=matmul_precision())
 
-        # A step: kept if its error allows, unless it crosses the plane.
+        # A step: accepted if its error allows, unless it crosses the plane.
         scale = limits.rtol * (small + jnp.maximum(s.farthest, jnp.max(jnp.abs(u))))
         ratio = jnp.max(jnp.abs(error)) / (scale + 2 * length * noise)
         ratio = jnp.where(jnp.isfinite(ratio), ratio, jnp.inf)
-        kept = ratio <= 1
-        crosses = kept & (s.height < 0) & (height >= 0)
+        accepted = ratio <= 1
+        crosses = accepted & (s.height < 0) & (height >= 0)
         factor = jnp.clip(0.9 * jnp.maximum(ratio, 1e-10) ** (-1 / 8), 0.2, 5)
         t, farthest = s.t + length, jnp.maximum(s.farthest, jnp.max(jnp.abs(u)))
         s = s._replace(rounds=s.rounds + 1)
         stepped = s._replace(step=length * factor)
         stepped = _where(
-            kept, stepped._replace(t=t, u=u, height=height, farthest=farthest), stepped
+            accepted, stepped._replace(t=t, u=u, height=height, farthest=farthest), stepped
         )
         secant = length * s.height / (s.height - height)
         between = s._replace(
@@ -280,21 +298,7 @@ def _first_return(rnn: CTRNN, x0: Array, max_time: Any, limits: _Limits) -> Arra
         tried = _where(settled | (s.trials >= 60), onward, tried)
         return _where(locating, tried, stepped)
 
-    zero = jnp.zeros_like(speed)
-    start = _Search(
-        t=jnp.where(moving, zero, jnp.inf),
-        u=jnp.zeros_like(x0),
-        height=zero,
-        step=0.01 / fastest,
-        trial=zero,
-        low=zero,
-        high=zero,
-        farthest=zero,
-        found=jnp.full_like(zero, jnp.nan),
-        trials=jnp.zeros((), jnp.int32),
-        rounds=jnp.zeros((), jnp.int32),
-    )
-    return lax.while_loop(searching, body, start).found
+    return lax.while_loop(searching, body, _begun(x0, 0.01 / fastest, moving)).found
 
 
 def _where(condition: Array, a: _Search, b: _Search) -> _Search:

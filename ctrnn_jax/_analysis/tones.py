@@ -267,12 +267,12 @@ def _times(x: Array, threshold: Array, omega: Array) -> tuple[Array, Array]:
     a, b = jnp.where(passed, a, -1), jnp.where(passed, b, 1)
     # The zero of the sinusoid through both, a straight line where samples are dense.
     w = omega[..., None]
-    part = jnp.arctan2(-a * jnp.sin(w), b - a * jnp.cos(w)) / w
+    fraction = jnp.arctan2(-a * jnp.sin(w), b - a * jnp.cos(w)) / w
     k = jnp.cumsum(passed, axis=-1).astype(x.dtype)
     count = jnp.maximum(jnp.sum(passed, axis=-1, keepdims=True), 1).astype(x.dtype)
     k = jnp.where(passed, k - (count + 1) / 2, 0)
     whole = (at - size // 2).astype(x.dtype)
-    return jnp.sum(k**2, axis=-1), jnp.sum(k * whole, axis=-1) + jnp.sum(k * part, axis=-1)
+    return jnp.sum(k**2, axis=-1), jnp.sum(k * whole, axis=-1) + jnp.sum(k * fraction, axis=-1)
 
 
 def _noise(x: Array) -> Array:
