@@ -12,6 +12,7 @@ import numpy as np
 
 from .._network.weights import DenseSkew
 from .._util.types import Array, ArrayLike
+from .samples import hann
 
 
 def half_spectrum(A: Array) -> tuple[Array, Array]:
@@ -35,15 +36,9 @@ def mode_frequencies(zs: Array, modes: Array, dt: ArrayLike) -> Array:
     """Mean frequency (lines,) at which the parts v_kᴴ z of a motion zs (S, n) turn."""
     u = zs.astype(modes.dtype) @ modes.conj()
     turns = jnp.angle(u[1:] * u[:-1].conj()) / (2 * np.pi)
-    # Hann weights: what the other lines add averages out fast.
-    weights = jnp.asarray(hann(len(zs) - 1), zs.dtype)[:, None]
+    window = hann(len(zs) - 1)  # what the other lines add averages out fast
+    weights = jnp.asarray(window / window.sum(), zs.dtype)[:, None]
     return jnp.abs(jnp.sum(weights * turns, axis=0)) / dt
-
-
-def hann(size: int) -> np.ndarray:
-    """Hann weights (size,), of sum 1."""
-    window = 1 - np.cos(2 * np.pi * (np.arange(size) + 0.5) / size)
-    return window / window.sum()
 
 
 def without_kernel(A: Array, z: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Sampled signals before they are analysed: checked, and rid of their offset and unit."""
+"""Sampled signals before they are analysed: checked, rid of offset and unit, and windowed."""
 
 from __future__ import annotations
 
@@ -71,3 +71,8 @@ def unit_free(y: Array) -> tuple[Array, Array]:
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(half), axis=-1, keepdims=True))
     z = 2 * (half / jnp.where(scale == 0, 1, scale))
     return z - jnp.mean(z, axis=-1, keepdims=True), scale
+
+
+def hann(size: int) -> np.ndarray:
+    """Hann window (size,), at most 1, each sample in the middle of its share of the record."""
+    return np.cos(np.pi * ((np.arange(size) + 0.5) / size - 0.5)) ** 2

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._util.types import Array
+from .samples import hann
 
 # What a record cannot carry is not answered.
 FEWEST_CYCLES = 1.8
@@ -48,7 +49,7 @@ def strongest_tone(z: Array, rounding: Array) -> Tone:
     """
     size = z.shape[-1]
     place = (np.arange(size) + 0.5) / size - 0.5
-    window = np.cos(np.pi * place) ** 2
+    window = hann(size)
     tau, w = _last(place, z), _last(window, z)
     W0, W2 = float(np.sum(window)), float(np.sum(window * place**2))
 
@@ -277,7 +278,7 @@ def _times(x: Array, threshold: Array, omega: Array) -> tuple[Array, Array]:
 
 def _noise(x: Array) -> Array:
     """Standard deviation of white noise in x: half of the bins of a spectrum are below ln 2."""
-    window = np.cos(np.pi * ((np.arange(x.shape[-1]) + 0.5) / x.shape[-1] - 0.5)) ** 2
+    window = hann(x.shape[-1])
     power = jnp.abs(jnp.fft.rfft(x * _last(window, x))) ** 2
     return jnp.sqrt(jnp.median(power, axis=-1) / (math.log(2) * float(np.sum(window**2))))
 

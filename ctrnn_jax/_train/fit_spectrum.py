@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._analysis.modes import half_spectrum, hann, mode_frequencies, with_spectrum
+from .._analysis.modes import half_spectrum, mode_frequencies, with_spectrum
+from .._analysis.samples import hann
 from .._network.activations import AbstractActivation, Tanh
 from .._network.model import CTRNN
 from .._network.weights import DenseSkew

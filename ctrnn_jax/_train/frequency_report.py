@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._analysis.harmonics import harmonic_regression
+from .._analysis.samples import hann
 from .._analysis.spectra import dominant_frequency
 from .._files.models import register
 from .._network.invariants import energy
@@ -185,7 +186,7 @@ def _shares(y: Array, dt: Array, frequency: Array) -> Array:
 
     def one(y, dt, frequency):
         t = jnp.arange(y.size, dtype=y.dtype) * dt
-        window = 1 - jnp.cos(2 * np.pi * jnp.arange(y.size, dtype=y.dtype) / y.size)
+        window = jnp.asarray(hann(y.size), y.dtype)
         phase = 2 * np.pi * jnp.outer(frequency, t)
         window = window / jnp.sum(window)
         y = y - jnp.dot(window, y)
