@@ -130,16 +130,16 @@ def _project(cycles: np.ndarray, tau: np.ndarray, Y: np.ndarray) -> _Fit:
     basis, inverse = waves, np.eye(2 * K + 1)
     for _ in range(2):
         s, V = np.linalg.eigh(basis.T @ basis)
-        keep = s > RCOND * s[-1]
-        V = V[:, keep] / np.sqrt(s[keep])
+        independent = s > RCOND * s[-1]
+        V = V[:, independent] / np.sqrt(s[independent])
         basis, inverse = basis @ V, inverse @ V
     coefs = inverse @ (basis.T @ Y)
     residual = Y - waves @ coefs
     gram = inverse @ inverse.T
     pairs = np.arange(K)[:, None] + np.array([1, K + 1])
-    blocks = np.linalg.pinv(gram[pairs[:, :, None], pairs[:, None, :]], hermitian=True)
+    metric = np.linalg.pinv(gram[pairs[:, :, None], pairs[:, None, :]], hermitian=True)
     pair = coefs[pairs]
-    gain = np.einsum("kic,kij,kjc->k", pair, blocks, pair)
+    gain = np.einsum("kic,kij,kjc->k", pair, metric, pair)
     return _Fit(cycles, coefs, residual, waves, basis, gain, float(np.sum(residual**2)))
 
 

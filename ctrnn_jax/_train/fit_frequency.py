@@ -158,17 +158,15 @@ def _distance_from_1(unit: Oscillator) -> Float[Array, ""]:
 @eqx.filter_jit
 def _tuned(units: Oscillator, targets: Array, sizes: Array, form: str):
     """Oscillators at their targets (stage 3), and whether their orbits are closed."""
-    arrays, static = eqx.partition(units, eqx.is_array)
 
-    def one(arrays, target, size):
-        unit = eqx.combine(arrays, static)
+    def one(unit, target, size):
         z, T, closed = _closed_orbit(unit)
         unit = dataclasses.replace(unit, x0=z)
         y = unit.generate(T / 128, 128, solver=diffrax.Tsit5())[:, 0]
         readout = unit.readout * (size / jnp.std(y[:-1]))
         return for_form(unit.rnn, z, readout, T * target, form), closed
 
-    return jax.vmap(one)(arrays, targets, sizes)
+    return eqx.filter_vmap(one)(units, targets, sizes)
 
 
 def _closed_orbit(unit: Oscillator) -> tuple[Array, Array, Array]:

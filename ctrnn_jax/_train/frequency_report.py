@@ -165,8 +165,7 @@ def _signals(oscillators: Oscillator, dt: Array, num_steps: int) -> tuple[Array,
         y, level = trajectory.observed
         return y, jnp.max(jnp.abs(level / level[0] - 1))
 
-    arrays, static = eqx.partition(oscillators, eqx.is_array)
-    return jax.vmap(lambda arrays, dt: one(eqx.combine(arrays, static), dt))(arrays, dt)
+    return eqx.filter_vmap(one)(oscillators, dt)
 
 
 def _lines(y: np.ndarray, dt: Any, targets: np.ndarray) -> np.ndarray:
