@@ -11,9 +11,11 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 from . import losses, solvers
-from ._analysis.harmonics import autoregression, harmonic_regression
+from ._analysis.autoregression import autoregression
+from ._analysis.frequencies import natural_frequencies, orbit_frequency
+from ._analysis.harmonics import harmonic_regression
 from ._analysis.lyapunov import lyapunov_spectrum
-from ._analysis.orbits import natural_frequencies, orbit_frequency, period
+from ._analysis.period import period
 from ._analysis.spectra import dominant_frequency, power_spectrum, spectrogram
 from ._files.models import load, save
 from ._files.signals import read_signal

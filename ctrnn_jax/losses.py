@@ -13,8 +13,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._analysis.orbits import orbit_frequency, period
-from ._analysis.scaling import standardized
+from ._analysis.frequencies import orbit_frequency
+from ._analysis.period import period
+from ._analysis.samples import unit_free
 from ._analysis.spectra import spectral_density
 from ._network.invariants import drift_loss as drift_loss
 from ._network.model import CTRNN
@@ -201,7 +202,7 @@ def waveform_loss(y: ArrayLike, target: ArrayLike) -> Float[Array, ""]:
         checks.fail("target", f"shape {y.shape}, as y", s.shape)
     checks.same_dtype("target", s, y.dtype, "y")
     checks.finite("target", s)
-    z, scale = standardized(s)
+    z, scale = unit_free(s)
     if not checks.is_traced(scale) and not bool(jnp.all(scale > 0)):
         checks.fail("target", "signals that vary", "a constant one")
     return jnp.mean(jnp.mean(((y - s) / scale) ** 2, axis=-1) / jnp.var(z, axis=-1))
@@ -218,7 +219,7 @@ def amplitude_loss(y: ArrayLike, target_rms: ArrayLike) -> Float[Array, ""]:
         TypeError, ValueError: for a wrong kind, shape, dtype or value of an argument.
     """
     y = checks.float_array("y", y, "(..., S)")
-    z, scale = standardized(y)
+    z, scale = unit_free(y)
     variance, scale = jnp.var(z, axis=-1), scale[..., 0]
     target = _matching("target_rms", target_rms, variance)
     # A signal that does not move is as far away as rounding can tell, and pulls no gradient.
@@ -229,18 +230,18 @@ def amplitude_loss(y: ArrayLike, target_rms: ArrayLike) -> Float[Array, ""]:
     return jnp.mean(ratio**2)
 
 
-def norm_loss(xs: ArrayLike, largest: ArrayLike) -> Float[Array, ""]:
-    """Mean square of what the norm of states has beyond a bound, max(|x|/largest - 1, 0)².
+def norm_loss(xs: ArrayLike, max_norm: ArrayLike) -> Float[Array, ""]:
+    """Mean square of what the norm of states has beyond a bound, max(|x|/max_norm - 1, 0)².
 
     Args:
         xs: (..., n) states.
-        largest: the bound, > 0.
+        max_norm: the bound, > 0.
 
     Raises:
         TypeError, ValueError: for a wrong kind, shape, dtype or value of an argument.
     """
     xs = checks.float_array("xs", xs, "(..., n)")
-    bound = checks.positive("largest", largest, xs.dtype)
+    bound = checks.positive("max_norm", max_norm, xs.dtype)
     squared = jnp.sum((xs / bound) ** 2, axis=-1)
     # The root has no derivative at 0, where the bound is far.
     return jnp.mean(jnp.where(squared <= 1, 0, jnp.sqrt(jnp.maximum(squared, 1)) - 1) ** 2)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrnn_jax._analysis.harmonics import autoregression, harmonic_regression
+from ctrnn_jax._analysis.autoregression import autoregression
+from ctrnn_jax._analysis.harmonics import harmonic_regression
 
 DT, S = 0.01, 2000
 T = S * DT

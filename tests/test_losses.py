@@ -161,7 +161,7 @@ def test_frequency_loss_leads_to_the_target_from_far_away():
             ValueError,
             "target_period: expected a scalar or a shape that broadcasts to (3,), got (2,)",
         ),
-        (lambda y: losses.norm_loss(y, 0.0), ValueError, "largest: expected a finite number > 0"),
+        (lambda y: losses.norm_loss(y, 0.0), ValueError, "max_norm: expected a finite number > 0"),
         (lambda y: losses.weight_penalty("W"), TypeError, "model: expected floating-point arrays"),
     ],
 )

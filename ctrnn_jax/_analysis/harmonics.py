@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from .._util import checks
 from .._util.types import ArrayLike
+from .samples import signal_samples, standardised
 
 # Cycles per record. Slower lines are polynomials, and closer ones a line times a polynomial: their
 # amplitudes grow without bound while the samples hardly change.
@@ -110,135 +111,6 @@ def harmonic_regression(y: ArrayLike, dt: ArrayLike, lines: int | None = None) -
     return Harmonics(frequencies, amplitude.real, -amplitude.imag, offset, squeeze)
 
 
-def signal_samples(
-    name: str, value: Any, shape: str, ndim: tuple[int, ...], minimum: int
-) -> np.ndarray:
-    """Finite samples in float64, whether or not JAX has it enabled."""
-    if checks.is_traced(value):
-        checks.fail(name, "known values: this is no JAX function", "a traced array", TypeError)
-    expected = f"a floating-point array of shape {shape}"
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError):
-        checks.fail(name, expected, type(value).__name__, TypeError)
-    if not np.issubdtype(array.dtype, np.floating):
-        got = f"dtype {array.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
-        checks.fail(name, expected, got, TypeError)
-    if array.ndim not in ndim:
-        checks.fail(name, f"shape {shape}", array.shape)
-    if len(array) < minimum or array.size == 0 < minimum:
-        checks.fail(name, f"at least {minimum} samples on the first axis", f"shape {array.shape}")
-    checks.finite(name, array)
-    return array.astype(np.float64)
-
-
-def standardised(
-    Y: np.ndarray, dtype: Any = np.float64
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(Y - mean) / deviation (S, C), mean, deviation and rounding of the samples (C,).
-
-    The rounding is that of samples of this dtype, in units of the deviation; a channel that varies
-    no more than by it is constant: its deviations are 0, in a unit of 1.
-    """
-    peak = np.max(np.abs(Y), axis=0)
-    unit = np.exp2(np.frexp(peak)[1])  # powers of 2 divide exactly, and squares then stay finite
-    scaled = Y / unit
-    mean = np.mean(scaled, axis=0)
-    # From the first sample the mean is off by a rounding of the offset: taken out once more.
-    mean += np.mean(scaled - mean, axis=0)
-    deviation = np.std(scaled - mean, axis=0)
-    rounding = float(np.finfo(dtype).eps) * np.max(np.abs(scaled), axis=0)
-    varies = deviation > rounding
-    deviation = np.where(varies, deviation, 1)
-    standard = np.where(varies, (scaled - mean) / deviation, 0)
-    deviation = np.where(varies, deviation * unit, 1)
-    return standard, mean * unit, deviation, np.where(varies, rounding * unit / deviation, 0)
-
-
-@dataclass(frozen=True)
-class Autoregression:
-    """y_j = intercept + Σ_i coefficients_i y_{j-i}, one such model a channel.
-
-    Attributes:
-        coefficients: (order, channels), of the latest sample first.
-        mean: (channels,) of the signal.
-        constant: (channels,) of the same equation for y - mean.
-        history: (order, channels) last samples less the mean, the latest first.
-        squeeze: whether the signal had no axis of channels, so that forecasts have none.
-    """
-
-    coefficients: np.ndarray
-    mean: np.ndarray
-    constant: np.ndarray
-    history: np.ndarray
-    squeeze: bool = False
-
-    @property
-    def intercept(self) -> np.ndarray:
-        """(channels,) constants of the equation for y itself."""
-        return self.constant + self.mean * (1 - np.sum(self.coefficients, axis=0))
-
-    @property
-    def num_parameters(self) -> int:
-        """order + 1 a channel."""
-        return self.coefficients.size + self.constant.size
-
-    def forecast(self, num_steps: int) -> np.ndarray:
-        """The num_steps samples after the signal, (num_steps, channels) or (num_steps,)."""
-        num_steps = checks.integer("num_steps", num_steps, 0)
-        order = len(self.coefficients)
-        # Deviations from the mean, from the oldest of the history on.
-        out = np.concatenate([self.history[::-1], np.empty((num_steps, self.mean.size))])
-        with np.errstate(over="ignore", invalid="ignore"):  # an unstable one grows without bound
-            for j in range(order, order + num_steps):
-                latest_first = out[j - order : j][::-1]
-                out[j] = self.constant + np.sum(self.coefficients * latest_first, axis=0)
-        out = self.mean + out[order:]
-        return out[:, 0] if self.squeeze else out
-
-
-def autoregression(y: ArrayLike, order: int) -> Autoregression:
-    """The linear prediction of each sample from those before it, by least squares.
-
-    min over c, a of Σ_j |y_j - c - Σ_{i=1..p} a_i y_{j-i}|², for each channel. K sinusoids and a
-    constant obey it exactly for p = 2 K.
-
-    Args:
-        y: (S,) or (S, channels) samples.
-        order: number p of earlier samples, 1 to (S - 1) // 2.
-
-    Returns:
-        The `Autoregression`, with `forecast(num_steps)`.
-
-    Raises:
-        TypeError, ValueError: where y is no finite floating-point array of 4 samples, or order is
-            out of range.
-
-    Example:
-        >>> forecast = ct.autoregression(y, order=20).forecast(len(y))
-
-    Source:
-        Box, Jenkins and Reinsel, Time Series Analysis, section 7.3 (conditional least squares).
-    """
-    samples = signal_samples("y", y, "(S,) or (S, channels)", (1, 2), 4)
-    size = len(samples)
-    order = checks.integer("order", order, 1)
-    if order > (size - 1) // 2:
-        checks.fail("order", f"at most (S - 1) // 2 = {(size - 1) // 2}", order)
-    Y, mean, deviation, _ = standardised(samples.reshape(size, -1), np.asarray(y).dtype)
-    windows = np.lib.stride_tricks.sliding_window_view(Y, order + 1, axis=0)[..., ::-1]
-    fits = [
-        np.linalg.lstsq(_with_one(w[:, 1:]), w[:, 0], rcond=None)[0]
-        for w in windows.transpose(1, 0, 2)
-    ]
-    solution, history = np.stack(fits, axis=1), Y[: -order - 1 : -1] * deviation
-    return Autoregression(solution[:-1], mean, solution[-1] * deviation, history, samples.ndim == 1)
-
-
-def _with_one(columns: np.ndarray) -> np.ndarray:
-    return np.hstack([columns, np.ones((len(columns), 1))])
-
-
 class _Fit(NamedTuple):
     cycles: np.ndarray  # (K,) per record
     coefs: np.ndarray  # (2 K + 1, C): constants, cosines, sines
@@ -258,16 +130,16 @@ def _project(cycles: np.ndarray, tau: np.ndarray, Y: np.ndarray) -> _Fit:
     basis, inverse = waves, np.eye(2 * K + 1)
     for _ in range(2):
         s, V = np.linalg.eigh(basis.T @ basis)
-        keep = s > RCOND * s[-1]
-        V = V[:, keep] / np.sqrt(s[keep])
+        independent = s > RCOND * s[-1]
+        V = V[:, independent] / np.sqrt(s[independent])
         basis, inverse = basis @ V, inverse @ V
     coefs = inverse @ (basis.T @ Y)
     residual = Y - waves @ coefs
     gram = inverse @ inverse.T
     pairs = np.arange(K)[:, None] + np.array([1, K + 1])
-    blocks = np.linalg.pinv(gram[pairs[:, :, None], pairs[:, None, :]], hermitian=True)
+    metric = np.linalg.pinv(gram[pairs[:, :, None], pairs[:, None, :]], hermitian=True)
     pair = coefs[pairs]
-    gain = np.einsum("kic,kij,kjc->k", pair, blocks, pair)
+    gain = np.einsum("kic,kij,kjc->k", pair, metric, pair)
     return _Fit(cycles, coefs, residual, waves, basis, gain, float(np.sum(residual**2)))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from .._util import checks
 from .._util.types import Array, ArrayLike, Float
 from . import tones
-from .scaling import standardized
+from .samples import unit_free
 
 
 def _signal(y: ArrayLike, minimum: int) -> Array:
@@ -58,7 +58,7 @@ def _periodogram(y: Array, dt: Array) -> tuple[Float[Array, " F"], Float[Array, 
 
 @jax.jit
 def _standard_periodogram(y: Array, dt: Array) -> tuple[Array, Array, Array]:
-    z, scale = standardized(y)
+    z, scale = unit_free(y)
     f, density = jax.scipy.signal.welch(z, 1.0, "hann", nperseg=y.shape[-1], detrend="constant")
     return f / dt, density, scale
 
@@ -168,7 +168,7 @@ def dominant_frequency(
 
 @functools.partial(jax.jit, static_argnums=2)
 def _frequency(y: Array, dt: Array, method: str) -> Float[Array, "*batch"]:
-    z, scale = standardized(y)
+    z, scale = unit_free(y)
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(y)), axis=-1)
     scale = jnp.where(scale > 0, scale, 1)[..., 0]
     tone = tones.strongest_tone(z, float(jnp.finfo(y.dtype).eps) * (largest / scale))

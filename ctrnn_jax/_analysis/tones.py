@@ -1,6 +1,6 @@
 """How often a signal oscillates: the three methods of `spectra.dominant_frequency`.
 
-All work on standardized samples and in samples or cycles a record: the unit of the signal and the
+All work on `unit_free` samples and in samples or cycles a record: the unit of the signal and the
 sampling interval do not enter. What selects (a bin, a lag, a passage) carries no gradient; what
 is located does, by one differentiable step of Newton's method at the point found.
 """
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._util.types import Array
+from .samples import hann
 
 # What a record cannot carry is not answered.
 FEWEST_CYCLES = 1.8
@@ -48,7 +49,7 @@ def strongest_tone(z: Array, rounding: Array) -> Tone:
     """
     size = z.shape[-1]
     place = (np.arange(size) + 0.5) / size - 0.5
-    window = np.cos(np.pi * place) ** 2
+    window = hann(size)
     tau, w = _last(place, z), _last(window, z)
     W0, W2 = float(np.sum(window)), float(np.sum(window * place**2))
 
@@ -267,17 +268,17 @@ def _times(x: Array, threshold: Array, omega: Array) -> tuple[Array, Array]:
     a, b = jnp.where(passed, a, -1), jnp.where(passed, b, 1)
     # The zero of the sinusoid through both, a straight line where samples are dense.
     w = omega[..., None]
-    part = jnp.arctan2(-a * jnp.sin(w), b - a * jnp.cos(w)) / w
+    fraction = jnp.arctan2(-a * jnp.sin(w), b - a * jnp.cos(w)) / w
     k = jnp.cumsum(passed, axis=-1).astype(x.dtype)
     count = jnp.maximum(jnp.sum(passed, axis=-1, keepdims=True), 1).astype(x.dtype)
     k = jnp.where(passed, k - (count + 1) / 2, 0)
     whole = (at - size // 2).astype(x.dtype)
-    return jnp.sum(k**2, axis=-1), jnp.sum(k * whole, axis=-1) + jnp.sum(k * part, axis=-1)
+    return jnp.sum(k**2, axis=-1), jnp.sum(k * whole, axis=-1) + jnp.sum(k * fraction, axis=-1)
 
 
 def _noise(x: Array) -> Array:
     """Standard deviation of white noise in x: half of the bins of a spectrum are below ln 2."""
-    window = np.cos(np.pi * ((np.arange(x.shape[-1]) + 0.5) / x.shape[-1] - 0.5)) ** 2
+    window = hann(x.shape[-1])
     power = jnp.abs(jnp.fft.rfft(x * _last(window, x))) ** 2
     return jnp.sqrt(jnp.median(power, axis=-1) / (math.log(2) * float(np.sum(window**2))))
 

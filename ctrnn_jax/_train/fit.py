@@ -1,14 +1,12 @@
 """Gradient descent on any model: guarded, clipped, stopped in time, resumable, ensembles at once.
 
-The steps themselves are in `_descent`.
+The steps themselves are in `descent`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import hashlib
 import inspect
 import os
 import time
@@ -20,12 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.tree_util import keystr
 
-from .._files.models import load, register, save
+from .._files.models import register
 from .._util import checks
 from .._util.types import Array, Float, Int, PyTree
 from . import descent
+from .checkpoint import Checkpoint
 from .descent import CALLBACK, RUNNING, Task, chunk, initial
 
 # What the host does between two chunks costs about a millisecond, and Ctrl-C waits for their end.
@@ -119,12 +117,13 @@ def fit(
         target_loss: a member stops at the first loss that is not above it.
         patience: a member stops after so many steps in which its loss reached no new low by more
             than 0.1 % (at a finite one: see above for the others).
-        callbacks: functions of (steps done, best model, history); True stops the run.
+        callbacks: functions of (steps done, best model, history); True stops the training.
         callback_every: steps between two calls, unless given max(1, steps // 20).
         checkpoint: a file that holds the whole state, written about every half second and at the
-            end. Where it exists the run goes on from there, to the same bits as one that was never
-            interrupted, also with larger `steps`; callbacks may see a step again. A file of another
-            model, data, key or setting is refused; the same loss and optimizer are up to you.
+            end. Where it exists the training goes on from there, to the same bits as one that was
+            never interrupted, also with larger `steps`; callbacks may see a step again. A file of
+            another model, data, key or setting is refused; the same loss and optimizer are up to
+            you.
         progress: whether to show a bar with the best loss (median over members) on stderr.
 
     Returns:
@@ -144,7 +143,7 @@ def fit(
         >>> history.best_loss
     """
     steps = checks.integer("steps", steps, 1)
-    model, params, frozen, static = _parts(model)
+    model, params, frozen, static = _separated(model)
     takes_key = _takes_key(loss, key, batch_size)
     optimizer = _adam() if optimizer is None else optimizer
     expected = "an optax optimizer such as optax.adam(1e-2)"
@@ -166,32 +165,32 @@ def fit(
 
     settings = (members, batch_size, takes_key, *limits)
     keys = key if members is None or key is None else jax.random.split(key, members)
-    run = _Run(Task(loss, optimizer, frozen, static, data, keys, *settings), params)
+    training = _Training(Task(loss, optimizer, frozen, static, data, keys, *settings), params)
     if checkpoint is not None:
-        run.open(checkpoint, [model, data, key, *map(repr, settings)])
-        if run.step > steps:
-            checks.fail("steps", f"at least the {run.step} of the checkpoint", steps)
+        training.open(checkpoint, [model, data, key, *map(repr, settings)])
+        if training.step > steps:
+            checks.fail("steps", f"at least the {training.step} of the checkpoint", steps)
     length = 1
-    with progress_bar(progress, steps, run.step) as bar:
-        while run.step < steps and not run.ended:
-            count = min(length, descent.CAPACITY, steps - run.step)
+    with progress_bar(progress, steps, training.step) as bar:
+        while training.step < steps and not training.ended:
+            count = min(length, descent.CAPACITY, steps - training.step)
             if callbacks:
-                count = min(count, every - run.step % every)
+                count = min(count, every - training.step % every)
             began = time.perf_counter()
-            run.go_on(count)
+            training.go_on(count)
             per_step = (time.perf_counter() - began) / count
             # In leaps, as the first chunk also compiles.
             length = max(1, min(16 * length, int(CHUNK_SECONDS / per_step)))
-            if callbacks and run.step % every == 0:
-                best, history = run.best, run.history(steps)
-                if any([bool(callback(run.step, best, history)) for callback in callbacks]):
-                    run.end(CALLBACK)
+            if callbacks and training.step % every == 0:
+                best, history = training.best, training.history(steps)
+                if any([bool(callback(training.step, best, history)) for callback in callbacks]):
+                    training.end(CALLBACK)
             if bar is not None:
-                best_loss = np.median(np.asarray(run.state.best_loss))
+                best_loss = np.median(np.asarray(training.state.best_loss))
                 bar.set_postfix_str(f"best loss {best_loss:.3g}", refresh=False)
-                bar.update(run.step - bar.n)
-            run.write(now=run.step == steps or run.ended)
-    return run.best, run.history(steps)
+                bar.update(training.step - bar.n)
+            training.write(now=training.step == steps or training.ended)
+    return training.best, training.history(steps)
 
 
 @functools.cache
@@ -217,15 +216,15 @@ def _check_update(optimizer: optax.GradientTransformation, params: PyTree) -> No
         checks.fail("optimizer", expected, str(error), TypeError)
 
 
-def _parts(model: Any) -> tuple[Any, PyTree, PyTree, PyTree]:
+def _separated(model: Any) -> tuple[Any, PyTree, PyTree, PyTree]:
     """The model, what is trained of it, its other arrays, and all else."""
     if any(map(checks.is_traced, jax.tree.leaves(model))):
         checks.fail("model", "known values: fit outside jit, vmap, grad", "a tracer", TypeError)
     model = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, model)
     marks = getattr(model, "trainable", True)
 
-    def free(mark: Any, part: Any) -> Any:
-        return jax.tree.map(lambda leaf: bool(mark) and eqx.is_inexact_array(leaf), part)
+    def free(mark: Any, subtree: Any) -> Any:
+        return jax.tree.map(lambda leaf: bool(mark) and eqx.is_inexact_array(leaf), subtree)
 
     try:
         params, rest = eqx.partition(model, jax.tree.map(free, marks, model))
@@ -273,14 +272,14 @@ def _sizes(
     return data, members, batch_size
 
 
-class _Run:
+class _Training:
     """Where a training stands: in memory, and in its checkpoint."""
 
     def __init__(self, task: Task, params: PyTree):
         self.task, self.state, self.step = task, initial(task, params), 0
         self.log = np.zeros((0, *self.state.reason.shape, 2), jnp.result_type(float))
         self.news: list[np.ndarray] = []
-        self.path, self.fingerprint, self.next_write = None, "", 0.0
+        self.checkpoint: Checkpoint | None = None
 
     @property
     def ended(self) -> bool:
@@ -314,80 +313,18 @@ class _Run:
         self.log, self.news = np.concatenate([self.log, *self.news]), []
         return self.log
 
-    def open(self, path: str | os.PathLike[str], identity: Any) -> None:
+    def open(self, path: Any, identity: Any) -> None:
         """Write to `path` from now on, and go on from what is there."""
-        expected = "the path of a file"
-        if not isinstance(path, str | os.PathLike):
-            checks.fail("checkpoint", expected, repr(path), TypeError)
-        self.path = os.fspath(path)
-        if not self.path or os.path.isdir(self.path):
-            got = f"the folder {self.path!r}" if self.path else repr(self.path)
-            checks.fail("checkpoint", expected, got)
-        folder = os.path.dirname(self.path) or "."
-        if not os.path.isdir(folder):
-            expected = "a file in an existing folder"
-            checks.fail("checkpoint", expected, repr(folder), FileNotFoundError)
-        self.fingerprint = _fingerprint(identity)
-        if not os.path.exists(self.path):
-            return
-        found, mine = load(self.path), self.content()
-        if not isinstance(found, dict) or found.keys() != mine.keys():
-            checks.fail("checkpoint", "a file written by fit", f"{self.path} of another kind")
-        same = {"fingerprint": "model, data, key and settings", "layout": "kind of optimizer"}
-        for part, what in same.items():
-            if found[part] != mine[part]:
-                checks.fail("checkpoint", f"a file of the same {what}", f"{self.path} of another")
-        self.state = jax.tree.structure(self.state).unflatten(found["state"])
-        self.step, self.log = found["step"], np.asarray(found["log"])
+        self.checkpoint = Checkpoint(path, identity, self.state)
+        found = self.checkpoint.read()
+        if found is not None:
+            self.state = jax.tree.structure(self.state).unflatten(found["state"])
+            self.step, self.log = found["step"], np.asarray(found["log"])
 
     def write(self, *, now: bool) -> None:
         """Write the checkpoint, if there is one, now or when the last is old enough."""
-        began = time.perf_counter()
-        if self.path is not None and (now or began >= self.next_write):
-            save(self.path, self.content())
-            # At most a tenth of the time goes into files, also where they get large.
-            ended = time.perf_counter()
-            self.next_write = ended + max(CHUNK_SECONDS, 9 * (ended - began))
-
-    def content(self) -> dict[str, Any]:
-        paths = jax.tree_util.tree_leaves_with_path(self.state)
-        layout = [f"{keystr(path)} {leaf.dtype} {leaf.shape}" for path, leaf in paths]
-        content = {"fingerprint": self.fingerprint, "layout": layout, "step": self.step}
-        return content | {"state": [leaf for _, leaf in paths], "log": self.whole_log()}
-
-
-def _fingerprint(tree: Any) -> str:
-    """SHA-256 of structure, classes, static fields and values, the same in every process."""
-    digest = hashlib.sha256()
-
-    def name(value: Any) -> str:
-        if value is None or isinstance(value, bool | int | float | complex | str):
-            return repr(value)
-        if isinstance(value, list | tuple):
-            return f"[{', '.join(map(name, value))}]"
-        if isinstance(value, jax.Array):
-            return "array"
-        # Of other objects the repr may hold an address.
-        known = value if hasattr(value, "__qualname__") else type(value)
-        return f"{known.__module__}.{known.__qualname__}"
-
-    def visit(node: Any) -> bool:
-        if isinstance(node, eqx.Module):
-            fields = [f.name for f in dataclasses.fields(node) if f.metadata.get("static")]
-            put(name(type(node)), [name(getattr(node, field)) for field in fields])
-        return False
-
-    def put(*items: Any) -> None:
-        digest.update(f"{items}\n".encode())
-
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=visit):
-        put(keystr(path), name(leaf))
-        if isinstance(leaf, jax.Array):
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                leaf = jax.random.key_data(leaf)
-            put(leaf.dtype.name, leaf.shape)
-            digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
+        if self.checkpoint is not None and (now or self.checkpoint.is_old):
+            self.checkpoint.write(self.step, self.state, self.whole_log(), CHUNK_SECONDS)
 
 
 def progress_bar(shown: bool, steps: int, done: int = 0) -> Any:

@@ -12,24 +12,27 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._analysis.orbits import orbit_frequency, period
+from .._analysis.frequencies import orbit_frequency
+from .._analysis.modes import half_spectrum, without_kernel
+from .._analysis.period import period
 from .._analysis.spectra import dominant_frequency
 from .._network.activations import AbstractActivation, HardTanh, Linear, Tanh
-from .._network.model import CTRNN, FORMS
+from .._network.model import CTRNN
 from .._network.weights import DenseSkew
 from .._simulate.api import simulate
 from .._util import checks
 from .._util.types import Array, Float
 from ..losses import frequency_loss
 from ..solvers import RK4
+from .arguments import checked_draft, checked_targets
+from .ensembles import PER_PERIOD, for_targets
 from .fit import fit
 from .frequency_report import FrequencyReport, measure
-from .modes import for_form, half_spectrum, in_parts, oscillating, without_kernel
-from .oscillator import Oscillator
+from .oscillator import Oscillator, for_form
 
 # All is done in units of the target's period, where one loss serves all targets, and with the
 # pre-activations z = A x, in which both forms are z' = A σ(z).
-_PERIODS, _PER_PERIOD = 12, 32
+_PERIODS = 12
 _OPTIMIZER = optax.adam(0.01)
 _AT_ONCE = 1024
 _NEWTON, _NEWTON_STEPS = 16, 512
@@ -86,65 +89,43 @@ def fit_frequency(
         >>> oscillator, report = ct.fit_frequency(3.2, neurons=8, key=jax.random.key(0))
         >>> y = oscillator.generate(0.01, 1000)
     """
-    dtype = checks.float_dtype(dtype)
-    target = checks.positive_array("target_hz", target_hz, dtype, (0, 1))
-    if target.size == 0:
-        checks.fail("target_hz", "at least one frequency", f"shape {target.shape}")
-    neurons = checks.integer("neurons", neurons, 2)
-    oscillating(activation)
-    checks.one_of("form", form, FORMS)
-    size = checks.positive_array("amplitude", amplitude, dtype, (0, 1))
-    if size.ndim and size.shape != target.shape:
-        checks.fail("amplitude", f"a scalar or shape {target.shape} as target_hz", size.shape)
+    draft = checked_draft(neurons, activation, form, key, dtype)
+    target, sizes = checked_targets(target_hz, amplitude, draft.dtype, (0, 1))
     scale = checks.positive_float("scale", scale)
     steps = checks.integer("steps", steps, 0)
-    key = checks.prng_key("key", jax.random.key(0) if key is None else key)
+    checks.flag("progress", progress)
+
+    def make(keys: Array, targets: Array, sizes: Array) -> tuple[Oscillator, FrequencyReport]:
+        units = _random(keys, draft.activation, draft.neurons, scale, draft.dtype)
+        units, losses = _descended(units, steps, progress)
+        oscillators, closed = _tuned(units, targets, sizes, draft.form)
+        report = measure(oscillators, targets[:, None], closed, losses)
+        one_line = ("target_hz", "frequency", "error", "share")
+        return oscillators, dataclasses.replace(
+            report, **{name: getattr(report, name)[:, 0] for name in one_line}
+        )
 
     targets = jnp.atleast_1d(target)
-    sizes = jnp.broadcast_to(size, target.shape).reshape(-1)
-    keys = jax.random.split(key, targets.size)
-    options = (neurons, activation, form, scale, steps, progress)
-    oscillators, report = in_parts(
-        lambda keys, targets, sizes: _oscillators(keys, targets, sizes, options),
-        _AT_ONCE,
-        keys,
-        targets,
-        sizes,
-    )
-    if target.ndim == 0:
-        oscillators, report = jax.tree.map(lambda leaf: leaf[0], (oscillators, report))
-        # One has a time scale of its own, so that `generate` can look after its steps.
-        step = 1 / (_PER_PERIOD * float(target))
-        oscillators = dataclasses.replace(oscillators, max_step=step)
-    return oscillators, report
+    return for_targets(make, _AT_ONCE, draft.key, targets, sizes, alone=target.ndim == 0)
 
 
-def _oscillators(
-    keys: Array, targets: Array, sizes: Array, options: tuple
-) -> tuple[Oscillator, FrequencyReport]:
-    """An ensemble of at most _AT_ONCE, and what it does."""
-    neurons, activation, form, scale, steps, progress = options
-    units = _random(keys, activation, neurons, scale, targets.dtype)
-    losses = jnp.zeros((targets.size, 0), targets.dtype)
-    if steps:
-        units, history = fit(
-            units,
-            _distance_from_1,
-            steps=steps,
-            optimizer=_OPTIMIZER,
-            ensemble=True,
-            progress=progress,
-        )
-        # As many for each part of an ensemble, whenever it stopped.
-        losses = np.full((targets.size, steps), np.nan)
-        losses[:, : len(history.losses)] = history.losses.T
-        losses = jnp.asarray(losses, targets.dtype)
-    oscillators, closed = _tuned(units, targets, sizes, form)
-    report = measure(oscillators, targets[:, None], closed, losses)
-    flat = ("target_hz", "frequency", "error", "share")
-    return oscillators, dataclasses.replace(
-        report, **{name: getattr(report, name)[:, 0] for name in flat}
+def _descended(units: Oscillator, steps: int, progress: bool) -> tuple[Oscillator, Array]:
+    """The units after stage 2, and their losses (members, steps)."""
+    members, dtype = len(units.x0), units.x0.dtype
+    if not steps:
+        return units, jnp.zeros((members, 0), dtype)
+    units, history = fit(
+        units,
+        _distance_from_1,
+        steps=steps,
+        optimizer=_OPTIMIZER,
+        ensemble=True,
+        progress=progress,
     )
+    # As many in every group, whenever it stopped.
+    losses = np.full((members, steps), np.nan)
+    losses[:, : len(history.losses)] = history.losses.T
+    return units, jnp.asarray(losses, dtype)
 
 
 @eqx.filter_jit
@@ -169,25 +150,23 @@ def _random(keys: Array, activation: AbstractActivation, n: int, scale: float, d
 
 
 def _distance_from_1(unit: Oscillator) -> Float[Array, ""]:
-    dt = 1 / _PER_PERIOD
-    y = unit.generate(dt, _PER_PERIOD * _PERIODS, solver=RK4())
+    dt = 1 / PER_PERIOD
+    y = unit.generate(dt, PER_PERIOD * _PERIODS, solver=RK4())
     return frequency_loss(y[:, 0], dt, 1.0)
 
 
 @eqx.filter_jit
 def _tuned(units: Oscillator, targets: Array, sizes: Array, form: str):
     """Oscillators at their targets (stage 3), and whether their orbits are closed."""
-    arrays, static = eqx.partition(units, eqx.is_array)
 
-    def one(arrays, target, size):
-        unit = eqx.combine(arrays, static)
+    def one(unit, target, size):
         z, T, closed = _closed_orbit(unit)
         unit = dataclasses.replace(unit, x0=z)
         y = unit.generate(T / 128, 128, solver=diffrax.Tsit5())[:, 0]
         readout = unit.readout * (size / jnp.std(y[:-1]))
         return for_form(unit.rnn, z, readout, T * target, form), closed
 
-    return jax.vmap(one)(arrays, targets, sizes)
+    return eqx.filter_vmap(one)(units, targets, sizes)
 
 
 def _closed_orbit(unit: Oscillator) -> tuple[Array, Array, Array]:
@@ -198,13 +177,13 @@ def _closed_orbit(unit: Oscillator) -> tuple[Array, Array, Array]:
     """
     z0, eps = unit.x0, float(jnp.finfo(unit.x0.dtype).eps)
     size = jnp.linalg.norm(z0)
-    y = unit.generate(1 / _PER_PERIOD, 48 * _PER_PERIOD, solver=RK4())[:, 0]
-    line = dominant_frequency(y, 1 / _PER_PERIOD)
+    y = unit.generate(1 / PER_PERIOD, 48 * PER_PERIOD, solver=RK4())[:, 0]
+    line = dominant_frequency(y, 1 / PER_PERIOD)
     T0 = 1 / jnp.where(jnp.isfinite(line), line, 1)
 
     def gap(unknown):  # and again, for jacfwd to return it beside the slope
         z, T = unknown[:-1] * size, unknown[-1]
-        run = simulate(
+        trajectory = simulate(
             unit.rnn,
             z,
             dt=T / _NEWTON_STEPS,
@@ -212,8 +191,8 @@ def _closed_orbit(unit: Oscillator) -> tuple[Array, Array, Array]:
             save_every=_NEWTON_STEPS,
             solver=diffrax.Tsit5(),
         )
-        assert run.xs is not None
-        missing = (run.xs[-1] - z) / size
+        assert trajectory.xs is not None
+        missing = (trajectory.xs[-1] - z) / size
         return missing, missing
 
     def newton(state, _):

@@ -6,23 +6,22 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
-from .._analysis.harmonics import Harmonics, harmonic_regression, signal_samples, standardised
+from .._analysis.harmonics import Harmonics, harmonic_regression
+from .._analysis.modes import half_spectrum, mode_frequencies, with_spectrum
+from .._analysis.samples import signal_samples, standardised
 from .._network.activations import AbstractActivation, Tanh
-from .._network.model import CTRNN, FORMS
+from .._network.model import CTRNN
 from .._network.weights import DenseSkew
-from .._simulate.api import simulate
 from .._util import checks
 from .._util.types import Array
+from .arguments import Draft, checked_draft
 from .fit import progress_bar
-from .modes import for_form, half_spectrum, mode_frequencies, oscillating, with_spectrum
-from .oscillator import Oscillator
+from .oscillator import Oscillator, for_form
 from .signal_report import (
     Baselines,
     SignalReport,
@@ -32,6 +31,7 @@ from .signal_report import (
     nrmse,
     num_parameters,
 )
+from .waveform import Motion, Unknowns, least_squares, outputs, upper_of, weights_of
 
 _TINY = 1e-5  # rms of the pre-activations where tanh is linear to 1e-11
 _LARGE = 0.5
@@ -39,16 +39,6 @@ _ANGLE = 0.5  # rad that the fastest mode turns in a step: Dopri8 is then exact 
 _COARSE = 1.0  # the same while fitting: to 3e-9
 _ENOUGH = 1e-3  # normalised RMSE that lines alone may leave
 _MOST_BEYOND = 100_000
-_MOST_ENTRIES = 4e6  # of the derivatives of a block of samples by all unknowns
-
-
-class _Unknowns(NamedTuple):
-    """What is trained; time is in units of 1/speed, in which the fastest mode turns 1 rad."""
-
-    upper: Array  # (n (n - 1) / 2,) of A
-    z: Array  # (n,) initial pre-activations
-    readout: Array  # (channels, n)
-    offset: Array  # (channels,)
 
 
 def fit_signal(
@@ -107,15 +97,12 @@ def fit_signal(
     samples = signal_samples("signal", signal, "(S,) or (S, channels)", (1, 2), 32)
     samples = samples.reshape(len(samples), -1)
     interval = checks.positive_float("dt", dt)
-    n = checks.integer("neurons", neurons, 2)
-    oscillating(activation)
-    checks.one_of("form", form, FORMS)
+    draft = checked_draft(neurons, activation, form, key, dtype)
     hold_out = float(checks.real("hold_out", hold_out))
     if not 0 <= hold_out <= 0.9:
         checks.fail("hold_out", "a share from 0 to 0.9", hold_out)
     steps = checks.integer("steps", steps, 0)
-    key = checks.prng_key("key", jax.random.key(0) if key is None else key)
-    dtype = checks.float_dtype(dtype)
+    checks.flag("progress", progress)
     size = len(samples) - round(hold_out * len(samples))
     if size < 24:
         checks.fail("hold_out", "at least 24 samples left to train on", f"{size}")
@@ -123,7 +110,7 @@ def fit_signal(
     if not np.any(known):
         checks.fail("signal", "samples that vary", "constant ones")
     y = np.concatenate([known, (samples[size:] - mean) / deviation])
-    task = _Task(interval, n, activation, steps, key, dtype)
+    task, n = _Task(interval, draft, steps), draft.neurons
     baselines = Baselines(y[:size], interval, _most_lines(n, y.shape[1]))
     with progress_bar(progress, baselines.candidates(n // 2) + 4 * steps) as bar:
         advance = _nothing if bar is None else bar.update
@@ -131,7 +118,7 @@ def fit_signal(
         result, kind, validation, losses = _fitted(task, y[:size], baselines, advance)
         if bar is not None:  # what was not needed counts as done
             bar.update(bar.total - bar.n)
-    oscillator = task.oscillator(result, form, mean, deviation)
+    oscillator = task.oscillator(result, mean, deviation)
     beyond = min(10 * len(y), _MOST_BEYOND)
     generated = np.asarray(oscillator.generate(interval, len(y) + beyond - 1), float)
     generated = (generated - mean) / deviation
@@ -145,8 +132,10 @@ def _fitted(task: _Task, y: np.ndarray, baselines: Baselines, advance: Callable[
     count, validation = baselines.in_modes, {"lines": baselines.error(baselines.in_modes)}
     found = harmonic_regression(y, task.dt, count)
     left = np.max(nrmse(found.predict(task.dt * np.arange(size)), y))
-    if task.steps and left > _ENOUGH and baselines.lines > task.n // 2:
-        begun = harmonic_regression(y[:known], task.dt, min(task.n // 2, (known - 1) // 3))
+    if task.steps and left > _ENOUGH and baselines.lines > task.draft.neurons // 2:
+        begun = harmonic_regression(
+            y[:known], task.dt, min(task.draft.neurons // 2, (known - 1) // 3)
+        )
         trained, first = task.waveform(y, known, begun, advance)
         validation["nonlinear"] = foreseen(task.predict(trained, size)[known:], y[known:])
         if validation["nonlinear"] < validation["lines"]:
@@ -170,7 +159,7 @@ def _nothing(_: int) -> None:
 
 
 class _Result(NamedTuple):
-    unknowns: _Unknowns
+    unknowns: Unknowns
     speed: float  # rad/s
 
 
@@ -178,11 +167,8 @@ class _Task(NamedTuple):
     """What stays the same while a signal is fitted."""
 
     dt: float
-    n: int
-    activation: AbstractActivation
+    draft: Draft
     steps: int
-    key: Any
-    dtype: Any
 
     def start(self, found: Harmonics, scale: float, size: int | None = None) -> _Result:
         """The network whose modes are the lines; exactly those where `scale` is small.
@@ -191,17 +177,17 @@ class _Task(NamedTuple):
         """
         f = found.frequencies
         speed = 2 * np.pi * float(f.max()) if f.size else 1 / self.dt
-        slope = float(self.activation.derivative(jnp.zeros(())))
-        weights = DenseSkew.init(self.key, self.n, dtype=self.dtype)
+        slope = float(self.draft.activation.derivative(jnp.zeros(())))
+        weights = DenseSkew.init(self.draft.key, self.draft.neurons, dtype=self.draft.dtype)
         omega, modes = half_spectrum(weights.as_matrix())
         lines, idle = modes[:, : f.size], modes[:, f.size :]
         # Modes without a line are slower than the fastest, and at rest.
-        turning = jnp.asarray(2 * np.pi * f / (speed * slope), self.dtype)
+        turning = jnp.asarray(2 * np.pi * f / (speed * slope), self.draft.dtype)
         omega = jnp.concatenate([turning, omega[: idle.shape[1]] / (omega[-1] * slope)])
         power = np.sum(found.cosines**2 + found.sines**2, axis=1)
         amplitude = power**0.25  # between equal, as weak lines have them best, and their own
-        amplitude *= scale * np.sqrt(2 * self.n / max(np.sum(amplitude**2), 1e-300))
-        amplitude = jnp.asarray(amplitude, self.dtype)
+        amplitude *= scale * np.sqrt(2 * self.draft.neurons / max(np.sum(amplitude**2), 1e-300))
+        amplitude = jnp.asarray(amplitude, self.draft.dtype)
         # z = Σ_k a_k Re(v_k exp(-iω_k t)), so exp(-iω_k t) = 2 v_kᴴ z / a_k.
         z = jnp.real(lines) @ amplitude
         asked = jnp.asarray(found.cosines + 1j * found.sines, lines.dtype)
@@ -209,9 +195,9 @@ class _Task(NamedTuple):
         readout = jnp.real(asked.T @ (2 * lines.conj().T))
         if size is not None:
             omega = _retuned(omega, modes, z, f.size, self.motion(speed, size))
-        upper = with_spectrum(omega, modes).as_matrix()[np.triu_indices(self.n, 1)]
-        offset = jnp.asarray(found.offset, self.dtype)
-        return _Result(_Unknowns(upper, z, readout, offset), speed)
+        upper = upper_of(with_spectrum(omega, modes))
+        offset = jnp.asarray(found.offset, self.draft.dtype)
+        return _Result(Unknowns(upper, z, readout, offset), speed)
 
     def waveform(
         self, y: np.ndarray, known: int, begin: Harmonics | _Result, advance: Callable[[int], Any]
@@ -225,183 +211,42 @@ class _Task(NamedTuple):
         motion = self.motion(speed, len(y))
         losses: list[float] = []
         for horizon in horizons:
-            unknowns, more = _least_squares(unknowns, motion, y, horizon, self.steps, advance)
+            unknowns, more = least_squares(unknowns, motion, y, horizon, self.steps, advance)
             losses += more
         return _Result(unknowns, speed), np.asarray(losses)
 
-    def motion(self, speed: float, size: int) -> _Motion:
+    def motion(self, speed: float, size: int) -> Motion:
         # A quarter is left to what training adds to the fastest mode.
-        parts = math.ceil(1.25 * self.dt * speed / _COARSE)
-        step = jnp.asarray(self.dt * speed / parts, self.dtype)
-        return _Motion(self.activation, self.n, step, parts, size - 1)
+        substeps = math.ceil(1.25 * self.dt * speed / _COARSE)
+        step = jnp.asarray(self.dt * speed / substeps, self.draft.dtype)
+        return Motion(self.draft.activation, self.draft.neurons, step, substeps, size - 1)
 
     def predict(self, result: _Result, size: int) -> np.ndarray:
         unknowns, speed = result
-        return np.asarray(_outputs(unknowns, self.motion(speed, size)), float)
+        return np.asarray(outputs(unknowns, self.motion(speed, size)), float)
 
-    def oscillator(
-        self, result: _Result, form: str, mean: np.ndarray, deviation: np.ndarray
-    ) -> Oscillator:
+    def oscillator(self, result: _Result, mean: np.ndarray, deviation: np.ndarray) -> Oscillator:
         """In the units of the signal."""
         (upper, z, readout, offset), speed = result
-        weights = _weights(upper, self.n)
-        rnn = CTRNN(weights, self.activation, "current")
-        unit = jnp.asarray(deviation, self.dtype)
-        made = for_form(rnn, z, readout * unit[:, None], jnp.asarray(speed, self.dtype), form)
-        slope = float(self.activation.derivative(jnp.zeros(())))
+        weights = weights_of(upper, self.draft.neurons)
+        rnn = CTRNN(weights, self.draft.activation, "current")
+        unit = jnp.asarray(deviation, self.draft.dtype)
+        made = for_form(
+            rnn, z, readout * unit[:, None], jnp.asarray(speed, self.draft.dtype), self.draft.form
+        )
+        slope = float(self.draft.activation.derivative(jnp.zeros(())))
         fastest = float(jnp.linalg.norm(weights.as_matrix(), 2)) * speed * slope
         return Oscillator(
             made.rnn,
             made.x0,
             made.readout,
-            offset=offset * unit + jnp.asarray(mean, self.dtype),
+            offset=offset * unit + jnp.asarray(mean, self.draft.dtype),
             max_step=_ANGLE / fastest,
         )
 
 
-class _Motion(eqx.Module):
-    """How the network is integrated, in units of 1/speed."""
-
-    activation: AbstractActivation
-    n: int = eqx.field(static=True)
-    step: Array
-    every: int = eqx.field(static=True)
-    samples: int = eqx.field(static=True)
-
-    def next_sample(self, z: Array, upper: Array) -> Array:
-        """The pre-activations one sample later."""
-        xs = simulate(
-            CTRNN(_weights(upper, self.n), self.activation, "current"),
-            z,
-            dt=self.step,
-            num_steps=self.every,
-            save_every=self.every,
-            solver=diffrax.Dopri8(),
-            adjoint="direct",
-        ).xs
-        assert xs is not None
-        return xs[-1]
-
-    def observed(self, upper: Array, z: Array, observe: Any) -> Array:
-        """What `observe` says of the pre-activations at every sample, from the first on."""
-        return simulate(
-            CTRNN(_weights(upper, self.n), self.activation, "current"),
-            z,
-            dt=self.step,
-            num_steps=self.samples * self.every,
-            save_every=self.every,
-            solver=diffrax.Dopri8(),
-            keep_states=False,
-            observe=lambda t, z: observe(z),
-        ).observed
-
-
-def _weights(upper: Array, n: int) -> DenseSkew:
-    return DenseSkew(jnp.zeros((n, n), upper.dtype).at[np.triu_indices(n, 1)].set(upper))
-
-
 @eqx.filter_jit
-def _outputs(unknowns: _Unknowns, motion: _Motion) -> Array:
-    upper, z, readout, offset = unknowns
-    return motion.observed(upper, z, lambda z: readout @ z + offset)
-
-
-def _least_squares(
-    start: _Unknowns,
-    motion: _Motion,
-    y: np.ndarray,
-    used: int,
-    steps: int,
-    advance: Callable[[int], Any],
-) -> tuple[_Unknowns, list[float]]:
-    """Unknowns of a smaller mean square error of the first `used` samples, and the least so far.
-
-    Levenberg-Marquardt on the normal equations: these are as small as the unknowns are few,
-    whatever the number of samples. Unscaled, as the unknowns are of order 1, and some change
-    nothing, such as turning all modes.
-    """
-    values, unflatten = ravel_pytree(start)
-    dtype = values.dtype
-    block = int(np.clip(_MOST_ENTRIES / (motion.n * values.size), 1, 256))
-    padded = np.zeros((-(-len(y) // block) * block, y.shape[1]), dtype)
-    padded[: len(y)] = y
-    target = jnp.asarray(padded.reshape(-1, block, y.shape[1]))
-    first = jnp.asarray(used, jnp.int32)  # an array: another number compiles nothing anew
-
-    def equations(values: np.ndarray) -> list[np.ndarray]:
-        unknowns = unflatten(jnp.asarray(values, dtype))
-        return [np.asarray(part, float) for part in _normal(unknowns, motion, target, first)]
-
-    values = np.asarray(values, float)
-    error, slope, normal = equations(values)
-    damping, growth = 1e-2 * float(np.max(np.diag(normal))), 2.0
-    losses = [float(error)]
-    advance(1)
-    while len(losses) < steps and np.isfinite(error) and damping < 1e15:
-        step = np.linalg.solve(normal + damping * np.eye(values.size), -slope)
-        expected = 0.5 * step @ (damping * step - slope)
-        error_there, *there = equations(values + step)
-        advance(1)
-        ratio = (error - error_there) / (2 * max(expected, 1e-300))
-        if not ratio > 0:
-            damping, growth = damping * growth, growth * 2
-            losses.append(losses[-1])
-            continue
-        settled = error - error_there < 1e-4 * error and ratio > 0.25
-        values, error, (slope, normal) = values + step, error_there, there
-        losses.append(float(error))
-        damping, growth = damping * max(1 / 3, 1 - (2 * ratio - 1) ** 3), 2.0
-        if settled:
-            break
-    advance(steps - len(losses))
-    return unflatten(jnp.asarray(values, dtype)), losses
-
-
-@eqx.filter_jit
-def _normal(unknowns: _Unknowns, motion: _Motion, target: Array, used: Array) -> tuple[Array, ...]:
-    """Σ r², Jᵀr and JᵀJ of the errors r of the first `used` samples, over √(used channels).
-
-    The state after a sample depends on the unknowns through the state before it and directly:
-    dz_{k+1} = ∂F/∂z dz_k + ∂F/∂A dA. These derivatives of single samples are taken side by side,
-    and backwards, as there are fewer neurons than weights; then dz_k follows by small products.
-    """
-    upper, z, readout, offset = unknowns
-    _, block, channels = target.shape
-    count = upper.size + z.size
-    share = jax.lax.rsqrt((used * channels).astype(z.dtype))
-    after = jax.vmap(jax.jacrev(motion.next_sample, (0, 1)), (0, None))
-
-    def sensitive(S: Array, parts: tuple[Array, Array]) -> tuple[Array, Array]:
-        by_z, by_upper = parts
-        return by_z @ S + jnp.pad(by_upper, ((0, 0), (0, z.size))), S
-
-    def add(i: Any, sums: tuple[Array, ...]) -> tuple[Array, ...]:
-        z, S, error, slope, normal = sums
-        z, zs = jax.lax.scan(lambda z, _: (motion.next_sample(z, upper), z), z, length=block)
-        S, Ss = jax.lax.scan(sensitive, S, after(zs, upper))
-        weight = jnp.where(i * block + jnp.arange(block, dtype=used.dtype) < used, share, 0)[
-            :, None
-        ]
-        r = weight * (zs @ readout.T + offset[None] - target[i])
-        eye = jnp.eye(channels, dtype=z.dtype)
-        by_readout = (eye[None, :, :, None] * zs[:, None, None, :]).reshape(block, channels, -1)
-        by_offset = jnp.broadcast_to(eye, (block, channels, channels))
-        J = jnp.concatenate([jnp.einsum("cn,bnp->bcp", readout, Ss), by_readout, by_offset], axis=2)
-        J = (weight[:, :, None] * J).reshape(block * channels, -1)
-        r = r.ravel()
-        return z, S, error + r @ r, slope + J.T @ r, normal + J.T @ J
-
-    size = count + readout.size + channels
-    S = jnp.concatenate(
-        [jnp.zeros((z.size, upper.size), z.dtype), jnp.eye(z.size, dtype=z.dtype)], 1
-    )
-    zero = jnp.zeros((), z.dtype)
-    start = (z, S, zero, jnp.zeros(size, z.dtype), jnp.zeros((size, size), z.dtype))
-    return jax.lax.fori_loop(0, -(-used // block), add, start)[2:]
-
-
-@eqx.filter_jit
-def _retuned(omega: Array, modes: Array, z: Array, lines: int, motion: _Motion) -> Array:
+def _retuned(omega: Array, modes: Array, z: Array, lines: int, motion: Motion) -> Array:
     """Eigenvalues with which the first modes turn in z's motion as `omega` says.
 
     At its amplitude they are slower, by several turns over the samples: too far for the error of
@@ -411,7 +256,7 @@ def _retuned(omega: Array, modes: Array, z: Array, lines: int, motion: _Motion) 
     slope = motion.activation.derivative(jnp.zeros((), z.dtype))
 
     def tune(omega: Array, _: None) -> tuple[Array, None]:
-        upper = with_spectrum(omega, modes).as_matrix()[np.triu_indices(motion.n, 1)]
+        upper = upper_of(with_spectrum(omega, modes))
         zs = motion.observed(upper, z, lambda z: z)
         turns = 2 * np.pi * mode_frequencies(zs, modes[:, :lines], motion.step * motion.every)
         ratio = jnp.clip(wanted * slope / turns, 0.5, 2)

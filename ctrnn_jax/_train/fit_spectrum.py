@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import diffrax
@@ -11,26 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._analysis.modes import half_spectrum, mode_frequencies, with_spectrum
+from .._analysis.samples import hann
 from .._network.activations import AbstractActivation, Tanh
-from .._network.model import CTRNN, FORMS
+from .._network.model import CTRNN
 from .._network.weights import DenseSkew
 from .._simulate.api import simulate
 from .._util import checks
 from .._util.types import Array
+from .arguments import Draft, checked_draft, checked_targets
+from .ensembles import PER_PERIOD, for_targets
 from .frequency_report import FrequencyReport, measure
-from .modes import (
-    for_form,
-    half_spectrum,
-    hann,
-    in_parts,
-    mode_frequencies,
-    oscillating,
-    with_spectrum,
-)
-from .oscillator import Oscillator
+from .oscillator import Oscillator, for_form
 
 _ROUNDS = 6
-_PER_PERIOD = 32  # of the highest line
 _PERIODS = 256
 _AT_ONCE = 128
 _CLOSEST = 1e-4  # of the highest line
@@ -84,14 +77,11 @@ def fit_spectrum(
         >>> chord = jnp.array([261.6, 329.6, 392.0])
         >>> oscillator, report = ct.fit_spectrum(chord, key=jax.random.key(0))
     """
-    dtype = checks.float_dtype(dtype)
-    target = checks.positive_array("target_hz", target_hz, dtype, (1, 2))
+    draft = checked_draft(neurons, activation, form, key, dtype)
+    target, sizes = checked_targets(target_hz, amplitude, draft.dtype, (1, 2))
     lines = target.shape[-1]
-    if target.size == 0:
-        checks.fail("target_hz", "at least one frequency", f"shape {target.shape}")
-    neurons = checks.integer("neurons", neurons, 2)
-    if lines > neurons // 2:
-        checks.fail("target_hz", f"at most neurons // 2 = {neurons // 2} lines", lines)
+    if lines > draft.neurons // 2:
+        checks.fail("target_hz", f"at most neurons // 2 = {draft.neurons // 2} lines", lines)
     # Of the highest line; the first is the lowest line's distance from 0 Hz, the constant.
     ascending = np.sort(np.asarray(target, float), axis=-1)
     apart = np.diff(ascending / ascending[..., -1:], prepend=0, axis=-1)
@@ -102,49 +92,29 @@ def fit_spectrum(
         )
     powers = jnp.ones_like(target)
     if target_power is not None:
-        powers = checks.positive_array("target_power", target_power, dtype)
+        powers = checks.positive_array("target_power", target_power, draft.dtype)
         if powers.shape != target.shape:
             checks.fail("target_power", f"shape {target.shape}, as target_hz", powers.shape)
-    oscillating(activation)
-    checks.one_of("form", form, FORMS)
-    size = checks.positive_array("amplitude", amplitude, dtype, (0, 1))
-    if size.ndim and size.shape != target.shape[:-1]:
-        checks.fail("amplitude", f"a scalar or shape {target.shape[:-1]}", size.shape)
     scale = checks.positive_float("scale", scale)
-    key = checks.prng_key("key", jax.random.key(0) if key is None else key)
 
-    rows, powers = target.reshape(-1, lines), powers.reshape(-1, lines)
-    sizes = jnp.broadcast_to(size, rows.shape[:1])
-    keys = jax.random.split(key, len(rows))
+    def make(keys: Array, targets: Array, powers: Array, sizes: Array):
+        oscillators = _tuned(keys, targets, powers, sizes, draft, scale)
+        members = len(targets)
+        closed, losses = jnp.zeros(members, bool), jnp.zeros((members, 0), draft.dtype)
+        return oscillators, measure(oscillators, targets, closed, losses)
 
-    def made(keys, rows, powers, sizes):
-        oscillators = _tuned(keys, rows, powers, sizes, activation, form, neurons, scale)
-        return oscillators, measure(
-            oscillators, rows, jnp.zeros(len(rows), bool), jnp.zeros((len(rows), 0), dtype)
-        )
-
-    oscillators, report = in_parts(made, _AT_ONCE, keys, rows, powers, sizes)
-    if target.ndim == 1:
-        oscillators, report = jax.tree.map(lambda leaf: leaf[0], (oscillators, report))
-        step = 1 / (_PER_PERIOD * float(jnp.max(target)))
-        oscillators = dataclasses.replace(oscillators, max_step=step)
-    return oscillators, report
+    rows = target.reshape(-1, lines), powers.reshape(-1, lines)
+    return for_targets(make, _AT_ONCE, draft.key, *rows, sizes, alone=target.ndim == 1)
 
 
 @eqx.filter_jit
 def _tuned(
-    keys: Array,
-    targets: Array,
-    powers: Array,
-    sizes: Array,
-    activation: AbstractActivation,
-    form: str,
-    n: int,
-    scale: float,
+    keys: Array, targets: Array, powers: Array, sizes: Array, draft: Draft, scale: float
 ) -> Oscillator:
+    n, activation = draft.neurons, draft.activation
     lines, dtype = targets.shape[1], targets.dtype
     slope = activation.derivative(jnp.zeros((), dtype))
-    dt, num_steps = 1 / _PER_PERIOD, _PERIODS * _PER_PERIOD
+    dt, num_steps = 1 / PER_PERIOD, _PERIODS * PER_PERIOD
     half = n // 2
     root = jnp.sqrt(jnp.asarray(hann(num_steps), dtype))[:, None]
 
@@ -172,9 +142,9 @@ def _tuned(
             return CTRNN(with_spectrum(omega, modes), activation, "current")
 
         def motion(omega):
-            run = simulate(network(omega), z0, dt=dt, num_steps=num_steps, solver=diffrax.Tsit5())
-            assert run.xs is not None
-            return run.xs
+            xs = simulate(network(omega), z0, dt=dt, num_steps=num_steps, solver=diffrax.Tsit5()).xs
+            assert xs is not None
+            return xs
 
         def tune(omega, _):
             f = mode_frequencies(motion(omega), chosen, dt)
@@ -185,11 +155,11 @@ def _tuned(
         t = dt * jnp.arange(num_steps, dtype=dtype)
         phase = 2 * np.pi * jnp.outer(t, wanted)
         waves = jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=1)
-        equations = jnp.linalg.lstsq(root * waves, root * xs)[0]  # (2 lines, n): parts of z
+        equations = jnp.linalg.lstsq(root * waves, root * xs)[0]  # (2 lines, n) of z
         phases = 2 * np.pi * jax.random.uniform(key_readout, (lines,), dtype)
         asked = jnp.sqrt(2 * power / jnp.sum(power)) * size
         asked = jnp.concatenate([asked * jnp.cos(phases), asked * jnp.sin(phases)])
         readout = jnp.linalg.lstsq(equations, asked)[0]
-        return for_form(network(omega), z0, readout[None], highest, form)
+        return for_form(network(omega), z0, readout[None], highest, draft.form)
 
     return jax.vmap(one)(keys, targets, powers, sizes)

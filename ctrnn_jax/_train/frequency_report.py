@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._analysis.harmonics import harmonic_regression
+from .._analysis.samples import hann
 from .._analysis.spectra import dominant_frequency
 from .._files.models import register
 from .._network.invariants import energy
@@ -150,7 +151,7 @@ def _signals(oscillators: Oscillator, dt: Array, num_steps: int) -> tuple[Array,
         if dt.dtype == jnp.float64:
             substeps = 1
             steps = {"rtol": 1e-9, "atol": 1e-9 * jnp.max(jnp.abs(oscillator.x0))}
-        run = simulate(
+        trajectory = simulate(
             oscillator.rnn,
             oscillator.x0,
             dt=dt / substeps,
@@ -161,11 +162,10 @@ def _signals(oscillators: Oscillator, dt: Array, num_steps: int) -> tuple[Array,
             keep_states=False,
             observe=lambda t, x: (oscillator.read(x)[0], energy(oscillator.rnn, x)),
         )
-        y, level = run.observed
+        y, level = trajectory.observed
         return y, jnp.max(jnp.abs(level / level[0] - 1))
 
-    arrays, static = eqx.partition(oscillators, eqx.is_array)
-    return jax.vmap(lambda arrays, dt: one(eqx.combine(arrays, static), dt))(arrays, dt)
+    return eqx.filter_vmap(one)(oscillators, dt)
 
 
 def _lines(y: np.ndarray, dt: Any, targets: np.ndarray) -> np.ndarray:
@@ -185,7 +185,7 @@ def _shares(y: Array, dt: Array, frequency: Array) -> Array:
 
     def one(y, dt, frequency):
         t = jnp.arange(y.size, dtype=y.dtype) * dt
-        window = 1 - jnp.cos(2 * np.pi * jnp.arange(y.size, dtype=y.dtype) / y.size)
+        window = jnp.asarray(hann(y.size), y.dtype)
         phase = 2 * np.pi * jnp.outer(frequency, t)
         window = window / jnp.sum(window)
         y = y - jnp.dot(window, y)

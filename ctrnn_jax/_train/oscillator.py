@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._analysis.modes import pseudo_inverse, skew_weights
 from .._files.models import register
 from .._network.model import CTRNN, states_for
 from .._simulate.api import simulate
@@ -136,7 +137,7 @@ class Oscillator(eqx.Module):
         Raises:
             TypeError, ValueError: as `simulate`, and for a traced dt where `max_step` is set.
         """
-        dt, parts = self._divided(dt)
+        dt, substeps = self._divided(dt)
         if solver is None and adjoint == "reversible":
             solver = PoissonSplitting(4)
         elif solver is None:
@@ -146,9 +147,9 @@ class Oscillator(eqx.Module):
             self.rnn,
             self.x0,
             dt=dt,
-            num_steps=checks.integer("num_steps", num_steps, 1) * parts,
+            num_steps=checks.integer("num_steps", num_steps, 1) * substeps,
             solver=solver,
-            save_every=checks.integer("save_every", save_every, 1) * parts,
+            save_every=checks.integer("save_every", save_every, 1) * substeps,
             adjoint=adjoint,
         )
         assert run.xs is not None
@@ -167,8 +168,19 @@ class Oscillator(eqx.Module):
         if checks.is_traced(dt):
             checks.fail("dt", "a number known beforehand, as max_step is set", "a traced one")
         # Not of `step`, which is traced under jit even where its value is known.
-        parts = max(1, math.ceil(float(dt) / self.max_step * (1 - 1e-6)))
-        return step / parts, parts
+        substeps = max(1, math.ceil(float(dt) / self.max_step * (1 - 1e-6)))
+        return step / substeps, substeps
 
 
 register(Oscillator)
+
+
+def for_form(rnn: CTRNN, z: Array, readout: Array, speed: Array, form: str) -> Oscillator:
+    """The oscillator, `speed` times as fast, of which z' = A σ(z) are the pre-activations.
+
+    In the rate form x' = σ(A x), with z = A x, the same motion is read out by C A.
+    """
+    A = rnn.weights.as_matrix() * speed
+    if form == "rate":
+        z, readout = pseudo_inverse(A) @ z, readout @ A
+    return Oscillator(CTRNN(skew_weights(A), rnn.activation, form), z, readout)

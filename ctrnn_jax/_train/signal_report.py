@@ -10,7 +10,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from .._analysis.harmonics import autoregression, harmonic_regression
+from .._analysis.autoregression import autoregression
+from .._analysis.harmonics import harmonic_regression
 from .._files.models import register
 from .._util.types import Array, Float
 from .oscillator import Oscillator

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._analysis.lyapunov import lyapunov_spectrum
-from .._analysis.orbits import period
+from .._analysis.period import period
 from .._network.model import CTRNN
 from .._network.weights import DenseSkew
 from .._simulate.api import simulate

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._analysis.orbits import period
+from .._analysis.period import period
 from .._network.activations import Arctan, Erf, HardTanh, Linear, Sin, Tanh
 from .._network.invariants import energy_drift
 from .._network.model import CTRNN

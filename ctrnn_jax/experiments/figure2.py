@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._analysis.orbits import orbit_frequency, period
+from .._analysis.frequencies import orbit_frequency
+from .._analysis.period import period
 from .._network.activations import HardTanh, Linear, Tanh
 from .._network.model import CTRNN
 from .._network.weights import BlockSkew, DenseSkew

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from .._analysis.orbits import period
+from .._analysis.period import period
 from .._network.activations import ReLU, Sigmoid, Tanh
 from .._network.invariants import energy, energy_drift
 from .._network.model import CTRNN

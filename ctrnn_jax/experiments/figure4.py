@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._analysis.orbits import orbit_frequency
+from .._analysis.frequencies import orbit_frequency
 from .._analysis.spectra import dominant_frequency, power_spectrum
 from .._network.activations import HardTanh, Linear, Tanh
 from .._network.model import CTRNN

@@ -1,0 +1,56 @@
+"""Arguments that the fits of oscillators share, checked in one place."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .._network.activations import AbstractActivation
+from .._network.model import FORMS
+from .._util import checks
+from .._util.types import Array
+
+
+class Draft(NamedTuple):
+    """What networks a fit begins with."""
+
+    neurons: int
+    activation: AbstractActivation
+    form: str
+    key: Any
+    dtype: Any
+
+
+def checked_draft(neurons: Any, activation: Any, form: Any, key: Any, dtype: Any) -> Draft:
+    dtype = checks.float_dtype(dtype)
+    neurons = checks.integer("neurons", neurons, 2)
+    activation = _oscillating(activation)
+    form = checks.one_of("form", form, FORMS)
+    key = checks.prng_key("key", jax.random.key(0) if key is None else key)
+    return Draft(neurons, activation, form, key, dtype)
+
+
+def _oscillating(activation: Any) -> AbstractActivation:
+    """An activation around whose 0 a network oscillates."""
+    checks.instance("activation", activation, AbstractActivation, "one such as Tanh()")
+    slope = float(activation.derivative(jnp.zeros(())))
+    if not (activation.odd and slope > 0):
+        name = type(activation).__name__
+        checks.fail("activation", "an odd one that rises at 0, such as Tanh()", name)
+    return activation
+
+
+def checked_targets(
+    target_hz: Any, amplitude: Any, dtype: Any, ndim: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """Frequencies in one of two dimensions, the larger of ensembles, and amplitudes (members,)."""
+    target = checks.positive_array("target_hz", target_hz, dtype, ndim)
+    if target.size == 0:
+        checks.fail("target_hz", "at least one frequency", f"shape {target.shape}")
+    members = target.shape[: target.ndim - min(ndim)]
+    size = checks.positive_array("amplitude", amplitude, dtype, (0, 1))
+    if size.ndim and size.shape != members:
+        checks.fail("amplitude", f"a scalar or shape {members}, one of each member", size.shape)
+    return target, jnp.broadcast_to(size, members).reshape(-1)
