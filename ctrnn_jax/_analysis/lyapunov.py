@@ -120,7 +120,7 @@ def _spectrum(
         logs = logs + jnp.log(jnp.abs(jnp.diagonal(r, axis1=1, axis2=2)))
         return x, q.transpose(2, 1, 0), logs
 
-    def run(state, total: int):
+    def stretched(state, total: int):
         whole, rest = divmod(total, qr_every)
         if whole:
             state, _ = lax.scan(
@@ -131,8 +131,8 @@ def _spectrum(
     frame, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (n, k), x.dtype))
     frame = jnp.broadcast_to(frame.T[:, :, None], (k, n, batch))
     nothing = jnp.zeros((batch, k), x.dtype)
-    x, frame, _ = run((x, frame, nothing), transient)
-    x, _, logs = run((x, frame, nothing), num_steps)
+    x, frame, _ = stretched((x, frame, nothing), transient)
+    x, _, logs = stretched((x, frame, nothing), num_steps)
     # What is infinite may stay so, while slopes of 0 there leave the frame as it is.
     logs = logs * finite_or_nan(x, axis=0)[:, None]
     return -jnp.sort(-logs, axis=-1) / (num_steps * dt)

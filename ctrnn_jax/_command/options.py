@@ -20,8 +20,10 @@ from typer import Option
 from .._files.writing import place_for
 from .._network import activations
 from .._simulate.devices import batch_mesh
+from .._simulate.size_rules import cpu_cores, devices_pay
 from .._util import checks
 from .._util.classes import by_name, chosen, defined_in
+from ..solvers._foreign import adapted
 
 ARRAY = "a .npy, .npz or .csv file"
 ACTIVATIONS: dict[str, Any] = by_name(defined_in(activations, activations.AbstractActivation))
@@ -95,16 +97,27 @@ def _available_memory() -> float | None:
     return None
 
 
-def mesh_of(devices: int, device: str | None) -> Mesh:
-    """The mesh that --devices asks for, of the kind of --device."""
-    devices = checks.integer("--devices", devices, 1)
-    most = max(64, os.cpu_count() or 1)
-    if devices > most:
-        checks.fail("--devices", f"at most {most}", devices)
+def make_devices(devices: int | None) -> None:
+    """A CPU of as many devices as --devices says or it has cores; before JAX is first used."""
+    if devices is not None:
+        devices = checks.integer("--devices", devices, 1)
+        most = max(64, os.cpu_count() or 1)
+        if devices > most:
+            checks.fail("--devices", f"at most {most}", devices)
     with contextlib.suppress(RuntimeError):  # JAX has begun: it has the devices that it has
-        jax.config.update("jax_num_cpu_devices", devices)
+        jax.config.update("jax_num_cpu_devices", devices or cpu_cores())
+
+
+def mesh_of(devices: int | None, device: str | None, x0: jax.Array, solver: Any) -> Mesh | None:
+    """The mesh that --devices asks for, of the kind of --device; else all cores where they pay."""
     chosen = _device(device)
     found = jax.devices(None if chosen is None else chosen.platform)
+    if devices is None:
+        # As many as there are cores, whatever JAX has made of the CPU before.
+        found = found[: cpu_cores()]
+        named = device is not None and ":" in device
+        alone = named or found[0].platform != "cpu" or not adapted(solver).works_alone
+        return None if alone or not devices_pay(*x0.shape) else batch_mesh(found)
     if len(found) < devices:
         checks.fail("--devices", f"at most {len(found)}, as JAX finds here", devices)
     return batch_mesh(found[:devices])

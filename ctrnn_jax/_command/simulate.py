@@ -13,14 +13,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from typer import Option
 
-from .. import solvers
 from .._files.arrays import read_array
 from .._files.models import load, save
 from .._files.writing import appearing_together, write_json
-from .._network.invariants import energy
 from .._network.model import CTRNN
 from .._network.products import AbstractWeights
 from .._network.weights import DenseSkew, DenseWeights
@@ -29,6 +26,7 @@ from .._simulate.trajectory import Trajectory
 from .._train.oscillator import Oscillator
 from .._util import checks
 from .._util.classes import listed
+from ..solvers._foreign import adapted
 from ..solvers._names import described, solver_named
 from .info import environment
 from .options import (
@@ -42,6 +40,7 @@ from .options import (
     Seed,
     activation_named,
     fits,
+    make_devices,
     mesh_of,
     prepared,
     seed_of,
@@ -112,7 +111,10 @@ class Settings:
     device: Device = None
     devices: Annotated[
         int | None,
-        Option(help="Devices that share the states; a CPU becomes as many as asked for."),
+        Option(
+            help="Devices that share the states; a CPU becomes as many as asked for.",
+            show_default="all cores, where it is faster",
+        ),
     ] = None
     progress: Progress = True
 
@@ -123,12 +125,12 @@ def simulate_to_folder(settings: Settings) -> None:
     Without options: 4096 random initial states of a random 20-neuron tanh network, small enough
     for quasi-periodic motion; --amplitude 1 is chaotic.
     """
-    mesh = None if settings.devices is None else mesh_of(settings.devices, settings.device)
+    make_devices(settings.devices)
     with prepared(settings.out, settings.dtype, settings.device):
-        _simulate_to_folder(settings, mesh)
+        _simulate_to_folder(settings)
 
 
-def _simulate_to_folder(settings: Settings, mesh: Mesh | None) -> None:
+def _simulate_to_folder(settings: Settings) -> None:
     dtype = jnp.dtype(settings.dtype)
     solver = solver_named(settings.solver)
     asked, steps, save_every = _steps(settings)
@@ -140,9 +142,8 @@ def _simulate_to_folder(settings: Settings, mesh: Mesh | None) -> None:
         "atol": settings.atol,
         "max_norm": settings.max_norm,
     }
-    if isinstance(solver, solvers.DiscreteGradient | solvers.Projected) and rnn.is_conservative:
-        energy(rnn, x0[:1])  # refuses a bias for which there is none, which is not seen when traced
-
+    adapted(solver).check(rnn, x0[:1])  # a bias without energy, which is not seen when traced
+    mesh = mesh_of(settings.devices, settings.device, x0, solver)
     arrays, static = eqx.partition(rnn, eqx.is_array)
 
     def run(arrays: Any, x0: jax.Array) -> Trajectory:

@@ -11,7 +11,7 @@ from typing import Any
 import diffrax
 import numpy as np
 
-from .._analysis.orbits import natural_frequencies
+from .._analysis.frequencies import natural_frequencies
 from .._analysis.spectra import dominant_frequency
 from .._simulate.api import simulate
 from .._train.oscillator import Oscillator

@@ -31,6 +31,10 @@ _BYTES_PER_ROW = 256
 _BYTES_SAVED = 2**22
 
 
+# From so many numbers in all states on: two devices take TODO of the time of one.
+_DEVICES_PAY_FROM = 2**13
+
+
 def _least_columns(n: int, itemsize: int) -> int:
     """Below so many columns products are slow."""
     if n < _CACHE_FILLED_FROM:
@@ -65,6 +69,11 @@ def saved_at_once(n: int, columns: int, itemsize: int, platform: str) -> tuple[i
         return 2**31, 0
     spare = 16 // itemsize if columns * itemsize % 1024 == 0 else 0
     return max(1, _BYTES_SAVED // (n * columns * itemsize)), spare
+
+
+def devices_pay(states: int, n: int) -> bool:
+    """Whether a batch gains by a CPU device to each core."""
+    return states * n >= _DEVICES_PAY_FROM
 
 
 def cpu_cores() -> int:

@@ -1,5 +1,6 @@
-"""Time steps beyond those of diffrax, each a `diffrax.AbstractSolver`."""
+"""Time steps beyond those of diffrax, each a `diffrax.AbstractSolver`; `base` tells how to write one."""
 
+from .base import AbstractNetworkSolver
 from .discrete_gradient import DiscreteGradient
 from .exact_linear import ExactLinear
 from .implicit_midpoint import ImplicitMidpoint
@@ -9,6 +10,7 @@ from .rk4 import RK4
 
 __all__ = [
     "RK4",
+    "AbstractNetworkSolver",
     "DiscreteGradient",
     "ExactLinear",
     "ImplicitMidpoint",

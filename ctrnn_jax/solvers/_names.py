@@ -75,4 +75,5 @@ def described() -> str:
 
 
 def _exported() -> list[_Kind]:
-    return [getattr(solvers, name) for name in solvers.__all__]
+    kinds = [getattr(solvers, name) for name in solvers.__all__]
+    return [kind for kind in kinds if not inspect.isabstract(kind)]
