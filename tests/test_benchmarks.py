@@ -13,6 +13,7 @@ import pytest
 from conftest import X64
 
 import ctrnn_jax as ct
+from ctrnn_jax.plot._files import draw
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
@@ -111,7 +112,7 @@ def test_pictures(tmp_path):
         case = throughput.Case("float32", "Euler", n, throughput.BATCH, "dense")
         seconds = {name: np.full(3, 1e-3) for name in throughput.STYLES}
         report.times(case.name, seconds, parameters=throughput.parameters(case), least=1e-4)
-    throughput.draw(tmp_path, throughput.pictures(report, "made-up"))
+    draw(tmp_path, throughput.pictures(report, "made-up"))
     assert {path.name for path in tmp_path.iterdir()} == {
         "made-up-neurons.png",
         "made-up-batch.png",

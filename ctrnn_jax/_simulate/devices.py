@@ -67,7 +67,7 @@ def use_cpu_cores(count: int | None = None) -> Mesh:
     count = cpu_cores() if count is None else checks.integer("count", count, 1)
     with contextlib.suppress(RuntimeError):  # JAX has begun: it has the devices that it has
         jax.config.update("jax_num_cpu_devices", count)
-    found = jax.devices("cpu")
+    found = jax.local_devices(backend="cpu")
     if len(found) < count:
         expected = f"to be called before JAX is first used, to make the CPU {count} devices"
         checks.fail("use_cpu_cores", expected, f"a CPU of {len(found)} already", RuntimeError)

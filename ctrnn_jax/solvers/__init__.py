@@ -1,4 +1,4 @@
-"""Time steps beyond those of diffrax, each a `diffrax.AbstractSolver`; `base` tells how to write one."""
+"""Time steps beyond those of diffrax; `AbstractNetworkSolver` tells how to write one."""
 
 from .base import AbstractNetworkSolver
 from .discrete_gradient import DiscreteGradient
