@@ -97,6 +97,7 @@ def test_derivative(name):
 
 @each
 @pytest.mark.parametrize("z", [-1e4, 1e4])
+@pytest.mark.sampled(7)
 def test_finite_far_away_in_float32(name, z):
     activation, sigma, kinks = ACTIVATIONS[name]
     if name == "exp" and z > 0:
@@ -120,6 +121,7 @@ def test_finite_far_away_in_float32(name, z):
 @pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "softsign"])
 @pytest.mark.parametrize("z", [-1e-4, 1e-4])
 @pytest.mark.parametrize("dtype", [jnp.float32, FLOAT])
+@pytest.mark.sampled(9)
 def test_potential_near_zero_keeps_its_digits(name, z, dtype):
     activation, sigma, _ = ACTIVATIONS[name]
     z = jnp.asarray(z, dtype)

@@ -32,6 +32,7 @@ def problem(method, n=5, batch=7):
 
 
 @pytest.mark.parametrize("method", ["Euler", "RK4", "Tsit5", "Dopri5"])
+@pytest.mark.sampled(2)
 def test_simulate_takes_the_steps_that_peers_are_compared_with(method):
     rnn, p = problem(method)
     solver = peers.METHODS[method].solver
@@ -51,6 +52,7 @@ PAIRS = [
 @pytest.mark.filterwarnings("ignore:.*torch:DeprecationWarning")
 @pytest.mark.parametrize(("name", "method"), PAIRS)
 @pytest.mark.parametrize("n", [5, 40])
+@pytest.mark.slow
 def test_peers_take_the_same_steps(name, method, n):
     peer = peers.PEERS[name]
     pytest.importorskip(peer.package)
@@ -131,6 +133,7 @@ def test_gpu_refuses_cpus():
 
 
 @pytest.mark.parametrize("checks", [gpu.products, gpu.drift])
+@pytest.mark.slow
 def test_gpu_checks_would_see_products_rounded_to_tf32(checks):
     done = list(checks("float32"))
     assert all(check.passed for check in done)

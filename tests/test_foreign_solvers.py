@@ -27,6 +27,7 @@ BOTH_LOOPS = [
 
 
 @pytest.mark.parametrize(("name", "tolerance"), BOTH_LOOPS)
+@pytest.mark.sampled(9)
 def test_wrapped_solvers(name, tolerance):
     rnn, x0 = SYSTEMS["current tanh n=3"], normal(0, 4, 3)
     settings = {"rtol": tolerance} if tolerance else {}
@@ -85,6 +86,7 @@ KVAERNO = [diffrax.Kvaerno3(), diffrax.Kvaerno4(), diffrax.Kvaerno5(), EULER]
 
 @pytest.mark.parametrize("unit", [1e-20, 1.0, 1e15])
 @pytest.mark.parametrize("solver", KVAERNO, ids=lambda s: type(s).__name__)
+@pytest.mark.sampled(4)
 def test_implicit_steps_that_are_right_are_not_reported(solver, unit):
     rnn = ct.CTRNN(ct.BlockSkew(jnp.array([1.0], DTYPE)), ct.Tanh() if unit == 1 else ct.Linear())
     x0 = unit * normal(1, 32, 2)
@@ -111,6 +113,7 @@ KNOW_THE_TIME = [
 
 
 @pytest.mark.parametrize("solver", KNOW_THE_TIME, ids=lambda s: type(s).__name__)
+@pytest.mark.sampled(3)
 def test_an_equation_that_knows_the_time_is_given_it(solver):
     rnn = Driven(ct.BlockSkew(jnp.array([1.0, 2.0], DTYPE)))
     x0, A = normal(2, 3, 4), np.asarray(rnn.weights.as_matrix())

@@ -41,6 +41,7 @@ def rate_of_change(rnn, x):
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
+@pytest.mark.sampled(13)
 def test_energy_is_conserved(name, form, bias, key):
     n = 5  # odd: A is singular, and the bias is still in its range
     weights = ct.DenseSkew.init(key, n, scale=2.0)
@@ -139,6 +140,7 @@ CASIMIRS = [
 
 
 @pytest.mark.parametrize(("cls", "options", "n", "count"), CASIMIRS)
+@pytest.mark.sampled(2)
 def test_casimirs(cls, options, n, count, key):
     rnn = ct.CTRNN(cls.init(key, n, **options), form="current")
     x = jax.random.normal(jax.random.key(1), (n,))
@@ -166,6 +168,7 @@ def test_casimirs_of_special_weights_and_of_the_rate_form(key):
         ct.casimirs(ct.CTRNN(ct.DenseWeights.init(key, 3)), x)
 
 
+@pytest.mark.slow
 def test_energy_drift(key):
     rnn = ct.CTRNN(ct.DenseSkew.init(key, 4))
     xs = jax.random.normal(key, (3, 6, 4))

@@ -36,6 +36,7 @@ def test_nan_of_activations(activation):
     st.sampled_from(ACTIVATIONS), st.sampled_from(["rate", "current"]), BAD, st.integers(0, 3),
     st.sampled_from(["rms", "mean", "max"]),
 )  # fmt: skip
+@pytest.mark.slow
 def test_invariants_of_what_is_not_finite(activation, form, bad, where, kind):
     rnn = ct.CTRNN(ct.BlockSkew(jnp.asarray([1.0, 0.0])), activation, form)
     xs = normal(0, 3, 4)
@@ -49,6 +50,7 @@ def test_invariants_of_what_is_not_finite(activation, form, bad, where, kind):
 
 @few
 @given(st.sampled_from(ACTIVATIONS[:3]), BAD, st.integers(0, 3))
+@pytest.mark.slow
 def test_frequencies_of_what_is_not_finite(activation, bad, where):
     rnn, x = ct.CTRNN(ct.BlockSkew(jnp.asarray([1.0, 2.0])), activation), normal(1, 4)
     found = ct.orbit_frequency(rnn, x.at[where].set(bad))
@@ -59,6 +61,7 @@ def test_frequencies_of_what_is_not_finite(activation, bad, where):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("activation", [ct.Tanh(), ct.HardTanh()])
+@pytest.mark.sampled(2)
 def test_exponents_and_periods_of_what_is_not_finite(activation, bad):
     rnn = ct.CTRNN(ct.BlockSkew(jnp.asarray([1.0])), activation, "current")
     x0 = normal(2, 2, 2).at[0, 0].set(bad)
@@ -75,6 +78,7 @@ def test_exponents_refuse_a_bias_for_which_there_is_no_energy():
 
 
 @pytest.mark.parametrize("solver", [ct.DiscreteGradient(), ct.ImplicitMidpoint()])
+@pytest.mark.slow
 def test_a_lost_state_is_not_iterated(solver):
     calls = []
 
@@ -128,6 +132,7 @@ def dots(jaxpr):
      ct.PoissonSplitting(), ct.ExactLinear()],
     ids=lambda s: type(s).__name__,
 )  # fmt: skip
+@pytest.mark.sampled(4)
 def test_every_product_of_a_run_has_full_precision(solver, form):
     activation = ct.Linear() if isinstance(solver, ct.ExactLinear) else ct.Tanh()
     weights = ct.DenseSkew.init(jax.random.key(0), 4)

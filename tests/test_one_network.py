@@ -54,6 +54,7 @@ def ensemble(make, **options):
 
 @each_call
 @pytest.mark.parametrize("make", WEIGHTS.values(), ids=WEIGHTS)
+@pytest.mark.sampled(13)
 def test_an_ensemble_is_told_of_vmap(call, make):
     expected = "one network; map over an ensemble by eqx.filter_vmap or jax.vmap, got"
     with pytest.raises(ValueError, match=f"^rnn: expected {expected} .*leading axes") as error:
@@ -73,6 +74,7 @@ def test_an_ensemble_of_biases_or_leaks_is_one_too(name):
         ct.energy(shared, STATE)
 
 
+@pytest.mark.slow
 def test_under_vmap_an_ensemble_passes():
     x = jax.random.normal(KEYS[0], (4, 4))
     xs = eqx.filter_vmap(CALLS["simulate"])(ensemble(WEIGHTS["DenseSkew"]), x)

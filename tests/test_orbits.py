@@ -179,6 +179,7 @@ def test_gradient_at_rest_is_finite():
     np.testing.assert_array_equal(gradient, np.zeros(2))
 
 
+@pytest.mark.slow
 def test_shapes(key):
     omega = [1.0, 10.0, 25.0]
     rnn = ct.CTRNN(ct.BlockSkew(jnp.asarray(omega)))
@@ -205,6 +206,7 @@ def test_shapes(key):
         np.testing.assert_allclose(found, expected, rtol=32 * EPS)
 
 
+@pytest.mark.slow
 def test_float32_keeps_its_digits():
     x = np.float32(np.random.default_rng(0).normal(size=(200, 2))) * np.float32(3)
     rnn = ct.CTRNN(ct.BlockSkew(jnp.asarray([5.0], jnp.float32)))
@@ -222,6 +224,7 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize(("cls", "n"), NETWORKS)
+@pytest.mark.sampled(3)
 def test_natural_frequencies(cls, n, key):
     rnn = ct.CTRNN(cls.init(key, n))
     eigenvalues = np.linalg.eigvals(np.asarray(rnn.weights.as_matrix(), float))
@@ -255,6 +258,7 @@ def test_gradient_of_natural_frequencies(n, key):
 
 
 @pytest.mark.parametrize("activation", [ct.Tanh(), ct.Linear()])
+@pytest.mark.slow
 def test_lowers_for_cuda(activation, key):
     rnn = oscillator(2.0, activation=activation, bias=jnp.ones(2))
 
@@ -280,6 +284,7 @@ PERIODIC = [ct.Tanh(), ct.HardTanh(), ct.Linear()]
 
 @pytest.mark.parametrize("activation", PERIODIC, ids=lambda a: type(a).__name__)
 @pytest.mark.parametrize("form", ["rate", "current"])
+@pytest.mark.sampled(3)
 def test_period_is_the_exact_one(activation, form):
     for omega in (1.0, 10.0, -25.0):
         rnn = oscillator(omega, activation=activation, form=form)
@@ -327,6 +332,7 @@ def test_period_of_three_neurons_by_scipy(amplitude, key):
 @pytest.mark.skipif(not X64, reason="finite differences")
 @pytest.mark.parametrize("n", [2, 3])
 @pytest.mark.parametrize("activation", [ct.Arctan(), ct.HardTanh()], ids=["arctan", "hard_tanh"])
+@pytest.mark.slow
 def test_gradient_of_period(n, activation, key):
     weights = ct.DenseSkew.init(key, n, scale=2.0)
     x = jnp.asarray([[0.8, -0.3, 0.4][:n], [2.0, 1.3, -1.5][:n]])
@@ -344,6 +350,7 @@ def test_gradient_of_period(n, activation, key):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_has_no_period(key):
     rnn = oscillator(3.0)
     x = jnp.asarray([[0.0, 0.0], [jnp.nan, 1.0], [jnp.inf, 0.0], [0.1, 0.0]])
@@ -406,6 +413,7 @@ def test_period_of_the_smallest_orbits():
     np.testing.assert_allclose(ct.period(oscillator(3.0), x), TWO_PI / 3, rtol=100 * EPS)
 
 
+@pytest.mark.slow
 def test_the_search_for_a_return_ends(key):
     # Beside an equilibrium of four neurons, and with a leak: nearly for ever, but for max_steps.
     weights = ct.DenseSkew.init(key, 4)
@@ -429,6 +437,7 @@ def test_the_search_for_a_return_ends(key):
         ct.period(oscillator(3.0), x, max_steps=0)
 
 
+@pytest.mark.slow
 def test_period_keeps_shapes_and_compiles_once(key):
     rnn = oscillator(2.0)
     x = jax.random.normal(key, (3, 2, 2))

@@ -363,6 +363,7 @@ def test_spectrum_of_all_neurons_is_the_mean_of_their_powers():
     assert "all neurons" in ax.get_ylabel()
 
 
+@pytest.mark.slow
 def test_frequency_axis_holds_the_power_or_what_was_asked():
     ts, xs = rotation(2.5, [1.0], 4000)
     assert 2.6 < plot.spectrum(make(ts, xs)).get_xlim()[1] < 6
@@ -483,6 +484,7 @@ CALLS = {
     ("time", "state"), [(1, 1), (1e-5, 2.4e-4), (37.0, 3.3e5)], ids=["plain", "tiny", "large"]
 )
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.sampled(12)
 def test_tick_labels_do_not_touch(call, time, state, size):
     ts, xs = tanh_orbits(80)
     ax = plt.figure(figsize=size, layout="compressed").subplots()

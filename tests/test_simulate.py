@@ -17,6 +17,7 @@ def largest_gap(a, b):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.sampled(2)
 def test_agrees_with_an_independent_integrator(name):
     rnn = SYSTEMS[name]
     x0 = normal(0, rnn.size)
@@ -32,6 +33,7 @@ EXPLICIT = [
 
 
 @pytest.mark.parametrize("solver", EXPLICIT, ids=lambda s: type(s).__name__)
+@pytest.mark.sampled(4)
 def test_steps_are_those_of_diffrax(solver):
     rnn = SYSTEMS["rate arctan n=7 bias"]
     x0 = normal(1, 3, 7)
@@ -81,6 +83,7 @@ def test_measured_order(order, solver):
     assert abs(slope - order) < (0.15 if X64 or order == 1 else 0.5)
 
 
+@pytest.mark.slow
 def test_exact_linear_is_exact_at_any_step(key):
     weights = ct.DenseSkew.init(key, 6, scale=2.0)
     rnn = ct.CTRNN(weights, ct.Linear(), bias=normal(1, 6), leak=0.1)
@@ -107,6 +110,7 @@ def test_exact_linear_is_exact_at_any_step(key):
     "num_steps,save_every", [(60, 1), (60, 20), (97, 1), (97, 97), (1200, 400), (1001, 143)]
 )
 @pytest.mark.parametrize("max_norm", [None, 1e3])
+@pytest.mark.sampled(4)
 def test_saves_observations_and_folds_agree_with_a_python_loop(num_steps, save_every, max_norm):
     rnn = SYSTEMS["current tanh n=3"]
     x0 = normal(4, 2, 3)
@@ -155,6 +159,7 @@ def test_keep_states_false_keeps_observations_only():
 
 @pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 3), (4096,)])
 @pytest.mark.parametrize("n", [2, 5, 129])
+@pytest.mark.sampled(5)
 def test_leading_axes_and_batch_equal_single_runs(batch, n, key):
     rnn = ct.CTRNN(ct.DenseSkew.init(key, n))
     x0 = normal(5, *batch, n)
@@ -328,6 +333,7 @@ def test_gradients(solver, kwargs):
     assert abs(exact - slope) < (1e-6 if X64 else 3e-2) * abs(slope)
 
 
+@pytest.mark.slow
 def test_adaptive_steps_reach_the_tolerance_and_bring_stops_and_folds():
     rnn = SYSTEMS["rate tanh n=20"]
     x0 = normal(8, 3, 20)

@@ -40,6 +40,7 @@ def matrix(weights):
 
 
 @each
+@pytest.mark.sampled(12)
 def test_products_agree_with_the_matrix(cls, n, key):
     weights = cls.init(key, n)
     A = matrix(weights)
@@ -77,6 +78,7 @@ def test_bipartite_groups(p, key):
 
 @each
 @pytest.mark.parametrize("dtype", [None, jnp.float32])
+@pytest.mark.sampled(10)
 def test_dtype(cls, n, dtype, key):
     weights = cls.init(key, n, dtype=dtype)
     expected = FLOAT if dtype is None else dtype
@@ -184,6 +186,7 @@ def test_defaults_and_conservative_flag(key):
 
 @pytest.mark.parametrize("cls", (*SKEW, ct.DenseWeights))
 @pytest.mark.parametrize("form", ["rate", "current"])
+@pytest.mark.sampled(3)
 def test_lowers_for_cuda(cls, form, key):
     rnn = ct.CTRNN(cls.init(key, 6), form=form, bias=jnp.ones(6), leak=0.1)
 
