@@ -119,6 +119,7 @@ def test_the_unit_does_not_matter(name, power):
 @hypothesis.given(
     name=st.sampled_from(list(SPECTRAL)), offset=st.floats(-4096, 4096), slope=st.floats(-1, 1)
 )
+@pytest.mark.slow
 def test_an_offset_and_a_trend_do_not_matter(name, offset, slope):
     slope = slope if name in METHODS else 0
     value, _ = SLOPES[name](jnp.asarray(WAVE, FLOAT))

@@ -24,6 +24,7 @@ def shares(y, dt):
     return np.fft.rfftfreq(len(y), dt), power / power.sum()
 
 
+@pytest.mark.slow
 def test_frequency_loss_is_its_formula():
     y = jnp.asarray(TONES, DTYPE)
     for target in (3.1, 5.0, [3.0, 8.0]):

@@ -547,6 +547,7 @@ def test_two_pictures_share_axes():
     assert len(ax.child_axes) == 1
 
 
+@pytest.mark.slow
 def test_float32():
     ts, xs = (jnp.asarray(a, jnp.float32) for a in rotation(1.25, [1.0, 2.0]))
     rnn = CTRNN(BlockSkew(jnp.array([2.5 * np.pi], jnp.float32)), Linear())

@@ -176,6 +176,7 @@ def test_one_unconstrained_neuron():
     assert abs(float(xs[-1, 0]) - np.exp(-1)) < 1e-6
 
 
+@pytest.mark.slow
 def test_ensemble_of_networks_is_vmap_over_the_model(key):
     x0 = normal(6, 3, 5)
 

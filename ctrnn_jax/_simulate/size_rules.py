@@ -32,7 +32,7 @@ _BYTES_SAVED = 2**22
 
 
 # From so many numbers in all states on: two devices take TODO of the time of one.
-_DEVICES_PAY_FROM = 2**13
+_NUMBERS_PAYING = 2**13
 
 
 def _least_columns(n: int, itemsize: int) -> int:
@@ -73,7 +73,7 @@ def saved_at_once(n: int, columns: int, itemsize: int, platform: str) -> tuple[i
 
 def devices_pay(states: int, n: int) -> bool:
     """Whether a batch gains by a CPU device to each core."""
-    return states * n >= _DEVICES_PAY_FROM
+    return states * n >= _NUMBERS_PAYING
 
 
 def cpu_cores() -> int:
