@@ -13,7 +13,6 @@ from .._simulate.api import check_solver
 from .._util import checks
 from .._util.types import Array, ArrayLike, Float, Scalar, finite_or_nan
 from ..solvers._foreign import adapted
-from ..solvers.base import AbstractNetworkSolver
 
 
 def lyapunov_spectrum(
@@ -75,8 +74,7 @@ def lyapunov_spectrum(
     if k > n:
         checks.fail("k", f"at most the {n} neurons", k)
     check_solver(solver)
-    solver = adapted(solver)
-    solver.check(rnn, x0)
+    adapted(solver).check(rnn, x0)
     if x0.size == 0:
         return jnp.zeros((*x0.shape[:-1], k), x0.dtype)
     exponents = _spectrum(rnn, x0.reshape(-1, n).T, dt, solver, num_steps, k, transient, qr_every)
@@ -88,7 +86,7 @@ def _spectrum(
     rnn: CTRNN,
     x: Float[Array, "n batch"],
     dt: Scalar,
-    solver: AbstractNetworkSolver,
+    solver: diffrax.AbstractSolver,
     num_steps: int,
     k: int,
     transient: int,
@@ -99,7 +97,7 @@ def _spectrum(
 
     def steps(x, count: int):
         # What the solver remembers is made anew, so that its tangents belong to those of x.
-        solver_state, step = solver.begin(rnn, dt, x)
+        solver_state, step = adapted(solver).begin(rnn, dt, x)
 
         def one(state, i):
             x, solver_state = state

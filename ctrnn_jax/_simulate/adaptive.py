@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._util.types import Array
+from ..solvers._foreign import adapted
 from .fixed import finite, update_fold, within
 from .problem import Plan, Problem
 from .segments import Advance, Carry, Segment, choose
@@ -40,7 +41,7 @@ def adaptive_segments(problem: Problem, plan: Plan) -> Advance:
     assert problem.tolerances is not None
     rtol, atol = problem.tolerances.rtol, problem.tolerances.atol
     rnn, dt, update, max_norm = problem.rnn, problem.dt, plan.update, problem.max_norm
-    solver = problem.solver.with_tolerances(rtol, atol)
+    solver = adapted(problem.solver).with_tolerances(rtol, atol)
 
     def solve(x, ts, began):
         def at_real_time(t, y, args):

@@ -16,7 +16,7 @@ from .._network.model import CTRNN, states_for
 from .._util import checks
 from .._util.types import Array, ArrayLike, PyTree, Scalar
 from ..solvers._foreign import adapted
-from ..solvers.base import AbstractNetworkSolver
+from ..solvers.base import Declarations
 from .problem import Plan, Problem, Tolerances
 from .run import run
 from .segments import square_root_segment
@@ -111,13 +111,13 @@ def simulate(
     if num_steps > MAX_STEPS:
         checks.fail("num_steps", f"at most {MAX_STEPS}", num_steps)
     check_solver(solver)
-    solver = adapted(solver)
-    solver.check(rnn, x0)
+    declared = adapted(solver)
+    declared.check(rnn, x0)
     checks.one_of("adjoint", adjoint, ADJOINTS)
-    if adjoint == "reversible" and not solver.can_undo:
+    if adjoint == "reversible" and not declared.can_undo:
         expected = "one that can undo steps, such as PoissonSplitting, for adjoint='reversible'"
-        checks.fail("solver", expected, solver.name)
-    tolerances = _tolerances(solver, rtol, atol, x0.dtype)
+        checks.fail("solver", expected, declared.name)
+    tolerances = _tolerances(declared, rtol, atol, x0.dtype)
     if observe is not None:
         checks.compiled_function("observe", observe)
     initial, update = (None, None) if fold is None else _fold_pair(fold)
@@ -158,9 +158,7 @@ def check_solver(solver: Any) -> None:
         checks.fail("solver", "a solver of ordinary differential equations", got)
 
 
-def _tolerances(
-    solver: AbstractNetworkSolver, rtol: Any, atol: Any, dtype: Any
-) -> Tolerances | None:
+def _tolerances(solver: Declarations, rtol: Any, atol: Any, dtype: Any) -> Tolerances | None:
     if rtol is None and atol is None:
         return None
     if not solver.is_adaptive:

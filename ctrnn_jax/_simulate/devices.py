@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._util import checks
 from .._util.types import PyTree
+from ..solvers._foreign import adapted
 from .blocks import Rows, padded, without_padding
 from .problem import Problem
 from .size_rules import cpu_cores
@@ -103,7 +103,7 @@ def over_devices(
         problem = eqx.combine(arrays, static)
         if not isinstance(problem.meter, diffrax.NoProgressMeter):
             meter = _OnFirstDevice(problem.meter, mesh.axis_names)
-            problem = dataclasses.replace(problem, meter=meter)
+            problem = problem._replace(meter=meter)
         return run(problem, rows)
 
     # No two trajectories meet, so nothing is communicated. check_vma is about collectives, and
@@ -115,7 +115,7 @@ def over_devices(
         out_specs=shared,
         check_vma=False,
     )
-    if not problem.solver.works_alone:
+    if not adapted(problem.solver).works_alone:
         each = by_compiler
     elif not gradients_alone:
         each = partial(_differentiated_as, by_compiler, each)

@@ -25,7 +25,7 @@ from jax import lax
 
 from .._network.model import CTRNN
 from .._util.types import Array, Bool, Scalar, State, any_at_all
-from ..solvers.base import AbstractNetworkSolver, Retraced
+from ..solvers.base import Declarations, Retraced
 from .fixed import fixed_segments
 from .output import write
 from .segments import Advance, Carry, Progress, Segment, run_segments
@@ -55,7 +55,7 @@ def agrees(x: State, start: State) -> Bool[Array, " batch"]:
     return distance <= tolerance * jnp.max(jnp.abs(start), axis=0)
 
 
-def reversible_segments(solver: AbstractNetworkSolver, rnn: CTRNN, dt: Scalar) -> Advance:
+def reversible_segments(solver: Declarations, rnn: CTRNN, dt: Scalar) -> Advance:
     """How a segment is run with steps of `dt`, and undone in reverse mode."""
     advance = _undone_segments(solver, rnn, dt)
 
@@ -90,7 +90,7 @@ def reversible_segments(solver: AbstractNetworkSolver, rnn: CTRNN, dt: Scalar) -
     return either
 
 
-def _undone_segments(solver: AbstractNetworkSolver, rnn: CTRNN, dt: Scalar) -> Advance:
+def _undone_segments(solver: Declarations, rnn: CTRNN, dt: Scalar) -> Advance:
     parameters, static = eqx.partition(rnn, eqx.is_inexact_array)
 
     def stepper(parameters, dt, x):

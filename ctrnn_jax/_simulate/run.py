@@ -10,11 +10,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from .._util.types import Array, Float, PyTree
+from ..solvers._foreign import adapted
 from .adaptive import adaptive_segment_steps, adaptive_segments
 from .blocks import Rows, over_blocks
 from .devices import local_devices, over_devices
@@ -30,7 +30,7 @@ from .trajectory import Trajectory
 def run(problem: Problem, x0: Float[Array, "*batch n"], plan: Plan) -> Trajectory:
     """The trajectory of each initial state."""
     *batch, n = x0.shape
-    problem = eqx.tree_at(lambda p: p.rnn, problem, problem.rnn.prepared())
+    problem = problem._replace(rnn=problem.rnn.prepared())
     rows = x0.reshape(-1, n)
     one_device = partial(_on_one_device, plan)
     if plan.mesh is None:
@@ -47,7 +47,7 @@ def run(problem: Problem, x0: Float[Array, "*batch n"], plan: Plan) -> Trajector
 
 def _on_one_device(plan: Plan, problem: Problem, rows: Rows) -> tuple[Saves, Ends]:
     """The share of one device, block after block."""
-    solver, devices = problem.solver, local_devices(plan.mesh)
+    solver, devices = adapted(problem.solver), local_devices(plan.mesh)
     size = block_size(
         rows.shape[1], rows.dtype.itemsize, solver.arrays_per_step, plan.platform, devices
     )
@@ -106,7 +106,7 @@ def _segments(
             None,
             adaptive_segment_steps(problem, plan, columns),
         )
-    solver = problem.solver
+    solver = adapted(problem.solver)
     remembered, step = solver.begin(problem.rnn, problem.dt, columns)
     if plan.adjoint == "reversible" and plan.update is None and problem.max_norm is None:
         advance = reversible_segments(solver, problem.rnn, problem.dt)

@@ -77,7 +77,7 @@ def _fingerprint(tree: Any) -> str:
             return "array"
         # Of other objects the repr may hold an address.
         known = value if hasattr(value, "__qualname__") else type(value)
-        package = __package__.partition(".")[0]  # in which classes may move from file to file
+        package = __name__.partition(".")[0]  # in which classes may move from file to file
         module = package if known.__module__.startswith(f"{package}.") else known.__module__
         return f"{module}.{known.__qualname__}"
 

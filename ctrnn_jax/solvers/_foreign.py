@@ -13,14 +13,22 @@ from jax import lax
 
 from .._network.model import CTRNN
 from .._util.types import Scalar, State
-from .base import AbstractNetworkSolver, Columns, Step, initial_state, one_step, time_at
+from .base import (
+    AbstractNetworkSolver,
+    Columns,
+    Declarations,
+    Step,
+    initial_state,
+    one_step,
+    time_at,
+)
 
 # Their steps are elementwise in the state: they may as well take a batch of states as columns.
 _ELEMENTWISE = (diffrax.Euler, diffrax.LeapfrogMidpoint, diffrax.ReversibleHeun)
 
 
-def adapted(solver: diffrax.AbstractSolver) -> AbstractNetworkSolver:
-    """A solver with answers to all that `AbstractNetworkSolver` may be asked."""
+def adapted(solver: diffrax.AbstractSolver) -> Declarations:
+    """A solver with all that it may declare: itself where it is one of ours."""
     kind = type(solver)  # isinstance is true of a solver that wraps one, too
     if issubclass(kind, AbstractNetworkSolver):
         return solver  # pyright: ignore[reportReturnType]
@@ -52,16 +60,11 @@ def _innermost(solver: Any) -> Any:
     return solver
 
 
-class _Foreign(AbstractNetworkSolver):
-    """A solver that is asked for diffrax's methods only.
+class _Foreign(Declarations):
+    """A solver that is asked for diffrax's methods only."""
 
-    Not a `diffrax.AbstractWrappedSolver`, which would pass for what it wraps, whose attributes it
-    lacks: diffrax.diffeqsolve asks all that passes for an implicit solver for its root finder.
-    """
-
-    solver: Any
-    term_structure: ClassVar[Any] = property(lambda self: self.solver.term_structure)
-    interpolation_cls: ClassVar[Any] = property(lambda self: self.solver.interpolation_cls)
+    def __init__(self, solver: Any):
+        self.solver = solver
 
     @property
     def name(self):
@@ -70,21 +73,6 @@ class _Foreign(AbstractNetworkSolver):
     @property
     def is_adaptive(self):
         return isinstance(self.solver, diffrax.AbstractAdaptiveSolver)
-
-    def order(self, terms):
-        return self.solver.order(terms)
-
-    def error_order(self, terms):
-        return self.solver.error_order(terms)
-
-    def init(self, terms, t0, t1, y0, args):
-        return self.solver.init(terms, t0, t1, y0, args)
-
-    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-        return self.solver.step(terms, t0, t1, y0, args, solver_state, made_jump)
-
-    def func(self, terms, t0, y0, args):
-        return self.solver.func(terms, t0, y0, args)
 
     def with_tolerances(self, rtol, atol):
         return for_tolerances(self.solver, rtol, atol)
@@ -96,7 +84,12 @@ class _Columns(_Foreign):
     def begin(self, rnn, dt, x0):
         if type(self.solver) is diffrax.Euler:
             return None, lambda x, state, k: (x + dt * rnn(time_at(k, 0, dt), x, None), None, None)
-        return super().begin(rnn, dt, x0)
+
+        def step(x, state, k):
+            x, state, _ = one_step(self.solver, rnn, dt, x, state, k)
+            return x, state, None
+
+        return initial_state(self.solver, rnn, dt, x0), step
 
 
 class _ExplicitRungeKutta(_Foreign):
@@ -187,4 +180,31 @@ def for_tolerances(solver: Any, rtol: Scalar, atol: Scalar) -> Any:
     if not isinstance(_innermost(solver), diffrax.AbstractImplicitSolver):
         return solver
     solver = _with_tolerances(solver, rtol, atol)
-    return _Foreign(solver) if isinstance(solver, diffrax.AbstractWrappedSolver) else solver
+    return _Unwrapped(solver) if isinstance(solver, diffrax.AbstractWrappedSolver) else solver
+
+
+class _Unwrapped(diffrax.AbstractAdaptiveSolver):
+    """A wrapped solver that does not pass for the one inside, whose attributes it lacks.
+
+    isinstance(HalfSolver(ImplicitEuler()), AbstractImplicitSolver) is true, and so
+    diffrax.diffeqsolve asks it for a root finder.
+    """
+
+    inner: Any
+    interpolation_cls: ClassVar[Any] = property(lambda self: self.inner.interpolation_cls)
+    term_structure: ClassVar[Any] = property(lambda self: self.inner.term_structure)
+
+    def order(self, terms):
+        return self.inner.order(terms)
+
+    def error_order(self, terms):
+        return self.inner.error_order(terms)
+
+    def init(self, terms, t0, t1, y0, args):
+        return self.inner.init(terms, t0, t1, y0, args)
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        return self.inner.step(terms, t0, t1, y0, args, solver_state, made_jump)
+
+    def func(self, terms, t0, y0, args):
+        return self.inner.func(terms, t0, y0, args)

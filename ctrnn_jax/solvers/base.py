@@ -23,13 +23,8 @@ Columns = Float[Array, "n batch"]
 Step = Callable[[State, Any, Int[Array, ""]], tuple[State, Any, Bool[Array, " batch"] | None]]
 
 
-class AbstractNetworkSolver(diffrax.AbstractSolver):
-    """A diffrax solver for x' = f(x), with what `simulate` asks of one.
-
-    To write one, define `order` and `step` (and `init`, where something is remembered from step to
-    step) as diffrax has them, for states as columns, (n, batch), and for one state (n,) alike.
-    What follows has answers that are right for any one-step method, to be overridden where another
-    answer is true.
+class Declarations:
+    """What a solver may declare beyond diffrax's methods; what stands here is true of most.
 
     Attributes:
         keeps_energy: needs the energy of the network, and so is refused where there is none.
@@ -41,9 +36,6 @@ class AbstractNetworkSolver(diffrax.AbstractSolver):
             and is made anew where that was changed.
         can_undo: `retrace` undoes steps, for `adjoint="reversible"`.
     """
-
-    term_structure: ClassVar = diffrax.AbstractTerm
-    interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation
 
     keeps_energy: ClassVar[bool] = False
     works_alone: ClassVar[bool] = True
@@ -75,9 +67,29 @@ class AbstractNetworkSolver(diffrax.AbstractSolver):
         """Whether the equation of the last step was solved, per state; None: there is none."""
         return None
 
+    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns) -> tuple[Any, Step]:
+        """What the first step remembers, and the function that makes fixed steps of dt."""
+        raise NotImplementedError
+
+    def with_tolerances(self, rtol: Scalar, atol: Scalar) -> diffrax.AbstractSolver:
+        """The solver as `diffrax.diffeqsolve` takes it for adaptive steps."""
+        raise NotImplementedError
+
     def retrace(self, rnn: CTRNN) -> AbstractRetrace:
         """The way back through steps, where `can_undo`."""
         raise NotImplementedError
+
+
+class AbstractNetworkSolver(Declarations, diffrax.AbstractSolver):
+    """A diffrax solver for x' = f(x), with what `simulate` asks of one.
+
+    To write one, define `order` and `step` (and `init`, where something is remembered from step to
+    step) as diffrax has them, for states as columns, (n, batch), and for one state (n,) alike, and
+    override what of `Declarations` is not true of it.
+    """
+
+    term_structure: ClassVar = diffrax.AbstractTerm
+    interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation
 
     def init(self, terms, t0, t1, y0, args):
         """Nothing is remembered."""
@@ -97,7 +109,7 @@ class AbstractNetworkSolver(diffrax.AbstractSolver):
         return initial_state(self, rnn, dt, x0), step
 
     def with_tolerances(self, rtol: Scalar, atol: Scalar) -> diffrax.AbstractSolver:
-        """The solver as `diffrax.diffeqsolve` takes it for adaptive steps."""
+        """Itself."""
         return self
 
 
