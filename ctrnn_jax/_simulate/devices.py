@@ -17,7 +17,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._util import checks
 from .._util.types import PyTree
-from ..solvers._foreign import adapted
 from .blocks import Rows, padded, without_padding
 from .problem import Problem
 from .size_rules import cpu_cores
@@ -80,13 +79,14 @@ def over_devices(
     rows: Rows,
     *,
     mesh: Mesh,
+    alone: bool,
     gradients_alone: bool,
 ) -> PyTree:
     """`run(problem, rows)` with an equal share of the rows on each device of the mesh.
 
-    The leaves of what it returns have the batch as their first axis. A solver that works alone runs
-    each device's share by itself, faster than as the compiler divides the work. Reverse-mode
-    derivatives of diffrax's own loops ask for the latter, unless `gradients_alone`.
+    The leaves of what it returns have the batch as their first axis. `alone`: each device runs its
+    share by itself, faster than as the compiler divides the work. diffrax's implicit solvers ask
+    for the latter, and so do reverse-mode derivatives of its own loops (`gradients_alone`).
     """
     # jax.make_mesh makes axes whose sharding is part of the types of all arrays; not so here.
     mesh, shared = Mesh(mesh.devices, mesh.axis_names), PartitionSpec(mesh.axis_names)
@@ -115,7 +115,7 @@ def over_devices(
         out_specs=shared,
         check_vma=False,
     )
-    if not adapted(problem.solver).works_alone:
+    if not alone:
         each = by_compiler
     elif not gradients_alone:
         each = partial(_differentiated_as, by_compiler, each)

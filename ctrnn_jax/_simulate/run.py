@@ -36,9 +36,15 @@ def run(problem: Problem, x0: Float[Array, "*batch n"], plan: Plan) -> Trajector
     if plan.mesh is None:
         saves, ends = one_device(problem, rows)
     else:
-        gradients_alone = problem.tolerances is None or plan.checkpoints
+        adaptive = problem.tolerances is not None
+        alone = adapted(problem.solver).works_alone and (plan.checkpoints or not adaptive)
         saves, ends = over_devices(
-            one_device, problem, rows, mesh=plan.mesh, gradients_alone=gradients_alone
+            one_device,
+            problem,
+            rows,
+            mesh=plan.mesh,
+            alone=alone,
+            gradients_alone=not adaptive,
         )
     saves, ends = jax.tree.map(lambda a: a.reshape(*batch, *a.shape[1:]), (saves, ends))
     ts = plan.saved_steps.astype(x0.dtype) * problem.dt
