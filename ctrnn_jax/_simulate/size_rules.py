@@ -31,7 +31,8 @@ _BYTES_PER_ROW = 256
 _BYTES_SAVED = 2**22
 
 
-# From so many numbers in all states on: two devices take TODO of the time of one.
+# From so many numbers in all states on two devices take 0.45 to 0.7 of the time of one (Tsit5, 2 to
+# 128 neurons); half as many took 0.8, an eighth 0.95 to 1.3.
 _NUMBERS_PAYING = 2**13
 
 
