@@ -28,7 +28,7 @@ matplotlib.use("Agg")
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks
 def pytest_collection_modifyitems(items):
-    """Of the cases of a test that is `sampled(k)` all but every k-th are slow; slow ones last."""
+    """Of the cases of a test that is `sampled(k)` all but every k-th are long; slow ones last."""
     seen = Counter()
     for item in items:
         sampled = item.get_closest_marker("sampled")
@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items):
             case = seen[item.function]
             seen[item.function] += 1
             if case % sampled.args[0]:
-                item.add_marker(pytest.mark.slow)
+                item.add_marker(pytest.mark.long)
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 

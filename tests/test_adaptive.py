@@ -14,7 +14,7 @@ def oscillator(hz, dtype):
 
 
 @pytest.mark.parametrize(("hz", "num_steps"), [(100.0, 1), (1e-4, 300)])
-@pytest.mark.slow
+@pytest.mark.long
 def test_steps_of_a_millionth_of_the_run_end(hz, num_steps):
     """In float32, steps of some ten spacings of time: diffrax alone would not return."""
     x0 = jnp.array([1.0, 0.0], jnp.float32)
@@ -27,7 +27,7 @@ def test_steps_of_a_millionth_of_the_run_end(hz, num_steps):
 
 
 @pytest.mark.parametrize("save_every", [1, 4])
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_the_grid_is_too_coarse_for_is_reported(save_every):
     x0 = jnp.array([[1.0, 0.0], [0.0, 0.0]], jnp.float32)  # the second is at rest
     settings = {"dt": 1e7, "num_steps": 4, "save_every": save_every, "rtol": 1e-5, "atol": 1e-5}
@@ -38,7 +38,7 @@ def test_what_the_grid_is_too_coarse_for_is_reported(save_every):
 
 
 @pytest.mark.parametrize("adjoint", ["direct", "checkpointed"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_more_than_65536_steps_are_made(adjoint):
     rnn = ct.CTRNN(ct.BlockSkew(jnp.array([1.0], DTYPE)), ct.Linear())
     tolerance = 1e-8 if jnp.dtype(DTYPE).itemsize == 8 else 1e-7

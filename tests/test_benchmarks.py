@@ -52,7 +52,7 @@ PAIRS = [
 @pytest.mark.filterwarnings("ignore:.*torch:DeprecationWarning")
 @pytest.mark.parametrize(("name", "method"), PAIRS)
 @pytest.mark.parametrize("n", [5, 40])
-@pytest.mark.slow
+@pytest.mark.long
 def test_peers_take_the_same_steps(name, method, n):
     peer = peers.PEERS[name]
     pytest.importorskip(peer.package)
@@ -133,7 +133,7 @@ def test_gpu_refuses_cpus():
 
 
 @pytest.mark.parametrize("checks", [gpu.products, gpu.drift])
-@pytest.mark.slow
+@pytest.mark.long
 def test_gpu_checks_would_see_products_rounded_to_tf32(checks):
     done = list(checks("float32"))
     assert all(check.passed for check in done)

@@ -26,7 +26,7 @@ def ctrnn(folder, *arguments):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_simulate_takes_the_users_own_data(tmp_path):
     W = np.random.default_rng(0).normal(size=(3, 3))
     np.savetxt(tmp_path / "A.csv", W - W.T, delimiter=",")
@@ -74,13 +74,13 @@ def test_simulate_takes_the_users_own_data(tmp_path):
         assert np.allclose(again.xs, run.xs, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_info():
     done = ctrnn(".", "info")
     assert done.returncode == 0 and "jaxlib" in done.stdout and "devices" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_help_explains():
     assert "simulate" in ctrnn(".", "--help").stdout
     assert "--initial-states" in ctrnn(".", "simulate", "--help").stdout
@@ -150,7 +150,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_its_own_files_are_weights_and_states(tmp_path):
     rnn = ct.CTRNN(ct.BlockSkew(jnp.array([1.0, 2.0], jnp.float32)))
     x0 = jnp.ones((3, 4), jnp.float32)
@@ -166,7 +166,7 @@ def test_its_own_files_are_weights_and_states(tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--skew-part", "--unconstrained"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_general_matrices_on_demand(tmp_path, option):
     A = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
     np.save(tmp_path / "A.npy", A)
@@ -193,7 +193,7 @@ def _interrupted(folder, arguments, number, ready=b"%"):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupt_ends_a_run_at_once_and_leaves_nothing(tmp_path, number):
     arguments = ["simulate", "--steps", "1000000", "--out", "deep/er"]
     status, error = _interrupted(tmp_path, arguments, number)  # the progress bar: it is computing
@@ -202,7 +202,7 @@ def test_an_interrupt_ends_a_run_at_once_and_leaves_nothing(tmp_path, number):
 
 
 @pytest.mark.parametrize("moment", ["loading", "writing", "moving", "drawing"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupt_at_any_moment_leaves_all_or_nothing(tmp_path, moment):
     """Stopped where it would hurt most: the process sends itself the signal there, and waits."""
     before = {
@@ -251,7 +251,7 @@ def _settings(folder, **changes):
     return simulate.Settings(folder, progress=False, **given | changes)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_table_is_true_of_a_slow_oscillation_and_of_stopped_runs(tmp_path, capsys):
     """An exact frequency from little more than a period, none from half of one or of none."""
     np.save(tmp_path / "A.npy", np.array([[0, 1.0], [-1.0, 0]]))
@@ -273,7 +273,7 @@ def test_the_table_is_true_of_a_slow_oscillation_and_of_stopped_runs(tmp_path, c
 
 
 @pytest.mark.parametrize("state,max_norm", [(0.0, None), (1.0, 1.001)])
-@pytest.mark.slow
+@pytest.mark.long
 def test_nothing_to_draw_costs_no_results(tmp_path, state, max_norm):
     """A state at rest, and one that is stopped before the first save."""
     np.save(tmp_path / "A.npy", np.array([[0, 1.0], [-1.0, 0.5]]))
@@ -285,7 +285,7 @@ def test_nothing_to_draw_costs_no_results(tmp_path, state, max_norm):
     assert {"summary.json", "trajectory.ctrnn", "time_series.png"} <= names
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_alone_it_helps_and_tells_its_version():
     assert "simulate" in ctrnn(".").stdout and ctrnn(".").returncode == 0
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", ctrnn(".", "--version").stdout)
@@ -306,7 +306,7 @@ def test_solver_names(name, kind, order):
     assert isinstance(solver, kind) and solver.order(None) == order
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_devices_share_the_states(tmp_path):
     done = ctrnn(tmp_path, "simulate", *QUICK, "--devices", 2, "--out", "two")
     assert done.returncode == 0 and "on 2 device(s)" in done.stdout, done.stderr

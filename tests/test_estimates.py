@@ -42,7 +42,7 @@ def fitted(y, cycles):
 
 
 @pytest.mark.parametrize("size", [64, 4096])
-@pytest.mark.slow
+@pytest.mark.long
 def test_tones_are_within_the_documented_error(size):
     rng = np.random.default_rng(size)
     count = 72
@@ -73,7 +73,7 @@ def test_tones_are_within_the_documented_error(size):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.slow
+@pytest.mark.long
 def test_waveforms_that_are_no_sinusoids(method):
     rng = np.random.default_rng(3)
     cycles, phase = rng.uniform(3, 40, (40, 1)), rng.uniform(0, 2 * np.pi, (40, 1))
@@ -102,7 +102,7 @@ WAVE = np.sin(2 * np.pi * 5.3 * tau(200) + 0.4) + 0.2 * np.sin(2 * np.pi * 17.1 
 
 @few
 @hypothesis.given(name=st.sampled_from(list(SPECTRAL)), power=st.integers(-90, 90))
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_unit_does_not_matter(name, power):
     power = power * (10 if X64 else 1)
     unit = 2.0**power
@@ -119,7 +119,7 @@ def test_the_unit_does_not_matter(name, power):
 @hypothesis.given(
     name=st.sampled_from(list(SPECTRAL)), offset=st.floats(-4096, 4096), slope=st.floats(-1, 1)
 )
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_offset_and_a_trend_do_not_matter(name, offset, slope):
     slope = slope if name in METHODS else 0
     value, _ = SLOPES[name](jnp.asarray(WAVE, FLOAT))
@@ -148,7 +148,7 @@ def test_what_is_not_finite_stays_so(name, bad):
 
 
 @pytest.mark.parametrize("unit", [1e-30, 1e30])
-@pytest.mark.slow
+@pytest.mark.long
 def test_losses_in_any_unit(unit):
     y, s = jnp.asarray(2 * WAVE, FLOAT), jnp.asarray(WAVE, FLOAT)
     pairs = (
@@ -174,7 +174,7 @@ def test_waveform_loss_refuses_what_is_not_finite():
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.slow
+@pytest.mark.long
 def test_estimates_under_vmap_and_their_gradients(method):
     def find(y):
         return ct.dominant_frequency(y, 0.01, method=method)

@@ -93,7 +93,7 @@ def test_figure_4_has_the_panels_of_the_caption_first(w_m):
 
 
 @pytest.mark.skipif(not X64, reason="the bounds are those of float64")
-@pytest.mark.slow
+@pytest.mark.long
 def test_verdicts_fail_where_the_numbers_are_wrong():
     config = figure4.Config(w_m=(25.0,), fractions=(0.2, 1.0), duration=20.0)
     data = figure4.run(config)

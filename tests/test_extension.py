@@ -94,14 +94,14 @@ def ctrnn(python, *arguments):
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_help_names_what_was_added(python):
     _, told = ctrnn(python, "simulate", "--help")
     assert "sigmoid, relu, exp or hard_cubic." in told and "slow_euler[:ORDER]" in told
     assert "sin or hard_cubic: odd ones" in ctrnn(python, "train", "--help")[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_messages_list_what_was_added(python):
     quick = ("simulate", "--states", "2", "--neurons", "2", "--steps", "4", "--no-progress")
     for option, name in (("--activation", "hard_cubic"), ("--solver", "slow_euler")):
@@ -110,7 +110,7 @@ def test_messages_list_what_was_added(python):
         assert name in told.partition(", got 'no-such'")[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_was_added_is_saved_chosen_and_simulated(python):
     used = python("-c", USE)
     assert used.returncode == 0, used.stderr

@@ -52,7 +52,7 @@ def passages(t, y):
     ],
     ids=lambda v: type(v).__name__ if isinstance(v, ct.Tanh | ct.HardTanh) else str(v),
 )
-@pytest.mark.slow
+@pytest.mark.long
 def test_targets_are_reached(neurons, activation, form, tolerance):
     ensemble, report = ct.fit_frequency(
         TARGETS, neurons=neurons, activation=activation, form=form, amplitude=2.0, steps=10, key=KEY
@@ -68,7 +68,7 @@ def test_targets_are_reached(neurons, activation, form, tolerance):
         assert abs(passages(t, y) / f - 1) < tolerance
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_target_gives_one_oscillator(tmp_path):
     oscillator, report = ct.fit_frequency(3.2, key=KEY, steps=5)
     assert oscillator.x0.shape == (8,) and report.frequency.shape == ()
@@ -85,7 +85,7 @@ def test_one_target_gives_one_oscillator(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["rate", "current"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_chords(form):
     chords = np.array([[2.0, 3.1, 5.3], [261.6, 329.6, 392.0]])
     powers = np.array([[1.0, 1.0, 1.0], [4.0, 2.0, 1.0]])
@@ -101,7 +101,7 @@ def test_chords(form):
 
 
 @pytest.mark.skipif(not X64, reason="in float32 lines so close are a few roundings apart")
-@pytest.mark.slow
+@pytest.mark.long
 def test_close_lines_are_told_apart_in_any_order_and_unit():
     chords = np.array([[3, 3.0006, 5], [5, 3, 3.003], [0.002, 3.1, 3]])
     for unit in (1e-6, 1e3):
@@ -111,7 +111,7 @@ def test_close_lines_are_told_apart_in_any_order_and_unit():
         assert np.all(missed < 0.1) and bool(jnp.all(report.reached()))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tolerance_is_part_of_the_distance_of_lines():
     _, report = ct.fit_spectrum(np.array([3.0, 3.03, 5.0]), neurons=6, key=KEY)
     wrong = jnp.asarray([2.996, 3.03, 5.0], report.frequency.dtype)

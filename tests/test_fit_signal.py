@@ -18,7 +18,7 @@ def sinusoids(t, f, amplitude, phase):
 
 
 @pytest.mark.parametrize(("form", "lines"), [("rate", 8), ("current", 3)])
-@pytest.mark.slow
+@pytest.mark.long
 def test_sums_of_sinusoids_go_on_far_beyond_the_samples(form, lines):
     size = 2000
     f = np.sort(np.exp(RNG.uniform(np.log(0.1), np.log(35), lines)))
@@ -39,7 +39,7 @@ def test_sums_of_sinusoids_go_on_far_beyond_the_samples(form, lines):
     np.testing.assert_allclose(fine[:, 0], generated[:201], atol=1e-4 if X64 else 0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_channels_share_a_network(tmp_path):
     t = DT * np.arange(300)
     y = np.stack([np.sin(9 * t), 1e3 + 50 * np.cos(9 * t) * np.sin(2 * t), 0 * t], axis=1)
@@ -106,7 +106,7 @@ def test_a_verdict_opens_with_what_matters_most(errors, start, end):
     assert verdict.endswith(end)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_noise_the_best_number_of_lines_is_compared_and_nothing_is_trained():
     t = DT * np.arange(300)
     y = np.sin(2 * np.pi * 2.3 * t) + 0.4 * RNG.normal(size=300)

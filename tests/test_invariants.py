@@ -168,7 +168,7 @@ def test_casimirs_of_special_weights_and_of_the_rate_form(key):
         ct.casimirs(ct.CTRNN(ct.DenseWeights.init(key, 3)), x)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_energy_drift(key):
     rnn = ct.CTRNN(ct.DenseSkew.init(key, 4))
     xs = jax.random.normal(key, (3, 6, 4))

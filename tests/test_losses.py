@@ -24,7 +24,7 @@ def shares(y, dt):
     return np.fft.rfftfreq(len(y), dt), power / power.sum()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_frequency_loss_is_its_formula():
     y = jnp.asarray(TONES, DTYPE)
     for target in (3.1, 5.0, [3.0, 8.0]):
@@ -41,7 +41,7 @@ def test_frequency_loss_is_its_formula():
     assert losses.frequency_loss(jnp.ones(64), 0.01, 5.0) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_spectrum_loss_is_the_integral_over_quantiles():
     y = TONES[0] + 0.7 * TONES[1]
     f, p = shares(y, 0.01)
@@ -75,7 +75,7 @@ CASES = {
 
 @pytest.mark.skipif(not X64, reason="finite differences")
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.slow
+@pytest.mark.long
 def test_gradients(name):
     rng = np.random.default_rng(1)
     y = jnp.asarray(TONES + 0.2 * rng.normal(size=TONES.shape))
@@ -88,7 +88,7 @@ def test_gradients(name):
         assert scale > 0 and abs(jnp.sum(gradient * d) - expected) < 2e-6 * scale
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_values_that_are_known():
     y = jnp.asarray(TONES, DTYPE)
     assert losses.waveform_loss(y, y) == 0
@@ -104,7 +104,7 @@ def test_values_that_are_known():
     assert jnp.all(jnp.isfinite(silent))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_frequency_loss_leads_to_the_target_from_far_away():
     # Four times too slow at the beginning, where the error of the waveform would not help.
     weights = ct.DenseSkew(jnp.asarray([[0.0, 3.0], [0.0, 0.0]]))

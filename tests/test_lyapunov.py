@@ -43,7 +43,7 @@ def test_finite_time_exponents_are_those_of_the_variational_equations(solver):
         np.testing.assert_allclose(exponents, -np.sort(-expected), atol=2e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_symmetries_of_a_chaotic_network():
     rnn, x0 = network(8), normal(2, 4, 8, scale=3.0)
     found = np.asarray(
@@ -81,7 +81,7 @@ def test_a_leak_is_the_exponent_of_a_network_at_rest():
     np.testing.assert_allclose(found, np.full(4, -0.3), rtol=1e-5 + 200 * EPS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_shapes_batches_and_lost_orbits():
     rnn, x0 = network(6), normal(5, 2, 3, 6)
     options = {"dt": 0.1, "num_steps": 25}

@@ -78,7 +78,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("adaptive", "imp
 
 
 @pytest.mark.parametrize("name", ["Tsit5", "reversible", *SLOW])
-@pytest.mark.slow
+@pytest.mark.long
 def test_gradients_are_summed_over_devices(name):
     def loss(point, mesh):
         rnn, x0, speed = point
@@ -93,7 +93,7 @@ def test_gradients_are_summed_over_devices(name):
 
 
 @pytest.mark.parametrize("name", ["Tsit5", "adaptive"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_gradients_by_what_functions_close_over(name):
     def loss(read, mesh):
         run = ct.simulate(
@@ -112,7 +112,7 @@ def test_gradients_by_what_functions_close_over(name):
     [(ct.DiscreteGradient(), 2.0), (ct.ImplicitMidpoint(), 2.0), (diffrax.ImplicitEuler(), 0.1)],
     ids=lambda value: type(value).__name__,
 )
-@pytest.mark.slow
+@pytest.mark.long
 def test_linear_equations_do_not_wait_for_each_other(solver, dt):
     # Many enough for jaxlib to spread them over the threads that the devices run on.
     rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(0), 20, scale=2.0))
@@ -125,7 +125,7 @@ def test_linear_equations_do_not_wait_for_each_other(solver, dt):
     assert largest_difference(shared.xs, alone.xs) <= 1e5 * EPS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_diverging_state_stops_alone_on_its_device():
     rnn = ct.CTRNN(ct.DenseWeights(jnp.eye(2) * 3), ct.Linear())
     x0 = jnp.zeros((6, 2)).at[4].set(1.0)
@@ -135,7 +135,7 @@ def test_a_diverging_state_stops_alone_on_its_device():
     assert list(run.stopped_at >= 0) == [False] * 4 + [True, False]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_any_mesh_will_do():
     expected = ct.simulate(network(), states(8), dt=0.1, num_steps=10).xs
     for mesh in (jax.make_mesh((2, 1), ("a", "b")), ct.batch_mesh(jax.devices()[1:])):
@@ -145,7 +145,7 @@ def test_any_mesh_will_do():
 
 @pytest.mark.parametrize("batch", [10, 11, 4096])  # the second is no multiple of any block
 @pytest.mark.parametrize("name", ["everything", "adaptive"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_blocks_change_nothing(monkeypatch, name, batch):
     def run():
         jax.clear_caches()
@@ -157,8 +157,9 @@ def test_blocks_change_nothing(monkeypatch, name, batch):
     assert largest_difference(run(), whole) <= 5000 * EPS
 
 
-@pytest.mark.parametrize(("size", "save_every"), [(4, 1), (None, 2), (4, 6)])
-@pytest.mark.slow
+@pytest.mark.parametrize("save_every", [1, 2, 6])
+@pytest.mark.parametrize("size", [4, None])
+@pytest.mark.long
 def test_derivatives_of_all_that_is_saved(monkeypatch, size, save_every):
     monkeypatch.setattr(run_module, "block_size", lambda *_: size)
     monkeypatch.setattr(run_module, "saved_at_once", lambda *_: (2, 3))
@@ -194,7 +195,7 @@ def test_derivatives_of_all_that_is_saved(monkeypatch, size, save_every):
     assert largest_difference(all_of(saved), all_of(plainly)) <= 2e5 * EPS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_progress_passes_through_blocks_and_devices(monkeypatch, capfd):
     monkeypatch.setattr(run_module, "block_size", lambda *_: 2)
     for mesh in (None, ct.batch_mesh()):
@@ -233,7 +234,7 @@ def test_saved_states_may_have_columns_to_spare(batch):
     np.testing.assert_array_equal(run.xs, run.observed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_use_cpu_cores():
     """In a process of its own: JAX is in use here."""
     code = (

@@ -36,7 +36,7 @@ def test_nan_of_activations(activation):
     st.sampled_from(ACTIVATIONS), st.sampled_from(["rate", "current"]), BAD, st.integers(0, 3),
     st.sampled_from(["rms", "mean", "max"]),
 )  # fmt: skip
-@pytest.mark.slow
+@pytest.mark.long
 def test_invariants_of_what_is_not_finite(activation, form, bad, where, kind):
     rnn = ct.CTRNN(ct.BlockSkew(jnp.asarray([1.0, 0.0])), activation, form)
     xs = normal(0, 3, 4)
@@ -50,7 +50,7 @@ def test_invariants_of_what_is_not_finite(activation, form, bad, where, kind):
 
 @few
 @given(st.sampled_from(ACTIVATIONS[:3]), BAD, st.integers(0, 3))
-@pytest.mark.slow
+@pytest.mark.long
 def test_frequencies_of_what_is_not_finite(activation, bad, where):
     rnn, x = ct.CTRNN(ct.BlockSkew(jnp.asarray([1.0, 2.0])), activation), normal(1, 4)
     found = ct.orbit_frequency(rnn, x.at[where].set(bad))
@@ -78,7 +78,7 @@ def test_exponents_refuse_a_bias_for_which_there_is_no_energy():
 
 
 @pytest.mark.parametrize("solver", [ct.DiscreteGradient(), ct.ImplicitMidpoint()])
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_lost_state_is_not_iterated(solver):
     calls = []
 

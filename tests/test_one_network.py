@@ -74,7 +74,7 @@ def test_an_ensemble_of_biases_or_leaks_is_one_too(name):
         ct.energy(shared, STATE)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_under_vmap_an_ensemble_passes():
     x = jax.random.normal(KEYS[0], (4, 4))
     xs = eqx.filter_vmap(CALLS["simulate"])(ensemble(WEIGHTS["DenseSkew"]), x)

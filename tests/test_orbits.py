@@ -179,7 +179,7 @@ def test_gradient_at_rest_is_finite():
     np.testing.assert_array_equal(gradient, np.zeros(2))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_shapes(key):
     omega = [1.0, 10.0, 25.0]
     rnn = ct.CTRNN(ct.BlockSkew(jnp.asarray(omega)))
@@ -206,7 +206,7 @@ def test_shapes(key):
         np.testing.assert_allclose(found, expected, rtol=32 * EPS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_float32_keeps_its_digits():
     x = np.float32(np.random.default_rng(0).normal(size=(200, 2))) * np.float32(3)
     rnn = ct.CTRNN(ct.BlockSkew(jnp.asarray([5.0], jnp.float32)))
@@ -258,7 +258,7 @@ def test_gradient_of_natural_frequencies(n, key):
 
 
 @pytest.mark.parametrize("activation", [ct.Tanh(), ct.Linear()])
-@pytest.mark.slow
+@pytest.mark.long
 def test_lowers_for_cuda(activation, key):
     rnn = oscillator(2.0, activation=activation, bias=jnp.ones(2))
 
@@ -332,7 +332,7 @@ def test_period_of_three_neurons_by_scipy(amplitude, key):
 @pytest.mark.skipif(not X64, reason="finite differences")
 @pytest.mark.parametrize("n", [2, 3])
 @pytest.mark.parametrize("activation", [ct.Arctan(), ct.HardTanh()], ids=["arctan", "hard_tanh"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_gradient_of_period(n, activation, key):
     weights = ct.DenseSkew.init(key, n, scale=2.0)
     x = jnp.asarray([[0.8, -0.3, 0.4][:n], [2.0, 1.3, -1.5][:n]])
@@ -350,7 +350,7 @@ def test_gradient_of_period(n, activation, key):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_has_no_period(key):
     rnn = oscillator(3.0)
     x = jnp.asarray([[0.0, 0.0], [jnp.nan, 1.0], [jnp.inf, 0.0], [0.1, 0.0]])
@@ -413,7 +413,7 @@ def test_period_of_the_smallest_orbits():
     np.testing.assert_allclose(ct.period(oscillator(3.0), x), TWO_PI / 3, rtol=100 * EPS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_search_for_a_return_ends(key):
     # Beside an equilibrium of four neurons, and with a leak: nearly for ever, but for max_steps.
     weights = ct.DenseSkew.init(key, 4)
@@ -437,7 +437,7 @@ def test_the_search_for_a_return_ends(key):
         ct.period(oscillator(3.0), x, max_steps=0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_period_keeps_shapes_and_compiles_once(key):
     rnn = oscillator(2.0)
     x = jax.random.normal(key, (3, 2, 2))

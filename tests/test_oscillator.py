@@ -17,7 +17,7 @@ def oscillator(frozen=(), **options):
     return ct.Oscillator(rnn, normal(1, 6, scale=0.4), normal(2, 2, 6), frozen)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_generates_what_the_network_does():
     made = oscillator()
     y = made.generate(0.1, 200, save_every=4)
@@ -48,7 +48,7 @@ def test_frozen_parts_are_not_trainable(frozen, expected):
     assert {name for name, part in parts.items() if jax.tree.leaves(part)} == expected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_ensemble_is_one_oscillator_with_a_leading_axis(tmp_path):
     keys = jax.random.split(jax.random.key(5), 3)
 
@@ -67,7 +67,7 @@ def test_an_ensemble_is_one_oscillator_with_a_leading_axis(tmp_path):
     assert eqx.tree_equal(back, ensemble) and back.frozen == ()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_offset_and_steps_divided():
     plain = oscillator()
     made = ct.Oscillator(
@@ -83,7 +83,7 @@ def test_offset_and_steps_divided():
         jax.jit(lambda dt: made.generate(dt, 50))(0.4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_gradient_reaches_every_part():
     made = oscillator(bias=normal(3, 6, scale=0.1))
     gradient = eqx.filter_grad(lambda o: jnp.sum(o.generate(0.1, 30) ** 2))(made)

@@ -363,7 +363,7 @@ def test_spectrum_of_all_neurons_is_the_mean_of_their_powers():
     assert "all neurons" in ax.get_ylabel()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_frequency_axis_holds_the_power_or_what_was_asked():
     ts, xs = rotation(2.5, [1.0], 4000)
     assert 2.6 < plot.spectrum(make(ts, xs)).get_xlim()[1] < 6
@@ -547,7 +547,7 @@ def test_two_pictures_share_axes():
     assert len(ax.child_axes) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_float32():
     ts, xs = (jnp.asarray(a, jnp.float32) for a in rotation(1.25, [1.0, 2.0]))
     rnn = CTRNN(BlockSkew(jnp.array([2.5 * np.pi], jnp.float32)), Linear())

@@ -94,7 +94,7 @@ def test_a_step_is_the_sweep_over_neurons(name, form, order, compensated):
 @pytest.mark.parametrize("order", [1, 2, 4, 6])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["dense", "bipartite"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_measured_order(name, form, order):
     if not X64:
         order = min(order, 2)  # above, float32 rounding hides the error
@@ -167,7 +167,7 @@ def test_the_rate_form_seen_through_z_is_the_current_form(order):
     assert np.max(np.abs(jax.vmap(rate.preactivation)(xs) - zs)) < 1e4 * EPS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_in_plain_diffrax_it_gives_the_same_numbers():
     rnn = network(WEIGHTS["dense"])
     x0 = normal(11, 3, 7)
@@ -182,7 +182,7 @@ def test_in_plain_diffrax_it_gives_the_same_numbers():
     assert np.max(np.abs(theirs - ours)) < 100 * EPS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compensation_stops_the_growth_of_rounding():
     # Float32 whatever the default, against the same steps in the widest precision at hand.
     weights = ct.BipartiteSkew.init(jax.random.key(1), 20, scale=1.0, dtype=jnp.float32)
@@ -198,7 +198,7 @@ def test_compensation_stops_the_growth_of_rounding():
 
 
 @pytest.mark.parametrize("name", ["dense", "bipartite"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_gradient_against_finite_differences(name):
     rnn, x0 = network(WEIGHTS[name]), normal(12, 2, WEIGHTS[name].size)
     direction = jax.tree.map(lambda leaf: normal(13, *leaf.shape), rnn)

@@ -47,7 +47,7 @@ def gradients(rnn, x0, solver, dt=0.1, **kwargs):
 @pytest.mark.parametrize("lost", [False, True], ids=["retraced", "lost"])
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.parametrize("name", WEIGHTS)
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_structure_agrees_with_direct(name, form, lost, monkeypatch):
     # In the second run no trajectory counts as retraced: every segment is anchored densely.
     if lost:
@@ -67,7 +67,7 @@ def test_every_structure_agrees_with_direct(name, form, lost, monkeypatch):
     ids=["order 1", "order 4", "order 6", "midpoint", "discrete gradient"],
 )
 @pytest.mark.parametrize("name", ["dense", "bipartite"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_solver_and_the_activation_agree_with_direct(name, solver):
     activation = ct.CustomActivation(_Steep(jnp.asarray(1.2, DTYPE)), odd=True, bounded=True)
     if isinstance(solver, ct.DiscreteGradient):
@@ -78,7 +78,7 @@ def test_every_solver_and_the_activation_agree_with_direct(name, solver):
 
 
 @pytest.mark.parametrize(("name", "save_every"), [("dense", 75), ("bipartite", 6)])
-@pytest.mark.slow
+@pytest.mark.long
 def test_starts_that_are_found_anew(name, save_every, monkeypatch):
     monkeypatch.setattr(reversible, "_SEGMENT_STEPS", 3)
     jax.clear_caches()
@@ -93,7 +93,7 @@ def test_starts_that_are_found_anew(name, save_every, monkeypatch):
 @pytest.mark.skipif(not X64, reason="float32 forgets within the run")
 @pytest.mark.parametrize("segment", [1250, 100], ids=["all starts stored", "some"])
 @pytest.mark.parametrize("kind", [ct.DenseSkew, ct.BipartiteSkew])
-@pytest.mark.slow
+@pytest.mark.long
 def test_chaos_over_ten_thousand_steps(kind, segment, monkeypatch):
     monkeypatch.setattr(reversible, "_SEGMENT_STEPS", segment)
     jax.clear_caches()
@@ -106,7 +106,7 @@ def test_chaos_over_ten_thousand_steps(kind, segment, monkeypatch):
     assert value == other and max(gaps) < 1e-8
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_does_not_grow_like_that_of_checkpoints():
     rnn = network(WEIGHTS["bipartite"], biased=False)
     x0 = normal(6, 64, 5)
@@ -130,7 +130,7 @@ def test_memory_does_not_grow_like_that_of_checkpoints():
         assert temporary(steps, "reversible") < share * temporary(steps, "checkpointed")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_lowers_for_cuda_and_under_vmap():
     rnn = network(WEIGHTS["dense"])
 

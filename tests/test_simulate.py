@@ -83,7 +83,7 @@ def test_measured_order(order, solver):
     assert abs(slope - order) < (0.15 if X64 or order == 1 else 0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_exact_linear_is_exact_at_any_step(key):
     weights = ct.DenseSkew.init(key, 6, scale=2.0)
     rnn = ct.CTRNN(weights, ct.Linear(), bias=normal(1, 6), leak=0.1)
@@ -176,7 +176,7 @@ def test_one_unconstrained_neuron():
     assert abs(float(xs[-1, 0]) - np.exp(-1)) < 1e-6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ensemble_of_networks_is_vmap_over_the_model(key):
     x0 = normal(6, 3, 5)
 
@@ -334,7 +334,7 @@ def test_gradients(solver, kwargs):
     assert abs(exact - slope) < (1e-6 if X64 else 3e-2) * abs(slope)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_adaptive_steps_reach_the_tolerance_and_bring_stops_and_folds():
     rnn = SYSTEMS["rate tanh n=20"]
     x0 = normal(8, 3, 20)

@@ -124,7 +124,7 @@ def agree(run, plain, rnn, X, reverse_only=False):
 
 
 @pytest.mark.parametrize("case", NETWORKS, ids=lambda case: " ".join(map(str, case)))
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_branch_agrees_with_a_plain_loop(case):
     weights = NETWORKS[case]
     n = weights.size
@@ -136,7 +136,7 @@ def test_every_branch_agrees_with_a_plain_loop(case):
 
 @pytest.mark.parametrize("adjoint", ["checkpointed", "reversible"])
 @pytest.mark.parametrize(("kind", "n"), [("DenseSkew", 5), ("BipartiteSkew", 5), ("BlockSkew", 4)])
-@pytest.mark.slow
+@pytest.mark.long
 def test_splitting_by_structure_agrees_with_single_neurons(kind, n, adjoint):
     rnn = ct.CTRNN(getattr(ct, kind).init(jax.random.key(2), n))
     run = simulated(ct.PoissonSplitting(), adjoint)
@@ -144,7 +144,7 @@ def test_splitting_by_structure_agrees_with_single_neurons(kind, n, adjoint):
 
 
 @pytest.mark.parametrize("n", [2, *(t + d for t in NEURONS for d in (-1, 0))])
-@pytest.mark.slow
+@pytest.mark.long
 def test_batches_around_a_block(n):
     size = of_blocks.block_size(n, FLOAT.itemsize, 4, "cpu", devices=1)
     rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(n), n))

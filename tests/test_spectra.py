@@ -98,7 +98,7 @@ def test_dominant_frequency_of_batches_and_short_or_weak_signals():
     np.testing.assert_allclose(ct.dominant_frequency(jnp.asarray(y, FLOAT), 0.01), 5.0, rtol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_gradient_of_dominant_frequency():
     rng = np.random.default_rng(0)
     dt, size = 0.01, 500
@@ -117,7 +117,7 @@ def test_gradient_of_dominant_frequency():
     np.testing.assert_allclose(slope, -peak(y, dt, 4.13) / dt, rtol=1e-9 + 32 * EPS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_signals_without_a_line():
     tone = np.sin(np.arange(64.0))
     y = np.stack([np.zeros(64), np.full(64, 0.1), tone, np.full(64, np.nan), tone])
@@ -132,7 +132,7 @@ def test_signals_without_a_line():
 
 
 @pytest.mark.parametrize("method", ["periodogram", "autocorrelation", "zero_crossings"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_three_methods_agree_on_what_is_periodic(method):
     t = np.arange(2000) * 0.01
     phase = 2 * np.pi * 1.37 * t
@@ -157,7 +157,7 @@ def test_three_methods_agree_on_what_is_periodic(method):
     assert jnp.isnan(find(ramp))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_three_methods_tell_what_they_see():
     t = np.arange(4000) * 0.01
     # The second harmonic is stronger; the waveform repeats with the first; both cross zero.
@@ -172,7 +172,7 @@ def test_three_methods_tell_what_they_see():
 
 
 @pytest.mark.parametrize("size,bins", [(2**18, 100_000.37), (2**20, 524_200.37)])
-@pytest.mark.slow
+@pytest.mark.long
 def test_long_float32_signal(size, bins):
     y = np.cos(2 * np.pi * np.fmod(bins * np.arange(size) / size, 1.0)) + 1
     # 2^-10 s: exact in binary, as are the frequencies of the bins.

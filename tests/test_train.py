@@ -157,7 +157,7 @@ def test_stops_exactly(capacity, monkeypatch):
     assert history.stopped == "patience" and last + 5 <= len(history.losses) <= last + 7
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ensemble_is_its_members_alone():
     keys = jax.random.split(jax.random.key(3), 4)
     models = eqx.filter_vmap(lambda x: Point(x[None], 3 * x**0, jnp.arange(2)))(

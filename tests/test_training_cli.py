@@ -46,7 +46,7 @@ def _strict(path):
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_frequency(ctrnn, tmp_path):
     options = ["--neurons", "2", "--steps", "0", "--amplitude", "2", "--seed", "3", *QUIET]
     status, out, error = ctrnn("train", "--frequency", "3.2", *options, "--out", "deep/er")
@@ -75,7 +75,7 @@ def test_a_frequency(ctrnn, tmp_path):
     assert np.isclose(y.std(), 2, rtol=1e-2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_chord(ctrnn, tmp_path):
     lines = ["--frequency", "4", "--frequency", "5"]
     status, out, error = ctrnn("train", *lines, "--neurons", "4", "--dtype", "float32", *QUIET)
@@ -87,7 +87,7 @@ def test_a_chord(ctrnn, tmp_path):
     assert oscillator.x0.dtype == jnp.float32 and oscillator.rnn.size == 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_signal(ctrnn, tmp_path):
     t = 0.01 * np.arange(400)
     y = np.stack([np.sin(2 * np.pi * 1.3 * t), 0.5 * np.cos(2 * np.pi * 1.3 * t) + 1], axis=1)
@@ -272,7 +272,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(ctrnn, tmp_path):
         assert _files(tmp_path) == before, arguments
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_interrupt_ends_a_training_at_once_and_leaves_nothing(tmp_path):
     command = [sys.executable, "-m", "ctrnn_jax", "train", "--frequency", "3", "--steps", "1000000"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
