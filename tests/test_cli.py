@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 
+import diffrax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import X64
 
 import ctrnn_jax as ct
-from ctrnn_jax._command import simulate
+from ctrnn_jax._command import options, simulate
 from ctrnn_jax.solvers._names import solver_named
 
 QUICK = ["--states", "8", "--steps", "40", "--neurons", "4", "--no-progress"]
@@ -304,6 +305,23 @@ def test_alone_it_helps_and_tells_its_version():
 def test_solver_names(name, kind, order):
     solver = solver_named(name)
     assert isinstance(solver, kind) and solver.order(None) == order
+
+
+@pytest.mark.parametrize(
+    ("states", "solver", "device", "size"),
+    [
+        (4096, diffrax.Tsit5(), None, 2),
+        (4096, diffrax.Tsit5(), "cpu", 2),
+        (4095, diffrax.Tsit5(), None, None),  # too few numbers to gain
+        (4096, diffrax.Kvaerno3(), None, None),  # of diffrax, and implicit: slower on two
+        (4096, ct.Projected(diffrax.Kvaerno3()), None, None),
+        (4096, diffrax.Tsit5(), "cpu:1", None),  # one device, by name
+    ],
+)
+def test_all_cores_unless_told_otherwise(monkeypatch, states, solver, device, size):
+    monkeypatch.setattr(options, "cpu_cores", lambda: 2)
+    mesh = options.mesh_of(None, device, jnp.zeros((states, 2)), solver)
+    assert size == (None if mesh is None else mesh.size)
 
 
 @pytest.mark.long

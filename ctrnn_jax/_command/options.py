@@ -115,9 +115,11 @@ def mesh_of(devices: int | None, device: str | None, x0: jax.Array, solver: Any)
     if devices is None:
         # As many as there are cores, whatever JAX has made of the CPU before.
         found = found[: cpu_cores()]
-        named = device is not None and ":" in device
-        alone = named or found[0].platform != "cpu" or not adapted(solver).works_alone
-        return None if alone or not devices_pay(*x0.shape) else batch_mesh(found)
+        one = (
+            len(found) == 1 or found[0].platform != "cpu" or (device is not None and ":" in device)
+        )
+        pays = not one and adapted(solver).works_alone and devices_pay(*x0.shape)
+        return batch_mesh(found) if pays else None
     if len(found) < devices:
         checks.fail("--devices", f"at most {len(found)}, as JAX finds here", devices)
     return batch_mesh(found[:devices])

@@ -279,17 +279,15 @@ def _check_module(name: str, cls: type[eqx.Module], module: eqx.Module) -> None:
             break
         try:
             for member in _extreme_members(arrays, axes):
-                _construct(
-                    cls,
-                    jax.tree.map(
-                        lambda leaf: leaf[member] if isinstance(leaf, jax.Array) else leaf,  # noqa: B023
-                        module,
-                    ),
-                )
+                _construct(cls, _member(module, member))
             return
         except (TypeError, ValueError) as error:
             refusal = refusal or error
     _refuse(f"{name} that its constructor takes", " ".join(str(refusal).split())[:200])
+
+
+def _member(module: Any, index: tuple[int, ...]) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index] if isinstance(leaf, jax.Array) else leaf, module)
 
 
 def _extreme_members(arrays: list[Any], axes: int) -> set[tuple[int, ...]]:

@@ -23,7 +23,7 @@ Columns = Float[Array, "n batch"]
 Step = Callable[[State, Any, Int[Array, ""]], tuple[State, Any, Bool[Array, " batch"] | None]]
 
 
-class Declarations:
+class Declarations(abc.ABC):
     """What a solver may declare beyond diffrax's methods; what stands here is true of most.
 
     Attributes:
@@ -67,16 +67,16 @@ class Declarations:
         """Whether the equation of the last step was solved, per state; None: there is none."""
         return None
 
+    @abc.abstractmethod
     def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns) -> tuple[Any, Step]:
         """What the first step remembers, and the function that makes fixed steps of dt."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def with_tolerances(self, rtol: Scalar, atol: Scalar) -> diffrax.AbstractSolver:
         """The solver as `diffrax.diffeqsolve` takes it for adaptive steps."""
-        raise NotImplementedError
 
     def retrace(self, rnn: CTRNN) -> AbstractRetrace:
-        """The way back through steps, where `can_undo`."""
+        """The way back through steps; never asked for unless `can_undo`."""
         raise NotImplementedError
 
 
