@@ -12,12 +12,14 @@ import numpy as np
 from .._util import checks
 from .._util.types import Array, Float, State, Vector
 from .activations import AbstractActivation, Tanh
+from .inputs import input_at, input_product
 from .products import AbstractWeights
 
 FORMS = ("rate", "current")
 
 
-def _per_neuron(values: Array, x: State) -> Array:
+def per_neuron(values: Array, x: State) -> Array:
+    """One value a neuron, or one a neuron and column, as it is added to states (n, ...)."""
     return values.reshape(values.shape + (1,) * (x.ndim - values.ndim)) if values.ndim else values
 
 
@@ -27,14 +29,16 @@ class CTRNN(eqx.Module):
     ============  ==============================  ============================
     form          equation                        also called
     ============  ==============================  ============================
-    ``"rate"``    x' = σ(A x + b) - γ x           activity or rate based
-    ``"current"`` x' = A σ(x) + b - γ x           voltage or current based
+    ``"rate"``    x' = σ(A x + B u + b) - γ x     activity or rate based
+    ``"current"`` x' = A σ(x) + B u + b - γ x     voltage or current based
     ============  ==============================  ============================
 
-    With skew-symmetric A and no leak both conserve an energy, see `ctrnn_jax.energy`.
+    With skew-symmetric A, no leak and no input u both conserve an energy, see `ctrnn_jax.energy`;
+    with an input they store what it supplies, see `ctrnn_jax.energy_balance`.
     The object is its own diffrax vector field, `rnn(t, x, args)`, and a PyTree. As a field it
     takes one state (n,) or states as columns, (n, batch), where `simulate` and all else take
-    states as rows, (batch, n): of a batch of n states, which has both shapes, pass `x.T`.
+    states as rows, (batch, n): of a batch of n states, which has both shapes, pass `x.T`. `args` is
+    the input: None, a function u(t) -> (m,), or a diffrax path.
 
     Args:
         weights: A, for example `DenseSkew(W)`; n neurons, in 1/s.
@@ -42,6 +46,7 @@ class CTRNN(eqx.Module):
         form: "rate" or "current".
         bias: b (n,), or None.
         leak: γ >= 0 in 1/s, a scalar or (n,), or None. A leak breaks every invariant.
+        input_weights: B (n, m), for m inputs, or None.
 
     Raises:
         TypeError, ValueError: where an argument has the wrong kind, shape, dtype or sign.
@@ -60,6 +65,7 @@ class CTRNN(eqx.Module):
     form: str = eqx.field(static=True)
     bias: Vector | None
     leak: Float[Array, ""] | Vector | None
+    input_weights: Float[Array, "n m"] | None
 
     def __init__(
         self,
@@ -68,6 +74,7 @@ class CTRNN(eqx.Module):
         form: str = "rate",
         bias: Any = None,
         leak: Any = None,
+        input_weights: Any = None,
     ):
         self.weights = checks.instance(
             "weights", weights, AbstractWeights, "weights such as DenseSkew(W)"
@@ -76,19 +83,23 @@ class CTRNN(eqx.Module):
             "activation", activation, AbstractActivation, "an activation such as Tanh()"
         )
         self.form = checks.one_of("form", form, FORMS)
-        self.bias = None if bias is None else self._parameter("bias", bias, ndims=(1,))
-        self.leak = None if leak is None else self._parameter("leak", leak, ndims=(0, 1))
+        n = weights.size
+        self.bias = None if bias is None else self._parameter("bias", bias, f"({n},)", (1,))
+        self.leak = None if leak is None else self._parameter("leak", leak, f"() or ({n},)", (0, 1))
         if self.leak is not None and not checks.is_traced(self.leak):
             smallest = float(np.min(np.asarray(self.leak)))
             if smallest < 0:
                 checks.fail("leak", "values >= 0", smallest)
+        self.input_weights = None
+        if input_weights is not None:
+            shape = f"({n}, m), m inputs"
+            self.input_weights = self._parameter("input_weights", input_weights, shape, (2,))
 
-    def _parameter(self, name: str, value: Any, ndims: tuple[int, ...]) -> Array:
+    def _parameter(self, name: str, value: Any, shape: str, ndims: tuple[int, ...]) -> Array:
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = jnp.asarray(value, self.weights.dtype)
-        shape = f"({self.size},)" if 0 not in ndims else f"() or ({self.size},)"
         array = checks.float_array(name, value, shape, ndim=ndims)
-        if array.ndim and array.shape != (self.size,):
+        if array.ndim and (array.shape[0] != self.size or 0 in array.shape):
             checks.fail(name, f"shape {shape}", array.shape)
         checks.same_dtype(name, array, self.weights.dtype, "weights")
         checks.finite(name, array)
@@ -105,6 +116,11 @@ class CTRNN(eqx.Module):
         return self.weights.dtype
 
     @property
+    def num_inputs(self) -> int:
+        """The number of inputs, m; 0 without input weights."""
+        return 0 if self.input_weights is None else self.input_weights.shape[-1]
+
+    @property
     def is_conservative(self) -> bool:
         """Whether the equations conserve the energy: skew-symmetric weights and no leak."""
         return self.weights.is_skew and self.leak is None
@@ -118,29 +134,41 @@ class CTRNN(eqx.Module):
             for name in ("__call__", "preactivation")
         )
 
-    def preactivation(self, x: State) -> State:
-        """What the activation sees: z = A x + b in the rate form, z = x in the current form."""
-        if self.form == "current":
-            return x
-        z = self.weights.matvec(x)
-        return z if self.bias is None else z + _per_neuron(self.bias, z)
+    def preactivation(self, x: State, u: Any = None) -> State:
+        """What the activation sees: z = A x + B u + b in the rate form, z = x in the current form.
+
+        u: (m,), or (m, batch) for columns x; None for no input.
+        """
+        return x if self.form == "current" else self._with_bias(self.weights.matvec(x), u)
+
+    def bias_with(self, u: Any) -> Array | None:
+        """b + B u: (n,), or (n, batch) for inputs as columns; None where there is neither."""
+        if u is None or self.input_weights is None:
+            return self.bias
+        push = input_product(self.input_weights, u)
+        return push if self.bias is None else push + per_neuron(self.bias, push)
+
+    def _with_bias(self, x: State, u: Any) -> State:
+        bias = self.bias_with(u)
+        return x if bias is None else x + per_neuron(bias, x)
 
     def __call__(self, t, x: State, args: Any = None) -> State:
         """x' at one state x (n,), or at each column of x (n, batch): rows, as `simulate` takes
-        them, pass as `x.T`. `t` and `args` are there for diffrax.
+        them, pass as `x.T`. `args` is the input, a function u(t) or a diffrax path; None: none.
         """
-        del t, args
         one_network(self)
         if not jnp.ndim(x) or x.shape[0] != self.size:
             n = self.size
             states = f"one state ({n},) or a state in each column, ({n}, batch)"
             checks.fail("x", f"{states}; of rows pass x.T", f"shape {jnp.shape(x)}")
-        velocity = self.activation(self.preactivation(x))
+        u = None if args is None else input_at(args, t)
+        if u is not None:
+            check_input(self, "args", u)
+        z = self.preactivation(x) if u is None else self.preactivation(x, u)
+        velocity = self.activation(z)
         if self.form == "current":
-            velocity = self.weights.matvec(velocity)
-            if self.bias is not None:
-                velocity = velocity + _per_neuron(self.bias, x)
-        return velocity if self.leak is None else velocity - _per_neuron(self.leak, x) * x
+            velocity = self._with_bias(self.weights.matvec(velocity), u)
+        return velocity if self.leak is None else velocity - per_neuron(self.leak, x) * x
 
     def prepared(self) -> CTRNN:
         """The same network with the matrix of its weights computed once, for use in a loop."""
@@ -154,6 +182,7 @@ def one_network(rnn: Any) -> CTRNN:
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(rnn.weights)] if ndim else []
     stacked = any(len(shape) > (ndim or 0) for shape in shapes)
     stacked = stacked or (rnn.bias is not None and rnn.bias.shape != (n,))
+    stacked = stacked or (rnn.input_weights is not None and rnn.input_weights.ndim != 2)
     if stacked or (rnn.leak is not None and rnn.leak.shape not in ((), (n,))):
         expected = "one network; map over an ensemble by eqx.filter_vmap or jax.vmap"
         checks.fail("rnn", expected, f"parameters with leading axes, weights {shapes}")
@@ -169,3 +198,14 @@ def states_for(rnn: Any, x0: Any) -> Float[Array, "*batch n"]:
         checks.fail("x0", f"shape (..., {rnn.size}), one value per neuron", array.shape)
     checks.same_dtype("x0", array, rnn.dtype, "the network")
     return array
+
+
+def check_input(rnn: CTRNN, name: str, u: Any) -> None:
+    """Refuse an input u (m, ...) that is none of rnn's."""
+    if rnn.input_weights is None:
+        checks.fail(name, "no input, as the network has no input_weights", "one")
+    m = rnn.num_inputs
+    array = checks.float_array(name, u, f"({m},)")
+    if array.shape[0] != m:
+        checks.fail(name, f"an input of shape ({m},)", f"shape {array.shape}")
+    checks.same_dtype(name, array, rnn.dtype, "the network")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._util.types import Array
+from .._util.types import Array, Scalar
 from ..solvers._foreign import adapted
+from .drive import HELD, Drive
 from .fixed import finite, update_fold, within
 from .problem import Plan, Problem
 from .segments import Advance, Carry, Segment, choose
@@ -22,16 +26,35 @@ _MAX_STEPS = 16**6
 _SEGMENT_STEPS = 512
 
 
-def adaptive_segment_steps(problem: Problem, plan: Plan, columns: Array) -> int:
+def adaptive_segment_steps(problem: Problem, plan: Plan, columns: Array, drive: Drive) -> int:
     """Steps on the grid in a segment: of all of them, where fold and max_norm need the states."""
-    return max(64, 2**22 // columns.size) if _needs_all(problem, plan) else _SEGMENT_STEPS
+    return max(64, 2**22 // columns.size) if _needs_all(problem, plan, drive) else _SEGMENT_STEPS
 
 
-def _needs_all(problem: Problem, plan: Plan) -> bool:
-    return plan.update is not None or problem.max_norm is not None
+def _needs_all(problem: Problem, plan: Plan, drive: Drive) -> bool:
+    return plan.update is not None or problem.max_norm is not None or drive.kind == HELD
 
 
-def adaptive_segments(problem: Problem, plan: Plan) -> Advance:
+class _Shifted(eqx.Module):
+    """An input by the time of a call of diffrax, which begins with the segment."""
+
+    path: Callable
+    start: Scalar
+
+    def __call__(self, t: Scalar) -> Array:
+        return self.path(self.start + t)
+
+
+class _Constant(eqx.Module):
+    """An input that is held."""
+
+    u: Array
+
+    def __call__(self, t: Scalar) -> Array:
+        return self.u
+
+
+def adaptive_segments(problem: Problem, plan: Plan, drive: Drive) -> Advance:
     """How a segment is run with the solver's own step sizes.
 
     A step size below the spacing of floating-point numbers at the segment's length means that the
@@ -43,9 +66,9 @@ def adaptive_segments(problem: Problem, plan: Plan) -> Advance:
     rnn, dt, update, max_norm = problem.rnn, problem.dt, plan.update, problem.max_norm
     solver = adapted(problem.solver).with_tolerances(rtol, atol)
 
-    def solve(x, ts, began):
+    def solve(x, ts, began, u):
         def at_real_time(t, y, args):
-            return rnn(began + (t + end), y, args)
+            return rnn(began + (t + end), y, None if args is None else lambda _: args(t))
 
         # Time runs from -end to 0: where numbers are spaced finest, no rejected last step is halved
         # to a step that diffrax would propose again, for ever.
@@ -60,8 +83,9 @@ def adaptive_segments(problem: Problem, plan: Plan) -> Advance:
             solver,
             -end,
             jnp.zeros_like(end),
-            None,
+            None if drive.kind != HELD else end,
             x,
+            args=_Shifted(drive.path, began + end) if drive.path is not None else u,
             stepsize_controller=controller,
             saveat=diffrax.SaveAt(subs=subs),
             max_steps=_MAX_STEPS,
@@ -76,20 +100,23 @@ def adaptive_segments(problem: Problem, plan: Plan) -> Advance:
         ok = diffrax.is_successful(solution.result)
         return xs, jnp.where(ok, end, reached[0] + end), ok
 
+    def solve_each(carry: Carry, ts, held):
+        # A stopped trajectory sits where steps become tiny; it waits at the origin instead.
+        start = jnp.where(carry.stopped_at < 0, carry.x, 0)
+        began = carry.step.astype(carry.x.dtype) * dt
+        u = None if held is None else _Constant(held)
+        inputs = None if held is None else _Constant(1 if held.ndim == 2 else None)  # pyright: ignore
+        each = jax.vmap(solve, in_axes=(1, None, None, inputs), out_axes=(2, 0, 0))
+        return each(start, ts, began, u)
+
     def advance(carry: Carry, segment: Segment):
-        stride = 1 if _needs_all(problem, plan) else segment.steps
+        stride = 1 if _needs_all(problem, plan, drive) else segment.steps
         points = segment.intervals * segment.steps // stride
         k = carry.step + stride * jnp.arange(1, points + 1, dtype=carry.step.dtype)
         ts = (k - carry.step).astype(carry.x.dtype) * dt
-        running = carry.stopped_at < 0
-        # A stopped trajectory sits where steps become tiny; it waits at the origin instead.
-        start = jnp.where(running, carry.x, 0)
-        began = carry.step.astype(carry.x.dtype) * dt
-        each = jax.vmap(solve, in_axes=(1, None, None), out_axes=(2, 0, 0))
-        xs, reached, ok = each(start, ts, began)
 
         def point(carry: Carry, inputs):
-            k, t, x = inputs
+            k, t, x, reached, ok = inputs
             new = carry._replace(x=x, step=k)
             if update is not None:
                 new = new._replace(fold=update_fold(update, carry.fold, k.astype(x.dtype) * dt, x))
@@ -107,7 +134,19 @@ def adaptive_segments(problem: Problem, plan: Plan) -> Advance:
             )
             return new, new.x
 
-        carry, xs = lax.scan(point, carry, (k, ts, xs))
+        def step_on_grid(carry: Carry, inputs):
+            # The input jumps at both ends: each step is a run of its own.
+            k, held = inputs
+            xs, reached, ok = solve_each(carry, dt[None], held)
+            return point(carry, (k, dt, xs[0], reached, ok))
+
+        if drive.kind == HELD:
+            one = jax.checkpoint(step_on_grid, prevent_cse=False)
+            carry, xs = lax.scan(one, carry, (k, drive.held(carry.step, points)))
+        else:
+            xs, reached, ok = solve_each(carry, ts, None)
+            every = (reached, ok)
+            carry, xs = lax.scan(lambda c, i: point(c, (*i, *every)), carry, (k, ts, xs))
         return carry, xs[segment.steps // stride - 1 :: segment.steps // stride]
 
     return advance

@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from .._network.inputs import input_at
 from .._network.model import CTRNN, states_for
 from .._util import checks
 from .._util.types import Array, ArrayLike, PyTree, Scalar
 from ..solvers._foreign import adapted
 from ..solvers.base import Declarations
+from .drive import CONTINUOUS, HELD, Batch
 from .problem import Plan, Problem, Tolerances
 from .run import run
 from .segments import square_root_segment
@@ -41,11 +43,14 @@ def simulate(
     keep_states: bool = True,
     fold: tuple[PyTree, Callable[[PyTree, Scalar, Array], PyTree]] | None = None,
     max_norm: ArrayLike | None = None,
+    inputs: Any = None,
+    noise: ArrayLike | None = None,
+    key: Any = None,
     adjoint: str = "checkpointed",
     progress: bool | diffrax.AbstractProgressMeter = False,
     mesh: Mesh | None = None,
 ) -> Trajectory:
-    """Integrate x' = rnn(t, x) from a batch of initial states.
+    """Integrate x' = rnn(t, x, u), or dx = rnn(t, x, u) dt + s dW, from a batch of initial states.
 
     Works under jit, vmap and grad; `dt`, `x0`, the model, the tolerances and `max_norm` may be
     traced. An ensemble of networks is `jax.vmap` over the model. Calls with the same shapes and
@@ -75,6 +80,20 @@ def simulate(
             alone, and keeps that state; it is checked at every step. One that stops being
             finite is stopped in any case and keeps its last finite state. Gradients through a
             run in which a trajectory overflows are finite only with `max_norm`.
+        inputs: u, for a network with `input_weights` B (n, m): an array (num_steps, m) for all
+            trajectories or (..., num_steps, m) with one for each, every value held through its
+            step, where an adaptive solver starts anew; or a function u(t) -> (m,), or a diffrax
+            path. Solvers look at a function at their stages; those that conserve something, at the
+            middle of a step or substep, or, `DiscreteGradient` in the rate form, at its ends. Time
+            is step and fraction of a step times `dt`, rounded once: in float32 it tells the steps
+            apart up to some 10⁷ of them, which held inputs do not need.
+        noise: s in 1/√s times the unit of a state, the intensity of additive white noise: a scalar
+            or (n,), independent for each neuron, or (n, k) for k sources. For fixed steps and
+            solvers of stochastic equations, such as `diffrax.Euler()` (Euler-Maruyama, strong order
+            1 here) or `diffrax.ShARK()` (1.5).
+        key: PRNG key of the noise. What step and trajectory get depends on the key, the position of
+            the trajectory in `x0` and the number of the step alone: not on how the batch is
+            divided, on saves or on devices, nor on the solver.
         adjoint: how gradients are made in reverse mode. "checkpointed" recomputes segments of up
             to √num_steps steps, memory ~ √num_steps; "direct" stores every step; "reversible"
             undoes the steps and stores at most some hundred states up to 10⁷ steps: for solvers
@@ -110,7 +129,7 @@ def simulate(
         checks.fail("num_steps", f"a multiple of save_every = {save_every}", num_steps)
     if num_steps > MAX_STEPS:
         checks.fail("num_steps", f"at most {MAX_STEPS}", num_steps)
-    check_solver(solver)
+    check_solver(solver, noisy=noise is not None)
     declared = adapted(solver)
     declared.check(rnn, x0)
     checks.one_of("adjoint", adjoint, ADJOINTS)
@@ -118,8 +137,13 @@ def simulate(
         expected = "one that can undo steps, such as PoissonSplitting, for adjoint='reversible'"
         checks.fail("solver", expected, declared.name)
     tolerances = _tolerances(declared, rtol, atol, x0.dtype)
+    if noise is not None and tolerances is not None:
+        checks.fail("noise", "no tolerances: steps of dt where noise is given", "rtol or atol")
     if observe is not None:
         checks.compiled_function("observe", observe)
+    shared, each = check_inputs(rnn, inputs, x0, num_steps, declared)
+    if noise is not None or key is not None:
+        noise = _noise(rnn, noise, key)
     initial, update = (None, None) if fold is None else _fold_pair(fold)
     checks.flag("keep_states", keep_states)
     if max_norm is not None:
@@ -131,6 +155,8 @@ def simulate(
         dt=dt,
         solver=solver,
         tolerances=tolerances,
+        inputs=shared,
+        noise=noise,
         fold=initial,
         max_norm=max_norm,
         meter=_progress_meter(progress, num_steps),
@@ -145,17 +171,78 @@ def simulate(
         mesh=mesh,
         platform=_platform(mesh, x0),
     )
-    return _compiled(run, problem, x0, plan)
+    return _compiled(run, problem, Batch(x0, each, key), plan)
 
 
-def check_solver(solver: Any) -> None:
-    """Refuse what is no solver of ordinary differential equations."""
+def check_solver(solver: Any, noisy: bool = False) -> None:
+    """Refuse what is no solver of ordinary differential equations, or of stochastic ones."""
     expected = "a diffrax solver such as diffrax.Tsit5()"
     checks.instance("solver", solver, diffrax.AbstractSolver, expected)
+    if noisy:
+        if not isinstance(solver, diffrax.AbstractItoSolver | diffrax.AbstractStratonovichSolver):
+            expected = "one of stochastic equations, such as diffrax.Euler(), where noise is given"
+            checks.fail("solver", expected, type(solver).__name__)
+        return
     terms = solver.term_structure
     if not (isinstance(terms, type) and issubclass(diffrax.ODETerm, terms)):
         got = f"{type(solver).__name__}, which needs several terms"
         checks.fail("solver", "a solver of ordinary differential equations", got)
+
+
+def check_inputs(
+    rnn: CTRNN, inputs: Any, x0: Array, num_steps: int, solver: Declarations
+) -> tuple[Any, Array | None]:
+    """Inputs that all trajectories share, and those that each has of its own; refused if wrong."""
+    if inputs is None:
+        return None, None
+    m = rnn.num_inputs
+    if not m and not rnn.has_own_equation:
+        checks.fail("inputs", "none, as the network has no input_weights", "some")
+    is_path = isinstance(inputs, diffrax.AbstractPath)
+    smooth = is_path or callable(inputs)
+    kind = CONTINUOUS if smooth else HELD
+    if kind not in solver.inputs:
+        expected = f"one that takes {kind} inputs"
+        checks.fail("solver", expected, solver.name)
+    if smooth:
+        if not is_path and jax.tree.leaves(inputs) == [inputs]:
+            checks.compiled_function("inputs", inputs, "a function u(t)")
+        found = jax.eval_shape(partial(input_at, inputs), jax.ShapeDtypeStruct((), x0.dtype))
+        value, expected = getattr(found, "shape", None), f"a function of shape ({m or 'm'},)"
+        if value is None or len(value) != 1 or (m and value != (m,)):
+            got = type(found).__name__ if value is None else f"one of shape {value}"
+            checks.fail("inputs", expected, got)
+        checks.same_dtype("inputs", found, rnn.dtype, "the network")
+        return inputs, None
+    batch = x0.shape[:-1]
+    shape = f"({num_steps}, {m or 'm'})"
+    if batch:
+        shape += f" or {(*batch, num_steps, m or 'm')}"
+    array = checks.float_array("inputs", inputs, shape)
+    shared = array.shape[:-1] == (num_steps,)
+    if not shared and array.shape[:-1] != (*batch, num_steps):
+        checks.fail("inputs", f"shape {shape}", array.shape)
+    if m and array.shape[-1] != m:
+        checks.fail("inputs", f"shape {shape}", array.shape)
+    checks.same_dtype("inputs", array, rnn.dtype, "the network")
+    return (array, None) if shared else (None, array)
+
+
+def _noise(rnn: CTRNN, noise: Any, key: Any) -> Array:
+    if noise is None:
+        checks.fail("noise", "an intensity where a key is given", None)
+    if key is None:
+        checks.fail("key", "a PRNG key such as jax.random.key(0) where noise is given", None)
+    checks.prng_key("key", key)
+    if isinstance(noise, int | float) and not isinstance(noise, bool):
+        return checks.real("noise", noise, rnn.dtype)
+    n = rnn.size
+    shape = f"(), ({n},) or ({n}, k)"
+    array = checks.float_array("noise", noise, shape, ndim=(0, 1, 2))
+    if array.ndim and (array.shape[0] != n or 0 in array.shape):
+        checks.fail("noise", f"shape {shape}", array.shape)
+    checks.same_dtype("noise", array, rnn.dtype, "the network")
+    return array
 
 
 def _tolerances(solver: Declarations, rtol: Any, atol: Any, dtype: Any) -> Tolerances | None:

@@ -17,7 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._util import checks
 from .._util.types import PyTree
-from .blocks import Rows, padded, without_padding
+from .blocks import padded, without_padding
+from .drive import Batch
 from .problem import Problem
 from .size_rules import cpu_cores
 
@@ -74,9 +75,9 @@ def use_cpu_cores(count: int | None = None) -> Mesh:
 
 
 def over_devices(
-    run: Callable[[Problem, Rows], PyTree],
+    run: Callable[[Problem, Batch], PyTree],
     problem: Problem,
-    rows: Rows,
+    rows: Batch,
     *,
     mesh: Mesh,
     alone: bool,
@@ -90,7 +91,7 @@ def over_devices(
     """
     # jax.make_mesh makes axes whose sharding is part of the types of all arrays; not so here.
     mesh, shared = Mesh(mesh.devices, mesh.axis_names), PartitionSpec(mesh.axis_names)
-    batch, rows = rows.shape[0], padded(rows, mesh.size)
+    batch, rows = len(rows.x0), padded(rows, mesh.size)
     arrays, static = eqx.partition(problem, eqx.is_array)
 
     def by_compiler(arrays, rows):

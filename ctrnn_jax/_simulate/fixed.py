@@ -12,6 +12,7 @@ from jax import lax
 
 from .._util.types import Array, Bool, Scalar, State, any_at_all
 from ..solvers.base import Step
+from .drive import Drive, in_parts
 from .segments import Advance, Carry, Segment, choose
 
 
@@ -36,6 +37,7 @@ def update_fold(update: Callable, fold: Any, t: Scalar, x: State) -> Any:
 def fixed_segments(
     step: Step,
     dt: Scalar,
+    drive: Drive,
     *,
     update: Callable | None = None,
     max_norm: Scalar | None = None,
@@ -51,7 +53,7 @@ def fixed_segments(
     those trajectories alone. A norm bound has no such property and is checked at every step, and so
     is all with `check_each_step`, for steps that cost and compile so much more than a check.
     """
-    free_step = _free_step(step, dt, update)
+    free_step = _free_step(step, dt, drive, update)
     checked_step = _checked_step(free_step, max_norm)
     loop = _Loop(checkpoint, spare)
 
@@ -59,9 +61,10 @@ def fixed_segments(
         return None if saves is None else jnp.where(loop.padded(lanes), saves, otherwise)
 
     def advance(carry: Carry, segment: Segment):
+        held = drive.held(carry.step, segment.intervals * segment.steps)
         if max_norm is not None or check_each_step:
-            return loop(checked_step, carry, segment)
-        new, saves = loop(free_step, carry, segment)
+            return loop(checked_step, carry, segment, held)
+        new, saves = loop(free_step, carry, segment, held)
         stopped = carry.stopped_at >= 0
         diverged = ~stopped & ~finite(new.x)
 
@@ -70,7 +73,7 @@ def fixed_segments(
         def stop_diverged(new, saves):
             # Seldom run, and so in less memory: it would add its own to that of the free steps.
             span = math.isqrt(segment.steps) if checkpoint else 1
-            checked, checked_saves = loop(checked_step, carry, segment, span)
+            checked, checked_saves = loop(checked_step, carry, segment, held, span)
             return choose(~diverged, new, checked), pick(~diverged, saves, checked_saves)
 
         def as_is(new, saves):
@@ -90,11 +93,16 @@ def fixed_segments(
     )
 
 
-def _free_step(step: Step, dt: Scalar, update: Callable | None) -> Callable[[Carry], Carry]:
+# A step of all trajectories, with the inputs that are held through it.
+_OneStep = Callable[[Carry, Array | None], Carry]
+
+
+def _free_step(step: Step, dt: Scalar, drive: Drive, update: Callable | None) -> _OneStep:
     """A step of all trajectories, whatever becomes of them."""
 
-    def free_step(carry: Carry) -> Carry:
-        x, solver, converged = step(carry.x, carry.solver, carry.step)
+    def free_step(carry: Carry, held: Array | None) -> Carry:
+        u = drive.during(carry.step, held, dt)
+        x, solver, converged = step(carry.x, carry.solver, carry.step, u)
         k = carry.step + 1
         unconverged_at = carry.unconverged_at
         if converged is not None:
@@ -107,13 +115,11 @@ def _free_step(step: Step, dt: Scalar, update: Callable | None) -> Callable[[Car
     return free_step
 
 
-def _checked_step(
-    free_step: Callable[[Carry], Carry], max_norm: Scalar | None
-) -> Callable[[Carry], Carry]:
+def _checked_step(free_step: _OneStep, max_norm: Scalar | None) -> _OneStep:
     """A step of the trajectories that have not stopped, of which some stop there."""
 
-    def checked_step(carry: Carry) -> Carry:
-        new = free_step(carry)
+    def checked_step(carry: Carry, held: Array | None) -> Carry:
+        new = free_step(carry, held)
         running = carry.stopped_at < 0
         stops = running & ~within(new.x, max_norm)
         new = choose(running & finite(new.x), new, carry)
@@ -129,28 +135,40 @@ class _Loop(NamedTuple):
     spare: int
 
     def __call__(
-        self, one_step: Callable[[Carry], Carry], carry: Carry, segment: Segment, span: int = 1
+        self, one_step: _OneStep, carry: Carry, segment: Segment, held: Array | None, span: int = 1
     ) -> tuple[Carry, Array | None]:
         """The carry at the end and what is saved; reverse mode stores a state each `span` steps."""
 
-        def interval(carry, _):
-            whole, rest = divmod(segment.steps, span)
-            spans = one_step if span == 1 else lambda c: self._repeat(one_step, c, span)
-            carry = self._repeat(one_step, self._repeat(spans, carry, whole), rest)
+        def interval(carry, held):
+            whole = segment.steps // span * span
+            first = rest = held
+            if held is not None:
+                first, rest = held[:whole], held[whole:]
+            if span == 1:
+                carry = self._repeat(one_step, carry, first, whole)
+            else:
+                carry = self._repeat(
+                    lambda c, h: self._repeat(one_step, c, h, span),
+                    carry,
+                    in_parts(first, whole // span),
+                    whole // span,
+                )
+            carry = self._repeat(one_step, carry, rest, segment.steps - whole)
             return carry, self.padded(carry.x) if segment.save else None
 
         if segment.intervals == 1:
-            carry, saves = interval(carry, None)
+            carry, saves = interval(carry, held)
             return carry, None if saves is None else saves[None]
-        return lax.scan(interval, carry, None, length=segment.intervals)
+        each = in_parts(held, segment.intervals)
+        return lax.scan(interval, carry, each, length=segment.intervals)
 
-    def _repeat(self, one_step: Callable[[Carry], Carry], carry: Carry, times: int) -> Carry:
+    def _repeat(self, one_step: _OneStep, carry: Carry, held: Array | None, times: int) -> Carry:
         # Reverse mode keeps the state a step started from, and not all that its stages computed, 33
         # arrays of that size for Tsit5: to write and read them takes longer than to compute them.
         step = jax.checkpoint(one_step, prevent_cse=False) if self.checkpoint else one_step
         if times <= 1:
-            return step(carry) if times else carry
-        return lax.scan(lambda c, _: (step(c), None), carry, None, length=times)[0]
+            return step(carry, jax.tree.map(lambda a: a[0], held)) if times else carry
+        return lax.scan(lambda c, h: (step(c, h), None), carry, held, length=times)[0]
 
     def padded(self, a: Array) -> Array:
         """With spare columns."""

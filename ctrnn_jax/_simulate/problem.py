@@ -39,6 +39,9 @@ class Problem(NamedTuple):
         dt: a scalar, seconds between two points of the grid of steps.
         solver: makes the steps.
         tolerances: of adaptive steps; None: each step is dt.
+        inputs: (num_steps, m), held through each step, for all trajectories alike, or a function of
+            time; None: none, or each trajectory has its own.
+        noise: its intensity, a scalar, (n,) or (n, k); None: none.
         fold: the carry that a fold begins with, or a function of the initial state that makes it.
         max_norm: a scalar; a state beyond it stops its trajectory, as one that is not finite does.
         meter: of progress.
@@ -48,6 +51,8 @@ class Problem(NamedTuple):
     dt: Any
     solver: diffrax.AbstractSolver
     tolerances: Tolerances | None
+    inputs: Any
+    noise: Array | None
     fold: Any
     max_norm: Any
     meter: diffrax.AbstractProgressMeter

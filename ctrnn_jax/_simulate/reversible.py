@@ -15,7 +15,9 @@ backward programs being compiled to the same rounding.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -24,8 +26,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._network.model import CTRNN
-from .._util.types import Array, Bool, Scalar, State, any_at_all
+from .._util.types import Array, Bool, Int, PyTree, Scalar, State, any_at_all
 from ..solvers.base import Declarations, Retraced
+from .drive import Drive, in_parts
 from .fixed import fixed_segments
 from .output import write
 from .segments import Advance, Carry, Progress, Segment, run_segments
@@ -55,9 +58,9 @@ def agrees(x: State, start: State) -> Bool[Array, " batch"]:
     return distance <= tolerance * jnp.max(jnp.abs(start), axis=0)
 
 
-def reversible_segments(solver: Declarations, rnn: CTRNN, dt: Scalar) -> Advance:
+def reversible_segments(solver: Declarations, rnn: CTRNN, dt: Scalar, drive: Drive) -> Advance:
     """How a segment is run with steps of `dt`, and undone in reverse mode."""
-    advance = _undone_segments(solver, rnn, dt)
+    advance = _undone_segments(solver, rnn, dt, drive)
 
     def one_after_another(carry: Carry, segment: Segment):
         def store(saves, index, steps, states):
@@ -90,81 +93,181 @@ def reversible_segments(solver: Declarations, rnn: CTRNN, dt: Scalar) -> Advance
     return either
 
 
-def _undone_segments(solver: Declarations, rnn: CTRNN, dt: Scalar) -> Advance:
+def _undone_segments(solver: Declarations, rnn: CTRNN, dt: Scalar, drive: Drive) -> Advance:
     parameters, static = eqx.partition(rnn, eqx.is_inexact_array)
 
-    def stepper(parameters, dt, x):
-        return solver.begin(eqx.combine(parameters, static), dt, x)
+    def forward(parameters, dt, drive: Drive, carry: Carry, segment: Segment):
+        _, step = solver.begin(eqx.combine(parameters, static), dt, carry.x, drive.at_start(dt))
+        return fixed_segments(step, dt, drive, checkpoint=False)(carry, segment)
 
-    def forward(parameters, dt, carry: Carry, segment: Segment):
-        _, step = stepper(parameters, dt, carry.x)
-        return fixed_segments(step, dt, checkpoint=False)(carry, segment)
+    undone = partial(jax.custom_vjp, nondiff_argnums=(4,))(forward)
 
-    def states_within(parameters, dt, x: State, segment: Segment, span: int):
-        """The states after every `span` steps of the segment: (intervals, spans, n, batch)."""
-        # What the solver remembers follows from x, but for lost digits: less to store.
-        solver_state, step = stepper(parameters, dt, x)
-
-        def one_step(state, _):
-            x, solver_state, k = state
-            x, solver_state, _ = step(x, solver_state, k)
-            return (x, solver_state, k + 1), None
-
-        def one_span(state, _):
-            state, _ = lax.scan(one_step, state, None, length=span)
-            return state, state[0]
-
-        spans = segment.intervals * (segment.steps // span)
-        zero = jnp.zeros((), jnp.int32)  # the network does not know the time
-        _, states = lax.scan(one_span, (x, solver_state, zero), None, length=spans)
-        return states.reshape(segment.intervals, -1, *states.shape[1:])
-
-    undone = partial(jax.custom_vjp, nondiff_argnums=(3,))(forward)
-
-    def store(parameters, dt, carry, segment):
-        end, saves = forward(parameters, dt, carry, segment)
-        return (end, saves), (parameters, dt, carry.x, end.x)
+    def store(parameters, dt, drive, carry, segment):
+        end, saves = forward(parameters, dt, drive, carry, segment)
+        return (end, saves), (parameters, dt, drive, carry.step, carry.x, end.x)
 
     def pull_back(segment: Segment, residuals, bars):
-        parameters, dt, start, end = residuals
+        parameters, dt, drive, k, start, end = residuals
         end_bar, saves_bar = bars
-        way = solver.retrace(eqx.combine(parameters, static))
-        span = max(d for d in range(1, _SPAN_STEPS + 1) if segment.steps % d == 0)
-
-        def retrace(known: Array | None) -> Retraced:
-            def one_span(back, known):
-                if known is not None:
-                    back = way.correct(back, known)
-                length = segment.steps if known is None else span
-                back, _ = lax.scan(lambda b, _: (way.undo(b, dt), None), back, None, length=length)
-                return back, None
-
-            def interval(back, inputs):
-                known, save_bar = inputs
-                if save_bar is not None:
-                    back = way.add_cotangent(back, save_bar)
-                if known is None:
-                    return one_span(back, None)
-                return lax.scan(one_span, back, known, reverse=True)
-
-            back, _ = lax.scan(
-                interval,
-                way.start(end, end_bar.x),
-                (known, saves_bar),
-                length=segment.intervals,
-                reverse=True,
-            )
-            return way.finish(back, dt)
-
-        reached = retrace(None)
-        reached = lax.cond(
-            any_at_all(~agrees(reached.x, start)),
-            lambda _: retrace(states_within(parameters, dt, start, segment, span)),
-            lambda reached: reached,
-            reached,
+        way = _WayBack(solver, eqx.combine(parameters, static), dt, drive, k, segment)
+        pulled = way(end, end_bar.x, saves_bar, known=None)
+        pulled = lax.cond(
+            any_at_all(~agrees(pulled.found.x, start)),
+            lambda _: way(end, end_bar.x, saves_bar, known=way.states_from(start)),
+            lambda pulled: pulled,
+            pulled,
         )
+        rnn_bar, dt_bar, drive_bar = way.cotangents(pulled)
         nothing = dict.fromkeys(Carry._fields)
-        return reached.rnn_bar, reached.dt_bar, Carry(**{**nothing, "x": reached.x_bar})
+        return rnn_bar, dt_bar, drive_bar, Carry(**{**nothing, "x": pulled.found.x_bar})
 
     undone.defvjp(store, pull_back)
-    return lambda carry, segment: undone(parameters, dt, carry, segment)
+    return lambda carry, segment: undone(parameters, dt, drive, carry, segment)
+
+
+class _Seen(NamedTuple):
+    """What an input depends on that is the same in all steps; or the cotangents of that."""
+
+    bias: Array | None
+    input_weights: Array | None
+    path: list[Array] | None
+    dt: Scalar
+
+
+class _Pulled(NamedTuple):
+    """What a way back came to."""
+
+    found: Retraced
+    seen: _Seen | None
+    held: Array | None  # cotangents of the inputs held through the steps
+
+
+class _WayBack(NamedTuple):
+    """The way back through a segment that begins after step k."""
+
+    solver: Declarations
+    rnn: CTRNN
+    dt: Scalar
+    drive: Drive
+    k: Int[Array, ""]
+    segment: Segment
+
+    @property
+    def span(self) -> int:
+        """Steps between two states along which a lost segment is undone."""
+        return max(d for d in range(1, _SPAN_STEPS + 1) if self.segment.steps % d == 0)
+
+    def held(self, drive: Drive) -> Array | None:
+        """The inputs held through the steps of the segment."""
+        return drive.held(self.k, self.segment.intervals * self.segment.steps)
+
+    def states_from(self, x: State) -> Array:
+        """The states after every `span` steps of the segment: (intervals, spans, n, batch)."""
+        # What the solver remembers follows from x, but for lost digits: less to store.
+        solver_state, step = self.solver.begin(
+            self.rnn, self.dt, x, self.drive.at_start(self.dt)
+        )
+
+        def one_step(state, held):
+            x, solver_state, k = state
+            u = self.drive.during(k, held, self.dt)
+            x, solver_state, _ = step(x, solver_state, k, u)
+            return (x, solver_state, k + 1), None
+
+        def one_span(state, held):
+            state, _ = lax.scan(one_step, state, held, length=self.span)
+            return state, state[0]
+
+        intervals, steps = self.segment.intervals, self.segment.steps
+        spans = intervals * steps // self.span
+        each = in_parts(self.held(self.drive), spans)
+        _, states = lax.scan(one_span, (x, solver_state, self.k), each, length=spans)
+        return states.reshape(intervals, -1, *states.shape[1:])
+
+    def __call__(
+        self, end: State, end_bar: State, saves_bar: Array | None, known: Array | None
+    ) -> _Pulled:
+        """From the end of the segment to its start.
+
+        `known` states, see `states_from`, replace those that are reached, where they stand.
+        """
+        way, segment = self.solver.retrace(self.rnn), self.segment
+        seen = self.seen if self.drive.kind else None
+
+        def one_step(state, held):
+            back, seen_bar, k = state
+            k = k - 1
+            if seen is None:
+                return (way.undo(back, self.dt)[0], None, k), None
+            biases, pull = jax.vjp(partial(self.biases, k), seen, held)
+            back, biases_bar = way.undo(back, self.dt, biases)
+            more, held_bar = pull(biases_bar)
+            return (back, jax.tree.map(jnp.add, seen_bar, more), k), held_bar
+
+        def one_span(state, inputs):
+            known, held = inputs
+            if known is not None:
+                state = way.correct(state[0], known), *state[1:]
+            length = segment.steps if known is None else self.span
+            return lax.scan(one_step, state, held, length=length, reverse=True)
+
+        def interval(state, inputs):
+            known, held, save_bar = inputs
+            if save_bar is not None:
+                state = way.add_cotangent(state[0], save_bar), *state[1:]
+            if known is None:
+                return one_span(state, (None, held))
+            each = known, in_parts(held, len(known))
+            return lax.scan(one_span, state, each, reverse=True)
+
+        state = (
+            way.start(end, end_bar),
+            jax.tree.map(jnp.zeros_like, seen),
+            self.k + segment.intervals * segment.steps,
+        )
+        held = self.held(self.drive)
+        each = known, in_parts(held, segment.intervals), saves_bar
+        (back, seen_bar, _), held_bar = lax.scan(
+            interval, state, each, length=segment.intervals, reverse=True
+        )
+        if held is not None:
+            held_bar = held_bar.reshape(held.shape)
+        return _Pulled(way.finish(back, self.dt), seen_bar, held_bar)
+
+    @property
+    def seen(self) -> _Seen:
+        """What the inputs of this segment depend on."""
+        path = None if self.drive.path is None else self.drive.path.values
+        return _Seen(self.rnn.bias, self.rnn.input_weights, path, self.dt)
+
+    def biases(self, k: Array, seen: _Seen, held: Array | None) -> PyTree:
+        """What step k sees of the input."""
+        rnn = _with(lambda rnn: (rnn.bias, rnn.input_weights), self.rnn, seen[:2])
+        drive = self.drive
+        if seen.path is not None:
+            drive = _with(lambda drive: drive.path.values, drive, seen.path)
+        u = drive.during(k, held, seen.dt)
+        assert u is not None
+        return self.solver.biases(rnn, u)
+
+    def cotangents(self, pulled: _Pulled) -> tuple[Any, Array, Any]:
+        """Of the network's arrays, of dt, and of the drive."""
+        found, seen, drive_bar = pulled.found, pulled.seen, None
+        if seen is None:
+            return found.rnn_bar, found.dt_bar, None
+        rnn_bar = found.rnn_bar
+        gathered = rnn_bar.bias, rnn_bar.input_weights
+        gathered = tuple(jax.tree.map(jnp.add, gathered, seen[:2]))
+        rnn_bar = _with(lambda rnn: (rnn.bias, rnn.input_weights), rnn_bar, gathered)
+        if pulled.held is not None:
+            _, pull = jax.vjp(self.held, self.drive)
+            (drive_bar,) = pull(pulled.held)
+        elif seen.path is not None:
+            path = _with(lambda path: path.values, self.drive.path, seen.path)
+            drive_bar = Drive(None, None, None, self.drive.columns, path)  # pyright: ignore
+        return rnn_bar, found.dt_bar + seen.dt, drive_bar
+
+
+def _with(where: Callable, tree: PyTree, values: PyTree) -> PyTree:
+    """The tree with other values there, of which some may be None."""
+    return eqx.tree_at(where, tree, values, is_leaf=lambda leaf: leaf is None)

@@ -7,17 +7,21 @@ mode (`reversible.py`), or adaptive ones (`adaptive.py`).
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
+import diffrax
 import jax
 import jax.numpy as jnp
 
 from .._util.types import Array, Float, PyTree
 from ..solvers._foreign import adapted
+from ..solvers._noise import Noisy, keys_of_rows
 from .adaptive import adaptive_segment_steps, adaptive_segments
-from .blocks import Rows, over_blocks
+from .blocks import over_blocks
 from .devices import local_devices, over_devices
+from .drive import Batch, Continuous, Drive, continuous
 from .fixed import fixed_segments, within
 from .output import Ends, Saves, no_saves_yet, saves_of, write
 from .problem import Plan, Problem, initial_fold
@@ -27,11 +31,18 @@ from .size_rules import block_size, saved_at_once
 from .trajectory import Trajectory
 
 
-def run(problem: Problem, x0: Float[Array, "*batch n"], plan: Plan) -> Trajectory:
-    """The trajectory of each initial state."""
+def run(problem: Problem, each: Batch, plan: Plan) -> Trajectory:
+    """The trajectory of each initial state; the leaves of `each` lead with the axes of the batch."""
+    x0 = each.x0
     *batch, n = x0.shape
     problem = problem._replace(rnn=problem.rnn.prepared())
-    rows = x0.reshape(-1, n)
+    if callable(problem.inputs) or isinstance(problem.inputs, diffrax.AbstractPath):
+        problem = problem._replace(inputs=continuous(problem.inputs, x0.dtype))
+    rows = Batch(
+        x0=x0.reshape(-1, n),
+        inputs=None if each.inputs is None else each.inputs.reshape(-1, *each.inputs.shape[-2:]),
+        keys=None if each.keys is None else keys_of_rows(each.keys, math.prod(batch)),
+    )
     one_device = partial(_on_one_device, plan)
     if plan.mesh is None:
         saves, ends = one_device(problem, rows)
@@ -51,32 +62,43 @@ def run(problem: Problem, x0: Float[Array, "*batch n"], plan: Plan) -> Trajector
     return Trajectory(ts=ts, **saves._asdict(), **ends._asdict())
 
 
-def _on_one_device(plan: Plan, problem: Problem, rows: Rows) -> tuple[Saves, Ends]:
+def _on_one_device(plan: Plan, problem: Problem, rows: Batch) -> tuple[Saves, Ends]:
     """The share of one device, block after block."""
-    solver, devices = adapted(problem.solver), local_devices(plan.mesh)
+    solver, devices, x0 = adapted(problem.solver), local_devices(plan.mesh), rows.x0
     size = block_size(
-        rows.shape[1], rows.dtype.itemsize, solver.arrays_per_step, plan.platform, devices
+        x0.shape[1], x0.dtype.itemsize, solver.arrays_per_step, plan.platform, devices
     )
     if not solver.works_alone and plan.platform == "cpu" and devices > 1:
         size = 1  # jaxlib's LU of a batch may wait for ever: see solvers/_implicit.py
     return over_blocks(
         partial(_run_block, plan, problem),
         rows,
-        empty=partial(no_saves_yet, plan, problem.dt, rows),
+        empty=partial(no_saves_yet, plan, problem.dt, x0),
         meter=problem.meter,
         size=size,
     )
 
 
 def _run_block(
-    plan: Plan, problem: Problem, rows: Rows, saves: Saves, first: Any, progress: Progress
+    plan: Plan, problem: Problem, rows: Batch, saves: Saves, first: Any, progress: Progress
 ) -> tuple[PyTree, Saves, Ends]:
-    """The meter's state, the saves with those of these rows from `first` on, and their ends."""
-    columns = rows.T
-    advance, solver_state, segment_steps = _segments(plan, problem, columns)
+    """The meter's state, the saves with those of these rows from `first` on, and their ends.
+
+    The inputs are those of all rows: what is wanted of them is taken segment by segment.
+    """
+    columns = rows.x0.T
+    smooth = isinstance(problem.inputs, Continuous)
+    drive = Drive(
+        shared=None if smooth else problem.inputs,
+        each=rows.inputs,
+        first=first,
+        columns=len(rows.x0),
+        path=problem.inputs if smooth else None,
+    )
+    advance, solver_state, segment_steps = _segments(plan, problem, columns, drive, rows.keys)
 
     def store(saves, index, steps, states):
-        made = saves_of(plan, problem.dt, steps, states[..., : len(rows)])
+        made = saves_of(plan, problem.dt, steps, states[..., : len(rows.x0)])
         return jax.tree.map(lambda whole, part: write(whole, part, first, index), saves, made)
 
     start = jnp.zeros((), jnp.int32)
@@ -103,19 +125,22 @@ def _run_block(
 
 
 def _segments(
-    plan: Plan, problem: Problem, columns: Float[Array, "n batch"]
+    plan: Plan, problem: Problem, columns: Float[Array, "n batch"], drive: Drive, keys: Any
 ) -> tuple[Advance, PyTree, int]:
     """How a segment is run, what the solver remembers before the first, and steps in each."""
     if problem.tolerances is not None:
         return (
-            adaptive_segments(problem, plan),
+            adaptive_segments(problem, plan, drive),
             None,
-            adaptive_segment_steps(problem, plan, columns),
+            adaptive_segment_steps(problem, plan, columns, drive),
         )
     solver = adapted(problem.solver)
-    remembered, step = solver.begin(problem.rnn, problem.dt, columns)
+    if problem.noise is not None:
+        solver = Noisy(problem.solver, problem.noise, keys)
+    at_start = drive.at_start(problem.dt)
+    remembered, step = solver.begin(problem.rnn, problem.dt, columns, at_start)
     if plan.adjoint == "reversible" and plan.update is None and problem.max_norm is None:
-        advance = reversible_segments(solver, problem.rnn, problem.dt)
+        advance = reversible_segments(solver, problem.rnn, problem.dt, drive)
         return advance, remembered, reversible_segment_steps(plan.num_steps)
     n, size = columns.shape
     together, spare = saved_at_once(n, size, columns.dtype.itemsize, plan.platform)
@@ -125,6 +150,7 @@ def _segments(
     advance = fixed_segments(
         step,
         problem.dt,
+        drive,
         update=plan.update,
         max_norm=problem.max_norm,
         checkpoint=plan.checkpoints,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import diffrax
+import jax
+import jax.numpy as jnp
 
+from .._network.inputs import input_at
 from .._network.invariants import bias_offset, total_energy
-from .._network.model import CTRNN
+from .._network.model import CTRNN, check_input
 from .._util import checks
-from .._util.types import Array, Bool, Float, State
+from .._util.types import Array, Bool, Float, Scalar, State
+from .base import Input
 
 
 def network_of(terms: Any, solver: Any) -> CTRNN:
@@ -34,6 +39,33 @@ def conservative_network_of(terms: Any, solver: Any) -> CTRNN:
         needs = f"skew-symmetric weights and no leak for {type(solver).__name__}"
         checks.fail("rnn", needs, got)
     return rnn
+
+
+def during_step(args: Any, t0: Scalar, t1: Scalar) -> Input | None:
+    """The input that diffrax calls `args`, at fractions of a step."""
+    if args is None:
+        return None
+    return lambda fraction: input_at(args, t0 + fraction * (t1 - t0))
+
+
+def biases_at(rnn: CTRNN, u: Input, fractions: Sequence[float]) -> Float[Array, "times n columns"]:
+    """b + B u at fractions of a step, as columns: one for all states, or one for each."""
+
+    def at(fraction):
+        value = u(fraction)
+        check_input(rnn, "inputs", value)
+        bias = rnn.bias_with(value)
+        assert bias is not None
+        return bias.reshape(rnn.size, -1)
+
+    if len(fractions) == 1:
+        return at(fractions[0])[None]
+    return jax.vmap(at)(jnp.asarray(fractions, rnn.dtype))
+
+
+def middles(parts: Sequence[float]) -> list[float]:
+    """The middles of the parts of a step, as fractions of it."""
+    return [sum(parts[:i]) + part / 2 for i, part in enumerate(parts)]
 
 
 class Level(NamedTuple):

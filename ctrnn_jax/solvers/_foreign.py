@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import diffrax
@@ -12,11 +13,12 @@ import optimistix as optx
 from jax import lax
 
 from .._network.model import CTRNN
-from .._util.types import Scalar, State
+from .._util.types import Array, Int, Scalar, State
 from .base import (
     AbstractNetworkSolver,
     Columns,
     Declarations,
+    Input,
     Step,
     initial_state,
     one_step,
@@ -71,6 +73,12 @@ class _Foreign(Declarations):
         return type(self.solver).__name__
 
     @property
+    def inputs(self):
+        # Two steps at once see an input through the second of them alone.
+        two_steps = isinstance(_innermost(self.solver), diffrax.LeapfrogMidpoint)
+        return ("continuous",) if two_steps else super().inputs
+
+    @property
     def is_adaptive(self):
         return isinstance(self.solver, diffrax.AbstractAdaptiveSolver)
 
@@ -78,18 +86,26 @@ class _Foreign(Declarations):
         return for_tolerances(self.solver, rtol, atol)
 
 
+def _slope(rnn: CTRNN, dt: Scalar, k: Any, fraction: float, x: State, u: Input | None) -> State:
+    """x' at a fraction of step k."""
+    args = None if u is None else lambda _: u(fraction)
+    return rnn(time_at(k, fraction, dt), x, args)
+
+
 class _Columns(_Foreign):
     """All states at once, as columns."""
 
-    def begin(self, rnn, dt, x0):
-        if type(self.solver) is diffrax.Euler:
-            return None, lambda x, state, k: (x + dt * rnn(time_at(k, 0, dt), x, None), None, None)
+    def begin(self, rnn, dt, x0, u=None):
+        def euler_step(x, state, k, u=None):
+            return x + dt * _slope(rnn, dt, k, 0, x, u), None, None
 
-        def step(x, state, k):
-            x, state, _ = one_step(self.solver, rnn, dt, x, state, k)
+        def step(x, state, k, u=None):
+            x, state, _ = one_step(self.solver, rnn, dt, x, state, k, u)
             return x, state, None
 
-        return initial_state(self.solver, rnn, dt, x0), step
+        if type(self.solver) is diffrax.Euler:
+            return None, euler_step
+        return initial_state(self.solver, rnn, dt, x0, u), step
 
 
 class _ExplicitRungeKutta(_Foreign):
@@ -103,28 +119,40 @@ class _ExplicitRungeKutta(_Foreign):
     def arrays_per_step(self):
         return self.solver.tableau.num_stages + 3
 
-    def begin(self, rnn, dt, x0):
+    def begin(self, rnn, dt, x0, u=None):
         tableau = self.solver.tableau
 
-        def f(k, stage, x):
+        def f(k, stage, x, u):
             fraction = float(tableau.c[stage - 1]) if stage else 0.0
-            return rnn(time_at(k, fraction, dt), x, None)
+            return _slope(rnn, dt, k, fraction, x, u)
 
         def advance(x, coefficients, slopes):
             terms = [float(a) * k for a, k in zip(coefficients, slopes, strict=True) if a != 0]
             return x + dt * sum(terms[1:], start=terms[0])
 
-        def step(x, state, k):
-            slopes = [f(k, 0, x)]
+        def step(x, state, k, u=None):
+            slopes = [f(k, 0, x, u)]
             for stage, row in enumerate(tableau.a_lower[:-1], 1):
-                slopes.append(f(k, stage, advance(x, row, slopes)))
+                slopes.append(f(k, stage, advance(x, row, slopes), u))
             last = advance(x, tableau.a_lower[-1], slopes)
             if tableau.ssal:  # the last stage is the solution
                 return last, None, None
-            slopes.append(f(k, len(tableau.a_lower), last))
+            slopes.append(f(k, len(tableau.a_lower), last, u))
             return advance(x, tableau.b_sol, slopes), None, None
 
         return None, step
+
+
+def column_of(u: Input | None, column: Int[Array, ""]) -> Input | None:
+    """The input of one trajectory."""
+    if u is None:
+        return None
+
+    def one(fraction):
+        value = u(fraction)
+        return value[:, column] if value.ndim == 2 else value
+
+    return one
 
 
 class _EachState(_Foreign):
@@ -133,15 +161,21 @@ class _EachState(_Foreign):
     Nor of what wraps one of ours: its result would be one for the whole batch.
     """
 
-    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns) -> tuple[Any, Step]:
-        def initial(x):
-            return initial_state(for_steps_from(x, self.solver), rnn, dt, x)
+    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns, u: Input | None = None) -> tuple[Any, Step]:
+        def initial(x, column):
+            return initial_state(for_steps_from(x, self.solver), rnn, dt, x, column_of(u, column))
 
-        def one(x, state, k):
-            return one_step(for_steps_from(x, self.solver), rnn, dt, x, state, k)
+        def one(x, state, k, u, column):
+            solver = for_steps_from(x, self.solver)
+            return one_step(solver, rnn, dt, x, state, k, column_of(u, column))
 
-        step = jax.vmap(one, in_axes=(1, 0, None), out_axes=(1, 0, 0))
-        return jax.vmap(initial, in_axes=1)(x0), step
+        columns = jnp.arange(x0.shape[1])
+
+        def step(x, state, k, u=None):
+            each = jax.vmap(partial(one, k=k, u=u), in_axes=(1, 0), out_axes=(1, 0, 0))
+            return each(x, state, column=columns)
+
+        return jax.vmap(initial, in_axes=(1, 0))(x0, columns), step
 
 
 class _Implicit(_EachState):

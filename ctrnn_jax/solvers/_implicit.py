@@ -2,10 +2,12 @@
 
 Both forms are z' = A ∇E(z), so a step of either is an equation for the z at its end,
 
-    z1 = z0 + A (h S(z0, z1)) + h c,
+    z1 = z0 + A (h S(z0, z1)) + c,
 
-with the solver's mean slope S of the neurons; c is the bias in the current form and 0 in the rate
-form. Then x1 = x0 + h S in the rate form and x1 = z1 in the current form.
+with the solver's mean slope S of the neurons. In the current form c is h (b + B u), u at the middle
+of the step; in the rate form it is what the input changes in z, B (u1 - u0), where the method
+looks at both ends of the step, and 0 where it looks at the middle. Then x1 = x0 + h S in the rate
+form and x1 = z1 in the current form.
 """
 
 from __future__ import annotations
@@ -25,8 +27,16 @@ from .._network.invariants import total_energy
 from .._network.model import CTRNN
 from .._util import checks
 from .._util.types import Array, Bool, Float, Int, any_at_all
-from ._common import Level, conservative_network_of, level_of, merged
-from .base import AbstractNetworkSolver, AbstractRetrace, Retraced, dense_info
+from ._common import (
+    Level,
+    biases_at,
+    conservative_network_of,
+    during_step,
+    level_of,
+    merged,
+    middles,
+)
+from .base import AbstractNetworkSolver, AbstractRetrace, Input, Retraced, dense_info
 
 _NEWTON_STEPS = 32
 # Where the fixed-point iteration may stop shrinking because of rounding, in units of eps.
@@ -170,6 +180,22 @@ def _linear_solve(g: Callable[[Array], Array], y: Float[Array, "n batch"]) -> Ar
     return lax.cond(any_at_all(~(found | hopeless)), dense, lambda x: x, x)
 
 
+class Biases(NamedTuple):
+    """b + B u of each substep: where the method looks at both ends of it, and else at its middle.
+
+    Leaves (substeps, n, columns), one column for all states or one for each.
+    """
+
+    start: Array
+    end: Array | None
+
+    def back(self) -> Biases:
+        """Those of the way back, which begins with the end of the last substep."""
+        if self.end is None:
+            return Biases(self.start[::-1], None)
+        return Biases(self.end[::-1], self.start[::-1])
+
+
 class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
     """A symmetric one-step method, given by the mean slope of the neurons over a step.
 
@@ -177,6 +203,8 @@ class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
     """
 
     can_undo: ClassVar[bool] = True
+    input_at_ends: ClassVar[bool] = False
+    """Whether the rate form looks at an input at both ends of a step, and not at its middle."""
 
     tol: eqx.AbstractVar[float | None]
     max_iterations: eqx.AbstractVar[int]
@@ -194,14 +222,17 @@ class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
         """Whether the last step was solved, per trajectory, and the energies to keep."""
         rnn = conservative_network_of(terms, self)
         x0 = y0 if y0.ndim == 2 else y0[:, None]
-        return jnp.ones(y0.shape[1:], bool), level_of(rnn, x0) if self.keeps_energy else None
+        keeps = self.keeps_energy and args is None  # an input changes it
+        return jnp.ones(y0.shape[1:], bool), level_of(rnn, x0) if keeps else None
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """One step from t0 to t1."""
         h = terms.contr(t0, t1)
         x0 = y0 if y0.ndim == 2 else y0[:, None]
         _, level = solver_state
-        x1, converged = self.advance(conservative_network_of(terms, self), x0, h, level)
+        rnn, u = conservative_network_of(terms, self), during_step(args, t0, t1)
+        biases = None if u is None else self.biases(rnn, u)
+        x1, converged = self.advance(rnn, x0, h, biases, level)
         y1, converged = x1.reshape(y0.shape), converged.reshape(y0.shape[1:])
         info = dense_info(terms, t0, t1, y0, y1, args, h)
         result = merged(diffrax.RESULTS.successful, jnp.all(converged))
@@ -211,33 +242,59 @@ class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
         """Whether the last step was solved, per trajectory."""
         return solver_state[0]
 
+    def biases(self, rnn: CTRNN, u: Input) -> Biases:
+        """See `Declarations`."""
+        if rnn.form == "current" or not self.input_at_ends:
+            return Biases(biases_at(rnn, u, middles(self.composition)), None)
+        ends = [sum(self.composition[:i]) for i in range(len(self.composition))]
+        found = biases_at(rnn, u, [*ends, 1.0])
+        return Biases(found[:-1], found[1:])
+
     def advance(
-        self, rnn: CTRNN, x: Float[Array, "n batch"], h: Array, level: Level | None = None
+        self,
+        rnn: CTRNN,
+        x: Float[Array, "n batch"],
+        h: Array,
+        biases: Biases | None = None,
+        level: Level | None = None,
     ) -> tuple[Float[Array, "n batch"], Bool[Array, " batch"]]:
-        """States after one step, and whether its equation was solved."""
+        """States after one step, and whether its equation was solved; the own bias unless given."""
+
+        def substep(x, inputs):
+            h, bias = inputs
+            if bias is None:
+                own = None if rnn.bias is None else rnn.bias[:, None]
+                bias = Biases(own, None)  # pyright: ignore[reportArgumentType]
+            return self._substep(rnn, x, h, bias, level)
+
         if len(self.composition) == 1:
-            return self._substep(rnn, x, h, level)
-
-        def substep(x, h):
-            return self._substep(rnn, x, h, level)
-
-        x, converged = lax.scan(substep, x, h * jnp.asarray(self.composition, x.dtype))
+            return substep(x, (h, jax.tree.map(lambda b: b[0], biases)))
+        every = h * jnp.asarray(self.composition, x.dtype), biases
+        x, converged = lax.scan(substep, x, every)
         return x, jnp.all(converged, axis=0)
 
-    def _substep(self, rnn: CTRNN, x: Float[Array, "n batch"], h: Array, level: Level | None):
-        sigma, z0 = rnn.activation, rnn.preactivation(x)
-        drift = None if rnn.form == "rate" or rnn.bias is None else h * rnn.bias
+    def _substep(
+        self, rnn: CTRNN, x: Float[Array, "n batch"], h: Array, bias: Biases, level: Level | None
+    ):
+        sigma, weights, drift = rnn.activation, rnn.weights, None
+        if rnn.form == "current":
+            z0, drift = x, None if bias.start is None else h * bias.start
+        else:
+            z0 = weights.matvec(x)
+            z0 = z0 if bias.start is None else z0 + bias.start
+            drift = None if bias.end is None else bias.end - bias.start
 
-        def end(z0, slope):
-            z1 = z0 + rnn.weights.matvec(h * slope)
-            return z1 if drift is None else z1 + drift.reshape(-1, *[1] * (z1.ndim - 1))
+        def end(z0, drift, slope):
+            z1 = z0 + weights.matvec(h * slope)
+            return z1 if drift is None else z1 + drift
 
         def residual(z1, start):
-            z0, target = start
-            return z1 - end(z0, self.slope(sigma, z0, z1, target))
+            z0, drift, target = start
+            return z1 - end(z0, drift, self.slope(sigma, z0, z1, target))
 
-        middle = (z0 + end(z0, sigma(z0))) / 2  # the explicit midpoint method to begin with
-        guess = lax.stop_gradient(end(z0, sigma(middle)))
+        # The explicit midpoint method to begin with.
+        middle = (z0 + end(z0, drift, sigma(z0))) / 2
+        guess = lax.stop_gradient(end(z0, drift, sigma(middle)))
         target = None
         if self.keeps_energy:
             # What rounding did to the energy so far is undone in the next step: it adds up else.
@@ -245,12 +302,14 @@ class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
             if level is not None:
                 error = total_energy(rnn, x, level.offset) - level.energy
                 target = target - lax.stop_gradient(error)
-        start = z0, target
+        if drift is not None:
+            drift = jnp.broadcast_to(drift, z0.shape)  # a column for each state
+        start = z0, drift, target
         z1, converged = solve_columns(residual, guess, start, self.tol, self.max_iterations)
         slope = self.slope(sigma, z0, z1, target)
         if rnn.form == "rate":
             return x + h * slope, converged
-        return end(z0, slope), converged
+        return end(z0, drift, slope), converged
 
     def retrace(self, rnn: CTRNN) -> AbstractRetrace:
         """The way back for `adjoint="reversible"`: a step of -h retraces one of h."""
@@ -272,15 +331,15 @@ class _SymmetricRetrace(AbstractRetrace):
     def start(self, x, x_bar):
         return _Back(x, x_bar, jax.tree.map(jnp.zeros_like, self.arrays), jnp.zeros((), x.dtype))
 
-    def undo(self, back, dt):
-        def forward(arrays, x, dt):
-            return self.solver.advance(eqx.combine(arrays, self.static), x, dt)[0]
+    def undo(self, back, dt, biases=None):
+        def forward(arrays, x, dt, biases):
+            return self.solver.advance(eqx.combine(arrays, self.static), x, dt, biases)[0]
 
-        x = forward(self.arrays, back.x, -dt)
-        _, pull = jax.vjp(forward, self.arrays, x, dt)
-        rnn_bar, x_bar, dt_bar = pull(back.x_bar)
+        x = forward(self.arrays, back.x, -dt, None if biases is None else biases.back())
+        _, pull = jax.vjp(forward, self.arrays, x, dt, biases)
+        rnn_bar, x_bar, dt_bar, biases_bar = pull(back.x_bar)
         rnn_bar = jax.tree.map(jnp.add, back.rnn_bar, rnn_bar)
-        return _Back(x, x_bar, rnn_bar, back.dt_bar + dt_bar)
+        return _Back(x, x_bar, rnn_bar, back.dt_bar + dt_bar), biases_bar
 
     def correct(self, back, x):
         return back._replace(x=x)

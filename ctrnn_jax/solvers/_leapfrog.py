@@ -10,7 +10,8 @@ current     second     -Bᵀ σ(b) + b_a   first      B σ(a) + b_b
 ==========  =========  ===============  =========  =================
 
 so each group moves at once, along an exact flow. A substep moves a by αh, b by h, a by βh; the
-velocity of a at its end begins the next one, which leaves two half-size products a substep.
+velocity of a at its end begins the next one, which leaves two half-size products a substep. With
+an input the velocity is another one in the next substep: three products.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class _Parts(NamedTuple):
 
     a: Array
     b: Array
-    velocity: Array
+    velocity: Array | None
     lost: tuple[Array, Array] | None
 
 
@@ -65,31 +66,37 @@ class Leapfrog(AbstractRetrace):
 
     def velocity_at(self, x: Array) -> Array:
         """The velocity of a, with which a step begins."""
-        return self._velocity_of_a(self.arrays, self._split(x)[1])
+        return self._velocity_of_a(self.arrays, self._split(x)[1], None)
 
-    def step(self, x: Array, velocity: Array, lost: Array | None, h: Array):
-        """State, velocity of a and lost digits after one step."""
+    def step(
+        self, x: Array, velocity: Array | None, lost: Array | None, h: Array, biases: Array | None
+    ):
+        """State, velocity of a and lost digits after one step; no velocity with an input."""
         a, b = self._split(x)
         parts = _Parts(a, b, velocity, None if lost is None else self._split(lost))
         if len(self.fractions) == 1:
-            parts = self._substep(parts, h)
+            parts = self._substep(parts, h, None if biases is None else biases[0])
         else:  # a loop: compile time does not grow with the order
             parts, _ = lax.scan(
-                lambda parts, h: (self._substep(parts, h), None), parts, h * self.fractions
+                lambda parts, inputs: (self._substep(parts, *inputs), None),
+                parts,
+                (h * self.fractions, biases),
             )
         lost = None if parts.lost is None else self._join(*parts.lost)
         return self._join(parts.a, parts.b), parts.velocity, lost
 
-    def _substep(self, parts: _Parts, h: Array) -> _Parts:
+    def _substep(self, parts: _Parts, h: Array, bias: Array | None) -> _Parts:
         a, b, velocity, lost = parts
         lost_a, lost_b = (None, None) if lost is None else lost
+        if velocity is None:
+            velocity = self._velocity_of_a(self.arrays, b, bias)
         a, lost_a = add(a, self.first * h * velocity, lost_a)
-        b, lost_b = add(b, h * self._velocity_of_b(self.arrays, a), lost_b)
-        velocity = self._velocity_of_a(self.arrays, b)
+        b, lost_b = add(b, h * self._velocity_of_b(self.arrays, a, bias), lost_b)
+        velocity = self._velocity_of_a(self.arrays, b, bias)
         if self.last:
             a, lost_a = add(a, self.last * h * velocity, lost_a)
         lost = None if lost_a is None or lost_b is None else (lost_a, lost_b)
-        return _Parts(a, b, velocity, lost)
+        return _Parts(a, b, None if parts.velocity is None else velocity, lost)
 
     def start(self, x: Array, x_bar: Array) -> _Back:
         """See `AbstractRetrace`."""
@@ -98,21 +105,30 @@ class Leapfrog(AbstractRetrace):
         rnn_bar = jax.tree.map(jnp.zeros_like, self.arrays)
         return _Back(a, b, a_bar, b_bar, zero, jnp.zeros_like(a), rnn_bar, zero)
 
-    def undo(self, back: _Back, dt: Array) -> _Back:
+    def undo(
+        self, back: _Back, dt: Array, biases: Array | None = None
+    ) -> tuple[_Back, Array | None]:
         """See `AbstractRetrace`. Products for the velocity, its cotangent and the weights."""
         if len(self.fractions) == 1:
-            return self._subback(back, dt, dt)
+            bias = None if biases is None else biases[0]
+            back, bar = self._subback(back, dt, dt, bias)
+            return back, None if bar is None else bar[None]
         return lax.scan(
-            lambda back, h: (self._subback(back, h, dt), None), back, dt * self.fractions[::-1]
-        )[0]
+            lambda back, inputs: self._subback(back, inputs[0], dt, inputs[1]),
+            back,
+            (dt * self.fractions, biases),
+            reverse=True,
+        )
 
-    def _subback(self, back: _Back, h: Array, dt: Array) -> _Back:
-        back = self._undo_a(back, self.last * h, dt)
-        velocity, pull = jax.vjp(self._velocity_of_b, self.arrays, back.a)
+    def _subback(
+        self, back: _Back, h: Array, dt: Array, bias: Array | None
+    ) -> tuple[_Back, Array | None]:
+        back, last_bar = self._undo_a(back, self.last * h, dt, bias)
+        velocity, pull = jax.vjp(self._velocity_of_b, self.arrays, back.a, bias)
         velocity_bar = h * back.b_bar
-        rnn_bar, a_bar = pull(velocity_bar)
+        rnn_bar, a_bar, bias_bar = pull(velocity_bar)
         a_bar = back.a_bar + a_bar
-        return back._replace(
+        back = back._replace(
             b=back.b - h * velocity,
             a_bar=a_bar,
             coefficient=self.first * h,
@@ -120,17 +136,25 @@ class Leapfrog(AbstractRetrace):
             rnn_bar=jax.tree.map(jnp.add, back.rnn_bar, rnn_bar),
             dt_bar=back.dt_bar + jnp.sum(velocity_bar * velocity) / dt,
         )
+        if bias is None:
+            return back, None
+        back, first_bar = self._undo_a(back, 0.0, dt, bias)  # not the velocity of the next substep
+        return back, last_bar + bias_bar + first_bar
 
-    def _undo_a(self, back: _Back, more: Array | float, dt: Array) -> _Back:
-        velocity, pull = jax.vjp(self._velocity_of_a, self.arrays, back.b)
+    def _undo_a(
+        self, back: _Back, more: Array | float, dt: Array, bias: Array | None
+    ) -> tuple[_Back, Any]:
+        velocity, pull = jax.vjp(self._velocity_of_a, self.arrays, back.b, bias)
         velocity_bar = back.pending + more * back.a_bar
-        rnn_bar, b_bar = pull(velocity_bar)
+        rnn_bar, b_bar, bias_bar = pull(velocity_bar)
         return back._replace(
             a=back.a - (back.coefficient + more) * velocity,
             b_bar=back.b_bar + b_bar,
+            coefficient=jnp.zeros_like(back.coefficient),
+            pending=jnp.zeros_like(back.pending),
             rnn_bar=jax.tree.map(jnp.add, back.rnn_bar, rnn_bar),
             dt_bar=back.dt_bar + jnp.sum(velocity_bar * velocity) / dt,
-        )
+        ), bias_bar
 
     def correct(self, back: _Back, x: Array) -> _Back:
         """See `AbstractRetrace`."""
@@ -144,25 +168,27 @@ class Leapfrog(AbstractRetrace):
 
     def finish(self, back: _Back, dt: Array) -> Retraced:
         """See `AbstractRetrace`."""
-        back = self._undo_a(back, 0.0, dt)
+        back, _ = self._undo_a(back, 0.0, dt, None)
         x, x_bar = self._join(back.a, back.b), self._join(back.a_bar, back.b_bar)
         return Retraced(x, x_bar, back.rnn_bar, back.dt_bar)
 
-    def _velocity_of_a(self, arrays: Any, b: Array) -> Array:
-        return self._velocity(arrays, b, to_first=self.rate)
+    def _velocity_of_a(self, arrays: Any, b: Array, bias: Array | None) -> Array:
+        return self._velocity(arrays, b, bias, to_first=self.rate)
 
-    def _velocity_of_b(self, arrays: Any, a: Array) -> Array:
-        return self._velocity(arrays, a, to_first=not self.rate)
+    def _velocity_of_b(self, arrays: Any, a: Array, bias: Array | None) -> Array:
+        return self._velocity(arrays, a, bias, to_first=not self.rate)
 
-    def _velocity(self, arrays: Any, other: Array, to_first: bool) -> Array:
-        """The velocity of the first or second group, given the other."""
+    def _velocity(self, arrays: Any, other: Array, bias: Array | None, to_first: bool) -> Array:
+        """The velocity of the first or second group, given the other; the own bias unless given."""
         rnn: CTRNN = eqx.combine(arrays, self.static)
         weights = rnn.weights
         assert isinstance(weights, AbstractTwoGroups)
         seen = other if self.rate else rnn.activation(other)
         z = weights.to_first(seen) if to_first else weights.to_second(seen)
-        if rnn.bias is not None:
-            z = z + weights.split(rnn.bias)[0 if to_first else 1][:, None]
+        if bias is None and rnn.bias is not None:
+            bias = rnn.bias[:, None]
+        if bias is not None:
+            z = z + weights.split(bias)[0 if to_first else 1]
         return rnn.activation(z) if self.rate else z
 
     def _split(self, x: Array) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ then they move one by one, so that nearly all work is matrix products.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -60,39 +61,51 @@ class Sweep(AbstractRetrace):
         self.visits = _Visits(start, order)
         self.bias: Any = None if rnn.bias is None else rnn.bias[:, None]
         # A bias of the current form is a flow of its own, around the sweep or before it.
-        self.drift = rnn.bias is not None and rnn.form == "current"
         self.before = 0.5 if there_and_back else 1.0
 
-    def step(self, x: Array, lost: Array | None, h: Array) -> tuple[Array, Array | None]:
+    def step(
+        self, x: Array, lost: Array | None, h: Array, biases: Array | None
+    ) -> tuple[Array, Array | None]:
         """State and lost digits after one step."""
         if self.rnn.form == "rate" and lost is None:
-            return self._substeps(x, self.bias, h), None
-        return add(x, self._increment(x, h), lost)
+            return self._substeps(x, None, biases, h), None
+        return add(x, self._increment(x, biases, h), lost)
 
-    def _increment(self, x: Array, h: Array) -> Array:
+    def _increment(self, x: Array, biases: Array | None, h: Array) -> Array:
         """x1 - x: both forms as sweeps of s from 0, with z = offset + A s."""
         zero = jnp.zeros_like(x)
         if self.rnn.form == "rate":
-            return self._substeps(zero, self.rnn.preactivation(x), h)
-        if not self.drift:
-            return self._product(self.A, self._substeps(zero, x, h))
+            return self._substeps(zero, self.rnn.weights.matvec(x), biases, h)
+        if biases is None and self.bias is None:
+            s, x = self._pad(zero), self._pad(x)
+            s = self._over_substeps(lambda s, h, _: self._substep(s, x, h), s, h, None)
+            return self._product(self.A, s[: self.n])
 
-        def substep(total, h):
-            s = self._substep(self._pad(zero), self._pad(x + total + self._drifted(h)), h)
-            return total + h * self.bias + self._product(self.A, s[: self.n]), None
+        def substep(total, h, bias):
+            bias = self.bias if bias is None else bias
+            s = self._pad(x + total + self.before * h * bias)
+            s = self._substep(self._pad(zero), s, h)
+            return total + h * bias + self._product(self.A, s[: self.n])
 
-        return lax.scan(substep, zero, h * self.fractions)[0]
+        return self._over_substeps(substep, zero, h, biases)
 
-    def _drifted(self, h: Array) -> Array | float:
-        return self.before * h * self.bias if self.drift else 0.0
+    def _substeps(self, s: Array, offset: Array | None, biases: Array | None, h: Array) -> Array:
+        """s with z = offset + bias + A s."""
 
-    def _substeps(self, s: Array, offset: Array | None, h: Array) -> Array:
-        s, offset = self._pad(s), self._pad(offset)
+        def substep(s, h, bias):
+            bias = self.bias if bias is None else bias
+            parts = [part for part in (offset, bias) if part is not None]
+            whole = sum(parts[1:], start=parts[0]) if parts else None
+            return self._substep(s, self._pad(whole), h)
+
+        return self._over_substeps(substep, self._pad(s), h, biases)[: self.n]
+
+    def _over_substeps(self, substep: Callable, state: Array, h: Array, biases: Array | None):
         if len(self.fractions) == 1:
-            s = self._substep(s, offset, h)
-        else:  # a loop: compile time does not grow with the order
-            s, _ = lax.scan(lambda s, h: (self._substep(s, offset, h), None), s, h * self.fractions)
-        return s[: self.n]
+            return substep(state, h, None if biases is None else biases[0])
+        # A loop: compile time does not grow with the order.
+        every = h * self.fractions, biases
+        return lax.scan(lambda state, inputs: (substep(state, *inputs), None), state, every)[0]
 
     def _substep(self, s: Array, offset: Array | None, h: Array) -> Array:
         h = self._share(h)
@@ -142,40 +155,57 @@ class Sweep(AbstractRetrace):
         )
         return _Back(x, x_bar, gradient)
 
-    def undo(self, back: _Back, dt: Array) -> _Back:
+    def undo(
+        self, back: _Back, dt: Array, biases: Array | None = None
+    ) -> tuple[_Back, Array | None]:
         """See `AbstractRetrace`. One product for z, one for its cotangent, one for the weights."""
-        subback = self._subback_rate if self.rnn.form == "rate" else self._subback_current
+
+        def substep(back, inputs):
+            h, given = inputs
+            bias = self.bias if given is None else given
+            undo = self._subback_rate if self.rnn.form == "rate" else self._subback_current
+            back, bias_bar = undo(back, bias, h, dt)
+            if bias_bar is not None and bias_bar.shape != bias.shape:  # one for all states
+                bias_bar = jnp.sum(bias_bar, 1, keepdims=True)
+            if given is not None or bias_bar is None:
+                return back, bias_bar
+            gradient = back.gradient._replace(bias=back.gradient.bias + bias_bar)
+            return back._replace(gradient=gradient), None
+
         if len(self.fractions) == 1:
-            return subback(back, dt, dt)
-        return lax.scan(
-            lambda back, h: (subback(back, h, dt), None), back, dt * self.fractions[::-1]
-        )[0]
+            back, bar = substep(back, (dt, None if biases is None else biases[0]))
+            return back, None if bar is None else bar[None]
+        return lax.scan(substep, back, (dt * self.fractions, biases), reverse=True)
 
-    def _subback_rate(self, back: _Back, h: Array, dt: Array) -> _Back:
-        x, x_bar, gradient, z_bar = self._undo(back.x, back.x_bar, self.bias, h, dt, back.gradient)
-        if gradient.bias is not None:
-            gradient = gradient._replace(bias=gradient.bias + jnp.sum(z_bar, 1, keepdims=True))
-        return _Back(x, x_bar, gradient)
+    def _subback_rate(
+        self, back: _Back, bias: Array | None, h: Array, dt: Array
+    ) -> tuple[_Back, Array | None]:
+        x, x_bar, gradient, z_bar = self._undo(back.x, back.x_bar, bias, h, dt, back.gradient)
+        return _Back(x, x_bar, gradient), None if bias is None else z_bar
 
-    def _subback_current(self, back: _Back, h: Array, dt: Array) -> _Back:
+    def _subback_current(
+        self, back: _Back, bias: Array | None, h: Array, dt: Array
+    ) -> tuple[_Back, Array | None]:
         # With s counted from the end of the substep, z = x + A s there too.
-        x, x_bar, gradient = self._undo_drift(*back, (1 - self.before) * h, dt)
+        (x, x_bar, gradient), late_bar = self._undo_drift(back, bias, (1 - self.before) * h, dt)
         s_bar = -self._product(self.A, x_bar)  # Aᵀ = -A
         s, _, gradient, z_bar = self._undo(jnp.zeros_like(x), s_bar, x, h, dt, gradient)
         x = x + self._product(self.A, s)
         x_bar = x_bar + z_bar
         A_bar = gradient.A.at[: self.n, : self.n].add(-self._product(x_bar, s.T))
         gradient = gradient._replace(A=A_bar)
-        return _Back(*self._undo_drift(x, x_bar, gradient, self.before * h, dt))
+        back, early_bar = self._undo_drift(_Back(x, x_bar, gradient), bias, self.before * h, dt)
+        return back, None if bias is None else late_bar + early_bar
 
-    def _undo_drift(self, x: Array, x_bar: Array, gradient: _Gradient, h: Array, dt: Array):
-        if not self.drift:
-            return x, x_bar, gradient
-        bias_bar = h * jnp.sum(x_bar, 1, keepdims=True)
-        gradient = gradient._replace(
-            bias=gradient.bias + bias_bar, dt=gradient.dt + jnp.sum(bias_bar * self.bias) / dt
-        )
-        return x - h * self.bias, x_bar, gradient
+    def _undo_drift(
+        self, back: _Back, bias: Array | None, h: Array, dt: Array
+    ) -> tuple[_Back, Any]:
+        if bias is None:
+            return back, None
+        bias_bar = h * back.x_bar
+        dt_bar = back.gradient.dt + jnp.sum(bias_bar * bias) / dt
+        gradient = back.gradient._replace(dt=dt_bar)
+        return back._replace(x=back.x - h * bias, gradient=gradient), bias_bar
 
     def _undo(
         self, s: Array, s_bar: Array, offset: Array | None, h: Array, dt: Array, gradient: _Gradient

@@ -15,12 +15,17 @@ import jax.numpy as jnp
 
 from .._network.invariants import energy
 from .._network.model import CTRNN
-from .._util.types import Array, Bool, Float, Int, Scalar, State
+from .._util.types import Array, Bool, Float, Int, PyTree, Scalar, State
 
 Columns = Float[Array, "n batch"]
 
-# step(x, solver_state, k) -> x, solver_state, converged; k counts the steps already made.
-Step = Callable[[State, Any, Int[Array, ""]], tuple[State, Any, Bool[Array, " batch"] | None]]
+# The input during a step, at a fraction of it: (m,), or (m, batch) for one per column.
+Input = Callable[[Any], Array]
+
+# step(x, solver_state, k, u) -> x, solver_state, converged; k counts the steps already made.
+Step = Callable[
+    [State, Any, Int[Array, ""], Input | None], tuple[State, Any, Bool[Array, " batch"] | None]
+]
 
 
 class Declarations(abc.ABC):
@@ -35,6 +40,7 @@ class Declarations(abc.ABC):
         remembers_result: what is remembered belongs to the state that the last step ended with,
             and is made anew where that was changed.
         can_undo: `retrace` undoes steps, for `adjoint="reversible"`.
+        inputs: the kinds of inputs that it is right for, of "held" and "continuous".
     """
 
     keeps_energy: ClassVar[bool] = False
@@ -42,6 +48,7 @@ class Declarations(abc.ABC):
     checks_each_step: ClassVar[bool] = False
     remembers_result: ClassVar[bool] = True
     can_undo: ClassVar[bool] = False
+    inputs: ClassVar[tuple[str, ...]] = ("held", "continuous")
 
     @property
     def name(self) -> str:
@@ -68,8 +75,11 @@ class Declarations(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns) -> tuple[Any, Step]:
-        """What the first step remembers, and the function that makes fixed steps of dt."""
+    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns, u: Input | None = None) -> tuple[Any, Step]:
+        """What the first step remembers, and the function that makes fixed steps of dt.
+
+        `u` is the input during the first step.
+        """
 
     @abc.abstractmethod
     def with_tolerances(self, rtol: Scalar, atol: Scalar) -> diffrax.AbstractSolver:
@@ -77,6 +87,10 @@ class Declarations(abc.ABC):
 
     def retrace(self, rnn: CTRNN) -> AbstractRetrace:
         """The way back through steps; never asked for unless `can_undo`."""
+        raise NotImplementedError
+
+    def biases(self, rnn: CTRNN, u: Input) -> PyTree:
+        """b + B u where a step looks at it; never asked for unless `can_undo`."""
         raise NotImplementedError
 
 
@@ -99,14 +113,14 @@ class AbstractNetworkSolver(Declarations, diffrax.AbstractSolver):
         """The vector field."""
         return terms.vf(t0, y0, args)
 
-    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns) -> tuple[Any, Step]:
-        """What the first step remembers, and the function that makes fixed steps of dt."""
+    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns, u: Input | None = None) -> tuple[Any, Step]:
+        """See `Declarations`."""
 
-        def step(x, state, k):
-            x, state, _ = one_step(self, rnn, dt, x, state, k)
+        def step(x, state, k, u=None):
+            x, state, _ = one_step(self, rnn, dt, x, state, k, u)
             return x, state, self.converged(state)
 
-        return initial_state(self, rnn, dt, x0), step
+        return initial_state(self, rnn, dt, x0, u), step
 
     def with_tolerances(self, rtol: Scalar, atol: Scalar) -> diffrax.AbstractSolver:
         """Itself."""
@@ -122,7 +136,7 @@ class StepTerm(diffrax.AbstractTerm):
     Real time k·dt has a spacing of eps·k·dt, so (k+1)·dt - k·dt is off by eps·k: 6 % after 10⁶
     steps in float32. Small integers are exact; a network whose equation knows the time is given the
     real one. Two-step methods ask for the control over two steps, across the end of a cycle too,
-    and get 2 dt.
+    and get 2 dt. An input, the `args` of diffrax, is a function of the time that counts steps.
     """
 
     vector_field: CTRNN
@@ -131,7 +145,8 @@ class StepTerm(diffrax.AbstractTerm):
 
     def vf(self, t, y, args):
         fraction = t - (self.k % _CYCLE).astype(self.dt.dtype)
-        return self.vector_field(time_at(self.k, fraction, self.dt), y, args)
+        u = None if args is None else lambda _: args(t)
+        return self.vector_field(time_at(self.k, fraction, self.dt), y, u)
 
     def contr(self, t0, t1, **kwargs):
         return self.dt * (jnp.mod(t1 - t0 + 1, _CYCLE) - 1)
@@ -145,18 +160,29 @@ def time_at(k: Int[Array, ""], fraction: Any, dt: Scalar) -> Scalar:
     return k.astype(dt.dtype) * dt + fraction * dt
 
 
-def initial_state(solver: diffrax.AbstractSolver, rnn: CTRNN, dt: Scalar, x: State) -> Any:
+def initial_state(
+    solver: diffrax.AbstractSolver, rnn: CTRNN, dt: Scalar, x: State, u: Input | None = None
+) -> Any:
     """What a solver remembers before its first fixed step."""
     zero, one = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
-    return solver.init(StepTerm(rnn, dt, jnp.zeros((), jnp.int32)), zero, one, x, None)
+    return solver.init(StepTerm(rnn, dt, jnp.zeros((), jnp.int32)), zero, one, x, u)
 
 
 def one_step(
-    solver: diffrax.AbstractSolver, rnn: CTRNN, dt: Scalar, x: State, state: Any, k: Array
+    solver: diffrax.AbstractSolver,
+    rnn: CTRNN,
+    dt: Scalar,
+    x: State,
+    state: Any,
+    k: Array,
+    u: Input | None = None,
 ) -> tuple[State, Any, Bool[Array, ""]]:
     """The state after step k, what is remembered, and whether diffrax calls it a success."""
     t0 = (k % _CYCLE).astype(x.dtype)
-    x, _, _, state, result = solver.step(StepTerm(rnn, dt, k), t0, t0 + 1, x, None, state, False)
+    # An input may jump where a step begins: what was remembered of the last one is no slope there.
+    jumps, args = u is not None, None if u is None else lambda t: u(t - t0)
+    term = StepTerm(rnn, dt, k)
+    x, _, _, state, result = solver.step(term, t0, t0 + 1, x, args, state, jumps)
     return x, state, diffrax.is_successful(result)
 
 
@@ -188,8 +214,11 @@ class AbstractRetrace(abc.ABC):
         """Ready to undo the steps that led to x, with the cotangent of x."""
 
     @abc.abstractmethod
-    def undo(self, back: Any, dt: Array) -> Any:
-        """One step undone."""
+    def undo(self, back: Any, dt: Array, biases: PyTree = None) -> tuple[Any, PyTree]:
+        """One step undone, and the cotangent of its `Declarations.biases`.
+
+        Without inputs these are None, and the cotangent of the bias gathers with the others.
+        """
 
     @abc.abstractmethod
     def correct(self, back: Any, x: State) -> Any:

@@ -25,6 +25,9 @@ class DiscreteGradient(AbstractImplicitNetworkSolver):
     for others, where a multiple of z1 - z0 makes the sum exact at large steps too (Gonzalez 1996).
     The quotient of potentials itself would cancel digits.
 
+    With an input the balance is kept: E(z1) - E(z0) is h (D + c)ᵀ B u in the current form, b = A c,
+    u at the middle of the step, and Dᵀ B (u1 - u0) in the rate form; see `energy_balance`.
+
     Args:
         tol: relative change at which the fixed-point iteration stops; None iterates until rounding
             stops it, without which tiny errors add up over many steps.
@@ -48,6 +51,7 @@ class DiscreteGradient(AbstractImplicitNetworkSolver):
     """
 
     keeps_energy: ClassVar[bool] = True
+    input_at_ends: ClassVar[bool] = True  # so that D·B(u1 - u0) is the energy that came in
     tol: float | None = eqx.field(static=True)
     max_iterations: int = eqx.field(static=True)
     order_: int = eqx.field(static=True)

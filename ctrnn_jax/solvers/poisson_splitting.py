@@ -12,10 +12,10 @@ from .._network.model import CTRNN
 from .._network.products import AbstractTwoGroups
 from .._util import checks
 from .._util.types import Array, Float
-from ._common import conservative_network_of
+from ._common import biases_at, conservative_network_of, during_step, middles
 from ._leapfrog import Leapfrog
 from ._sweep import Sweep
-from .base import AbstractNetworkSolver, AbstractRetrace, dense_info
+from .base import AbstractNetworkSolver, AbstractRetrace, Input, dense_info
 from .compositions import COMPOSITIONS
 
 ORDERS = (1, *COMPOSITIONS)
@@ -33,6 +33,9 @@ class PoissonSplitting(AbstractNetworkSolver):
     The structure of the weights is used: `BipartiteSkew` and `BlockSkew` run as leapfrog, all
     neurons of a group at once; other weights are swept in small blocks, so that nearly all work is
     matrix products: an order-2 step costs two of them.
+
+    An input is seen at the middle of each substep: the flows stay explicit, and what is symmetric
+    stays reversible.
 
     Args:
         order: 1, 2, 4 or 6: one, two, ten or eighteen sweeps a step.
@@ -69,20 +72,24 @@ class PoissonSplitting(AbstractNetworkSolver):
     def init(self, terms, t0, t1, y0, args):
         """The velocity that the next step begins with (leapfrog), and what rounding has cut off."""
         steps = self._steps(conservative_network_of(terms, self))
-        velocity = steps.velocity_at(_columns(y0)) if isinstance(steps, Leapfrog) else None
+        # An input is another one in the next step, and so is the velocity.
+        remembers = isinstance(steps, Leapfrog) and args is None
+        velocity = steps.velocity_at(_columns(y0)) if remembers else None
         return velocity, jnp.zeros_like(_columns(y0)) if self.compensated else None
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """One step from t0 to t1."""
         h = terms.contr(t0, t1)
-        steps = self._steps(conservative_network_of(terms, self))
+        rnn = conservative_network_of(terms, self)
+        steps, u = self._steps(rnn), during_step(args, t0, t1)
+        biases = None if u is None else self.biases(rnn, u)
         x, (velocity, lost) = _columns(y0), solver_state
         if isinstance(steps, Leapfrog):
-            if made_jump is True:  # the state is not the one that the last step ended with
+            if velocity is not None and made_jump is True:  # not the state that a step ended with
                 velocity = steps.velocity_at(x)
-            x, velocity, lost = steps.step(x, velocity, lost, h)
+            x, velocity, lost = steps.step(x, velocity, lost, h, biases)
         else:
-            x, lost = steps.step(x, lost, h)
+            x, lost = steps.step(x, lost, h, biases)
         y1 = x.reshape(y0.shape)
         info = dense_info(terms, t0, t1, y0, y1, args, h)
         return y1, None, info, (velocity, lost), diffrax.RESULTS.successful
@@ -91,8 +98,16 @@ class PoissonSplitting(AbstractNetworkSolver):
         """The way back for `adjoint="reversible"`: shears undone one by one."""
         return self._steps(rnn)
 
+    def biases(self, rnn: CTRNN, u: Input) -> Array:
+        """b + B u at the middle of each substep."""
+        return biases_at(rnn, u, middles(self._parts))
+
+    @property
+    def _parts(self) -> tuple[float, ...]:
+        return COMPOSITIONS.get(self.order_, (1.0,))
+
     def _steps(self, rnn: CTRNN) -> Leapfrog | Sweep:
-        fractions = jnp.asarray(COMPOSITIONS.get(self.order_, (1.0,)), rnn.dtype)
+        fractions = jnp.asarray(self._parts, rnn.dtype)
         symmetric = self.order_ > 1
         if isinstance(rnn.weights, AbstractTwoGroups):
             first, last = (0.5, 0.5) if symmetric else (1.0, 0.0)

@@ -13,7 +13,7 @@ from .._util import checks
 from .._util.types import Array, Bool, Float, Scalar
 from ._common import Level, conservative_network_of, level_of, merged
 from ._foreign import adapted, for_steps_from, for_tolerances
-from .base import AbstractNetworkSolver, Columns, Step, dense_info
+from .base import AbstractNetworkSolver, Columns, Input, Step, dense_info
 
 _MAX_ITERATIONS = 16
 
@@ -29,7 +29,8 @@ class Projected(AbstractNetworkSolver, diffrax.AbstractWrappedSolver):
 
     x ← x - λ ∇E(x) with E(x - λ ∇E(x)) = E(x(0)), λ by Newton's method. Order and cost are those
     of the solver, plus three products in the rate form and none in the current form; the energy is
-    kept to rounding. Casimirs are not.
+    kept to rounding. Casimirs are not. With an input there is no level to go back to: it is refused
+    (`DiscreteGradient` keeps the balance).
 
     Args:
         solver: any one-step diffrax solver of ordinary differential equations; with error
@@ -49,6 +50,7 @@ class Projected(AbstractNetworkSolver, diffrax.AbstractWrappedSolver):
 
     solver: diffrax.AbstractSolver
     keeps_energy: ClassVar[bool] = True
+    inputs: ClassVar[tuple[str, ...]] = ()
     works_alone: ClassVar[bool] = property(lambda self: adapted(self.solver).works_alone)  # pyright: ignore
     checks_each_step: ClassVar[bool] = property(  # pyright: ignore
         lambda self: adapted(self.solver).checks_each_step
@@ -91,6 +93,8 @@ class Projected(AbstractNetworkSolver, diffrax.AbstractWrappedSolver):
     def init(self, terms, t0, t1, y0, args):
         """The solver's state, the energy level, and whether the last projection succeeded."""
         rnn = conservative_network_of(terms, self)
+        if args is not None:
+            checks.fail("args", "no input for Projected, as none of the energy is kept with one", "one")
         state = for_steps_from(y0, self.solver).init(terms, t0, t1, y0, args)
         return _State(state, level_of(rnn, y0), jnp.ones(y0.shape[1:], bool))
 
@@ -107,17 +111,17 @@ class Projected(AbstractNetworkSolver, diffrax.AbstractWrappedSolver):
         info = dense_info(terms, t0, t1, y0, y1, args, terms.contr(t0, t1))
         return y1, error, info, state, result
 
-    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns) -> tuple[Any, Step]:
+    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns, u: Input | None = None) -> tuple[Any, Step]:
         """The inner solver's own fast step, then the projection."""
         conservative_network_of(diffrax.ODETerm(rnn), self)
         solver, level = adapted(self.solver), level_of(rnn, x0)
         remembered, inner_step = solver.begin(rnn, dt, x0)
 
-        def step(x, state, k):
+        def step(x, state, k, u=None):
             remembered, level = state
             if solver.remembers_result:
                 remembered, _ = solver.begin(rnn, dt, x)
-            x, remembered, converged = inner_step(x, remembered, k)
+            x, remembered, converged = inner_step(x, remembered, k, u)
             x, reached = self.project(rnn, x, level)
             return x, (remembered, level), reached if converged is None else reached & converged
 
