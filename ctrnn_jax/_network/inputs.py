@@ -10,7 +10,7 @@ from .._util.types import Array, Float, Scalar
 from .products import product
 
 # With so few inputs B u is written out, and so becomes a part of the loop that adds it.
-_WRITTEN_OUT = 4
+_WRITTEN_OUT = 1
 
 
 def input_at(inputs: Any, t: Scalar) -> Array:
@@ -26,5 +26,5 @@ def input_product(B: Float[Array, "n m"], u: Float[Array, " m *batch"]) -> Float
     if u.ndim == 1 or m > _WRITTEN_OUT:
         return product(B, u)
     columns = B[:, :, None]
-    terms = [columns[:, i] * u[i] for i in range(m)]
+    terms = [columns[:, i] * u[i][None] for i in range(m)]
     return sum(terms[1:], start=terms[0])
