@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import losses, solvers
 from ._analysis.autoregression import autoregression
+from ._analysis.balance import EnergyBalance, energy_balance, supplied_energy
 from ._analysis.frequencies import natural_frequencies, orbit_frequency
 from ._analysis.harmonics import harmonic_regression
 from ._analysis.lyapunov import lyapunov_spectrum
@@ -67,6 +68,7 @@ __all__ = [  # noqa: RUF022 - by subject
     "RK4", "PoissonSplitting", "DiscreteGradient", "ImplicitMidpoint", "ExactLinear", "Projected",
     # analysis
     "energy", "casimirs", "energy_drift", "drift_loss",
+    "energy_balance", "supplied_energy", "EnergyBalance",
     "natural_frequencies", "orbit_frequency", "period", "lyapunov_spectrum",
     "power_spectrum", "spectrogram", "dominant_frequency",
     "harmonic_regression", "autoregression",

@@ -6,13 +6,15 @@ E(z) = Σ_i Φ(z_i): a Poisson system with a constant, skew-symmetric structure 
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._util import checks
 from .._util.types import Array, ArrayLike, Float, finite_or_nan
-from .model import CTRNN, one_network
+from .model import CTRNN, check_input, one_network, per_neuron
 from .products import product
 
 DRIFT_KINDS = ("rms", "mean", "max")
@@ -46,16 +48,19 @@ def bias_offset(rnn: CTRNN) -> Float[Array, " n"] | None:
     return jnp.where(residual > tolerance, jnp.nan, c)
 
 
-def energy(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch"]:
+def energy(rnn: CTRNN, x: ArrayLike, u: ArrayLike | None = None) -> Float[Array, "*batch"]:
     """The energy of states.
 
-    E(x) = Σ_i Φ(z_i) with z = A x + b in the rate form and z = x in the current form; there a
-    bias b = A c adds c·x. dE/dt = σ(z)ᵀ A σ(z) = 0 for skew-symmetric A without leak, for any
-    activation; for other networks E is defined all the same and measures how they fail.
+    E(x) = Σ_i Φ(z_i) with z = A x + B u + b in the rate form and z = x in the current form; there a
+    bias b = A c adds c·x, and an input is no part of it. dE/dt = σ(z)ᵀ A σ(z) = 0 for
+    skew-symmetric A without leak and a constant input (rate form) or none (current form), for any
+    activation; for other networks E is defined all the same and measures how they fail. What
+    inputs and leaks do to it, see `energy_balance`.
 
     Args:
         rnn: the network.
         x: (..., n) states.
+        u: (m,) or (..., m) inputs, of a network with `input_weights`; none unless given.
 
     Returns:
         (...,) energies; nan of states that are not finite.
@@ -71,21 +76,36 @@ def energy(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch"]:
         >>> rnn = ct.CTRNN(ct.BlockSkew(jnp.array([1.0])))
         >>> ct.energy(rnn, jnp.array([0.3, 0.4]))  # log cosh 0.4 + log cosh 0.3
     """
-    return _energy(rnn, "x", x)
+    return _energy(rnn, "x", x, u)
 
 
-def _energy(rnn: CTRNN, name: str, x: ArrayLike) -> Float[Array, "*batch"]:
+def _energy(rnn: CTRNN, name: str, x: ArrayLike, u: Any = None) -> Float[Array, "*batch"]:
     columns, batch = _columns(rnn, name, x)
-    value = total_energy(rnn, columns, bias_offset(rnn)) * finite_or_nan(columns, axis=0)
+    if u is not None:
+        u = jnp.asarray(u)
+        check_input(rnn, "u", jnp.moveaxis(u, -1, 0) if u.ndim else u)
+        if u.shape[:-1] not in ((), batch):
+            m = rnn.num_inputs
+            checks.fail("u", f"shape ({m},) or {(*batch, m)}", u.shape)
+        u = u if u.ndim == 1 else u.reshape(-1, rnn.num_inputs).T
+    value = total_energy(rnn, columns, bias_offset(rnn), u) * finite_or_nan(columns, axis=0)
     return value.reshape(batch)
 
 
 def total_energy(
-    rnn: CTRNN, x: Float[Array, " n *batch"], offset: Float[Array, " n"] | None
+    rnn: CTRNN,
+    x: Float[Array, " n *batch"],
+    offset: Float[Array, " n"] | None,
+    u: Float[Array, " m *batch"] | None = None,
 ) -> Float[Array, "*batch"]:
     """Σ_i Φ(z_i) + c·x of columns, c the `bias_offset`."""
-    value = jnp.sum(rnn.activation.potential(rnn.preactivation(x)), axis=0)
+    value = jnp.sum(rnn.activation.potential(rnn.preactivation(x, u)), axis=0)
     return value if offset is None else value + product(offset[None], x)[0]
+
+
+def with_offset(slope: Float[Array, " n *batch"], offset: Array | None) -> Array:
+    """The gradient of the energy of the current form, σ(x) + c, of σ(x) or a mean of it."""
+    return slope if offset is None else slope + per_neuron(offset, slope)
 
 
 def casimirs(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch k"]:

@@ -23,10 +23,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._network.activations import AbstractActivation
-from .._network.invariants import total_energy
+from .._network.invariants import bias_offset, total_energy, with_offset
 from .._network.model import CTRNN
 from .._util import checks
-from .._util.types import Array, Bool, Float, Int, any_at_all
+from .._util.types import Array, Bool, Float, Int, Scalar, any_at_all
 from ._common import (
     Level,
     biases_at,
@@ -36,7 +36,7 @@ from ._common import (
     merged,
     middles,
 )
-from .base import AbstractNetworkSolver, AbstractRetrace, Input, Retraced, dense_info
+from .base import AbstractNetworkSolver, AbstractRetrace, Columns, Input, Retraced, dense_info
 
 _NEWTON_STEPS = 32
 # Where the fixed-point iteration may stop shrinking because of rounding, in units of eps.
@@ -265,7 +265,8 @@ class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
             if bias is None:
                 own = None if rnn.bias is None else rnn.bias[:, None]
                 bias = Biases(own, None)  # pyright: ignore[reportArgumentType]
-            return self._substep(rnn, x, h, bias, level)
+            x, _, converged = self._substep(rnn, x, h, bias, level)
+            return x, converged
 
         if len(self.composition) == 1:
             return substep(x, (h, jax.tree.map(lambda b: b[0], biases)))
@@ -273,9 +274,27 @@ class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
         x, converged = lax.scan(substep, x, every)
         return x, jnp.all(converged, axis=0)
 
+    def supplied(self, rnn: CTRNN, x: Columns, dt: Scalar, u: Input) -> Float[Array, " batch"] | None:
+        """See `Declarations`: h (S + c)ᵀ B u, b = A c, and in the rate form Sᵀ B (u1 - u0)."""
+        if not self.keeps_energy:
+            return None
+        c, own = bias_offset(rnn), 0.0 if rnn.bias is None else rnn.bias[:, None]
+
+        def substep(x, inputs):
+            h, bias = inputs
+            x, slope, _ = self._substep(rnn, x, h, bias, None)
+            if rnn.form == "current":
+                return x, h * jnp.sum(with_offset(slope, c) * (bias.start - own), axis=0)
+            end = bias.start if bias.end is None else bias.end
+            return x, jnp.sum(slope * (end - bias.start), axis=0)
+
+        every = dt * jnp.asarray(self.composition, x.dtype), self.biases(rnn, u)
+        return jnp.sum(lax.scan(substep, x, every)[1], axis=0)
+
     def _substep(
         self, rnn: CTRNN, x: Float[Array, "n batch"], h: Array, bias: Biases, level: Level | None
     ):
+        """State at the end, mean slope, and whether the equation was solved."""
         sigma, weights, drift = rnn.activation, rnn.weights, None
         if rnn.form == "current":
             z0, drift = x, None if bias.start is None else h * bias.start
@@ -308,8 +327,8 @@ class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
         z1, converged = solve_columns(residual, guess, start, self.tol, self.max_iterations)
         slope = self.slope(sigma, z0, z1, target)
         if rnn.form == "rate":
-            return x + h * slope, converged
-        return end(z0, drift, slope), converged
+            return x + h * slope, slope, converged
+        return end(z0, drift, slope), slope, converged
 
     def retrace(self, rnn: CTRNN) -> AbstractRetrace:
         """The way back for `adjoint="reversible"`: a step of -h retraces one of h."""

@@ -93,6 +93,10 @@ class Declarations(abc.ABC):
         """b + B u where a step looks at it; never asked for unless `can_undo`."""
         raise NotImplementedError
 
+    def supplied(self, rnn: CTRNN, x: Columns, dt: Scalar, u: Input) -> Float[Array, " batch"] | None:
+        """The energy that comes in during a step from x, where the method itself tells."""
+        return None
+
 
 class AbstractNetworkSolver(Declarations, diffrax.AbstractSolver):
     """A diffrax solver for x' = f(x), with what `simulate` asks of one.
