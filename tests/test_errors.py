@@ -38,6 +38,23 @@ def sim(x0=None, rnn=None, **kwargs):
     return ct.simulate(net() if rnn is None else rnn, x0, **{"dt": 0.1, "num_steps": 4, **kwargs})
 
 
+def driven(m=2, **kwargs):
+    return net(input_weights=ones(4, m), **kwargs)
+
+
+def push(inputs, x0=None, rnn=None, **kwargs):
+    return sim(x0, driven() if rnn is None else rnn, inputs=inputs, **kwargs)
+
+
+def noisy(**kwargs):
+    return sim(**{"solver": diffrax.Euler(), "noise": 0.1, "key": KEY, **kwargs})
+
+
+def balance(xs=None, inputs=None, rnn=None, **kwargs):
+    xs = ones(3, 5, 4) if xs is None else xs
+    return ct.energy_balance(driven() if rnn is None else rnn, xs, inputs, **{"dt": 0.1, **kwargs})
+
+
 def keep(carry, t, x):
     return carry
 
@@ -63,6 +80,9 @@ def whole(minimum, got):
 
 SKEW = "expected two neurons with skew-symmetric weights, or BlockSkew, got"
 SOLVER = "expected a diffrax solver such as diffrax.Tsit5(), got"
+STOCHASTIC = (
+    "expected one of stochastic equations, such as diffrax.Euler(), where noise is given, got"
+)
 TERMS = "solver: expected a solver of ordinary differential equations, got"
 ADAPTIVE = "solver: expected an adaptive solver where rtol or atol is given, got"
 MESH = "mesh: expected a jax.sharding.Mesh such as batch_mesh(), got"
@@ -438,6 +458,227 @@ CALLS = {
         (lambda: sim(rtol="1e-3"), T, "rtol: expected a finite number, got '1e-3'"),
         (lambda: sim(rtol=ones(3)), V, "rtol: expected a finite number, got shape (3,)"),
         (lambda: sim(atol=NAN), V, "atol: expected a finite number, got nan"),
+    ],
+    "input_weights": [
+        (
+            lambda: net(input_weights=ones(4)),
+            V,
+            "input_weights: expected shape (4, m), m inputs, got (4,)",
+        ),
+        (
+            lambda: net(input_weights=ones(3, 2)),
+            V,
+            "input_weights: expected shape (4, m), m inputs, got (3, 2)",
+        ),
+        (
+            lambda: net(input_weights=ones(4, 0)),
+            V,
+            "input_weights: expected shape (4, m), m inputs, got (4, 0)",
+        ),
+        (
+            lambda: net(input_weights=1.0),
+            V,
+            "input_weights: expected shape (4, m), m inputs, got ()",
+        ),
+        (
+            lambda: net(input_weights="B"),
+            T,
+            f"input_weights: {array_of('(4, m), m inputs', 'str')}",
+        ),
+        (
+            lambda: net(input_weights=NAN * ones(4, 1)),
+            V,
+            "input_weights: expected finite values, got 4 non-finite of 4",
+        ),
+        (
+            lambda: net(input_weights=jnp.ones((4, 1), INT)),
+            T,
+            f"input_weights: {array_of('(4, m), m inputs', f'dtype {INT}')}",
+        ),
+        (
+            lambda: net(input_weights=jnp.ones((4, 1), OTHER)),
+            T,
+            f"input_weights: {other_than('weights')}",
+        ),
+        (
+            lambda: driven()(0.0, ones(4), lambda t: ones(3)),
+            V,
+            "args: expected an input of shape (2,), got shape (3,)",
+        ),
+        (
+            lambda: net()(0.0, ones(4), lambda t: ones(3)),
+            V,
+            "args: expected no input, as the network has no input_weights, got one",
+        ),
+    ],
+    "simulate inputs": [
+        (
+            lambda: sim(inputs=ones(4, 2)),
+            V,
+            "inputs: expected none, as the network has no input_weights, got some",
+        ),
+        (
+            lambda: sim(inputs=lambda t: ones(2)),
+            V,
+            "inputs: expected none, as the network has no input_weights, got some",
+        ),
+        (lambda: push(ones(5, 2)), V, "inputs: expected shape (4, 2) or (3, 4, 2), got (5, 2)"),
+        (lambda: push(ones(4)), V, "inputs: expected shape (4, 2) or (3, 4, 2), got (4,)"),
+        (lambda: push(ones(4, 3)), V, "inputs: expected shape (4, 2) or (3, 4, 2), got (4, 3)"),
+        (
+            lambda: push(ones(2, 4, 2)),
+            V,
+            "inputs: expected shape (4, 2) or (3, 4, 2), got (2, 4, 2)",
+        ),
+        (
+            lambda: push(ones(3, 4, 1)),
+            V,
+            "inputs: expected shape (4, 2) or (3, 4, 2), got (3, 4, 1)",
+        ),
+        (
+            lambda: push(ones(3, 4, 2), x0=ones(4)),
+            V,
+            "inputs: expected shape (4, 2), got (3, 4, 2)",
+        ),
+        (
+            lambda: push(ones(4, 2), x0=ones(2, 3, 4), num_steps=2),
+            V,
+            "inputs: expected shape (2, 2) or (2, 3, 2, 2), got (4, 2)",
+        ),
+        (lambda: push("u"), T, f"inputs: {array_of('(4, 2) or (3, 4, 2)', 'str')}"),
+        (lambda: push(3), T, f"inputs: {array_of('(4, 2) or (3, 4, 2)', f'dtype {INT}')}"),
+        (lambda: push(jnp.ones((4, 2), OTHER)), T, f"inputs: {other_than('the network')}"),
+        (
+            lambda: push(lambda t: ones(3)),
+            V,
+            "inputs: expected a function of shape (2,), got one of shape (3,)",
+        ),
+        (
+            lambda: push(lambda t: ones(1, 2)),
+            V,
+            "inputs: expected a function of shape (2,), got one of shape (1, 2)",
+        ),
+        (
+            lambda: push(lambda t: t),
+            V,
+            "inputs: expected a function of shape (2,), got one of shape ()",
+        ),
+        (
+            lambda: push(lambda t: {"u": ones(2)}),
+            V,
+            "inputs: expected a function of shape (2,), got dict",
+        ),
+        (
+            lambda: push(lambda t: jnp.ones(2, OTHER)),
+            T,
+            "inputs: expected the dtype of the network<any>",
+        ),
+        (
+            lambda: push(diffrax.LinearInterpolation),
+            T,
+            "inputs: expected a function u(t), got the class LinearInterpolation",
+        ),
+        (
+            lambda: push(ones(4, 2), solver=ct.Projected(ct.RK4())),
+            V,
+            "solver: expected one that takes held inputs, got Projected",
+        ),
+        (
+            lambda: push(lambda t: ones(2), solver=ct.Projected(ct.RK4())),
+            V,
+            "solver: expected one that takes continuous inputs, got Projected",
+        ),
+        (
+            lambda: push(ones(4, 2), solver=diffrax.LeapfrogMidpoint()),
+            V,
+            "solver: expected one that takes held inputs, got LeapfrogMidpoint",
+        ),
+    ],
+    "simulate noise": [
+        (
+            lambda: noisy(key=None),
+            V,
+            "key: expected a PRNG key such as jax.random.key(0) where noise is given, got None",
+        ),
+        (
+            lambda: noisy(noise=None),
+            V,
+            "noise: expected an intensity where a key is given, got None",
+        ),
+        (lambda: noisy(key=3), T, "key: expected a PRNG key such as jax.random.key(0), got int"),
+        (
+            lambda: noisy(solver=diffrax.Tsit5()),
+            V,
+            f"solver: {STOCHASTIC} Tsit5",
+        ),
+        (
+            lambda: noisy(solver=ct.PoissonSplitting()),
+            V,
+            f"solver: {STOCHASTIC} PoissonSplitting",
+        ),
+        (
+            lambda: noisy(rtol=1e-3, solver=diffrax.Heun()),
+            V,
+            "noise: expected no tolerances: steps of dt where noise is given, got rtol or atol",
+        ),
+        (lambda: noisy(noise=ones(3)), V, "noise: expected shape (), (4,) or (4, k), got (3,)"),
+        (
+            lambda: noisy(noise=ones(4, 0)),
+            V,
+            "noise: expected shape (), (4,) or (4, k), got (4, 0)",
+        ),
+        (
+            lambda: noisy(noise=ones(3, 4, 2)),
+            V,
+            "noise: expected shape (), (4,) or (4, k), got (3, 4, 2)",
+        ),
+        (lambda: noisy(noise="0.1"), T, f"noise: {array_of('(), (4,) or (4, k)', 'str')}"),
+        (lambda: noisy(noise=NAN), V, "noise: expected a finite number, got nan"),
+        (lambda: noisy(noise=jnp.ones((), OTHER)), T, f"noise: {other_than('the network')}"),
+        (
+            lambda: noisy(adjoint="reversible"),
+            V,
+            "solver: expected one that can undo steps<any>, got Euler",
+        ),
+    ],
+    "energy_balance": [
+        (
+            lambda: balance(ones(4)),
+            V,
+            "xs: expected at least two states, (..., S, 4), got shape (4,)",
+        ),
+        (
+            lambda: balance(ones(3, 1, 4)),
+            V,
+            "xs: expected at least two states, (..., S, 4), got shape (3, 1, 4)",
+        ),
+        (
+            lambda: balance(inputs=ones(5, 2)),
+            V,
+            "inputs: expected shape (4, 2) or (3, 4, 2), got (5, 2)",
+        ),
+        (
+            lambda: balance(inputs=ones(4, 2), rnn=net()),
+            V,
+            "inputs: expected none, as the network has no input_weights, got some",
+        ),
+        (lambda: balance(dt=0), V, f"dt: {number(0)}"),
+        (lambda: balance(solver="tsit5"), T, f"solver: {SOLVER} str"),
+        (
+            lambda: ct.energy(driven(), ones(3, 4), ones(3)),
+            V,
+            "u: expected an input of shape (2,), got shape (3,)",
+        ),
+        (
+            lambda: ct.energy(driven(), ones(3, 4), ones(5, 2)),
+            V,
+            "u: expected shape (2,) or (3, 2), got (5, 2)",
+        ),
+        (
+            lambda: ct.energy(net(), ones(3, 4), ones(2)),
+            V,
+            "u: expected no input, as the network has no input_weights, got one",
+        ),
     ],
     "simulate, the rest": [
         (

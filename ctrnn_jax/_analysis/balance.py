@@ -79,8 +79,8 @@ def energy_balance(
 
     and where A is not skew-symmetric yᵀ A y besides. An input that is held exchanges energy in the
     rate form at its jumps alone, E(x, u_k+1) - E(x, u_k). The integrals over a step are those of
-    `DiscreteGradient` itself where that made the steps, and the balance closes to rounding; else they
-    are Gauss-Legendre's along the cubic through both states and their slopes, of order 4.
+    `DiscreteGradient` itself where that made the steps, and the balance closes to rounding; else
+    Gauss-Legendre's along the cubic through both states and their slopes, of order 4.
 
     Args:
         rnn: the network.
@@ -167,7 +167,7 @@ def _balance(
     u: Input | None = None if shared is None and each is None else during
     c = bias_offset(rnn)
     start, end = columns(rows[:, :-1]), columns(rows[:, 1:])
-    supplied, dissipated = _exchanges(rnn, start, end, dt, u, held is not None, solver, c)
+    supplied, dissipated = _exchanges(rnn, (start, end), dt=dt, u=u, solver=solver, c=c)
 
     def over_time(a):
         return a.reshape(count, steps)
@@ -196,24 +196,25 @@ def _balance(
 
 def _exchanges(
     rnn: CTRNN,
-    start: Float[Array, "n steps"],
-    end: Float[Array, "n steps"],
+    ends: tuple[Float[Array, "n steps"], Float[Array, "n steps"]],
+    *,
     dt: Scalar,
     u: Input | None,
-    held: bool,
     solver: diffrax.AbstractSolver,
     c: Array | None,
 ) -> tuple[Float[Array, " steps"], Float[Array, " steps"]]:
     """What came in and what was lost inside each step."""
+    start, end = ends
     none = jnp.zeros(start.shape[1:], start.dtype)
-    own = None if u is None or not rnn.is_conservative else adapted(solver).supplied(rnn, start, dt, u)
-    if own is not None:
-        return own, none
+    if u is not None and rnn.is_conservative:
+        own = adapted(solver).supplied(rnn, start, dt, u)
+        if own is not None:
+            return own, none
 
-    def velocity(x, fraction):
-        return rnn(0.0, x, None if u is None else lambda _: u(fraction))
+    def slope(x, fraction):
+        return dt * rnn(0.0, x, None if u is None else lambda _: u(fraction))
 
-    v0, v1 = dt * velocity(start, 0.0), dt * velocity(end, 1.0)
+    v0, v1 = slope(start, 0.0), slope(end, 1.0)
 
     def between(s):
         h00, h10 = (1 + 2 * s) * (1 - s) ** 2, s * (1 - s) ** 2
@@ -225,11 +226,11 @@ def _exchanges(
         x = between(s)
         value, change = (None, None) if u is None else _with_rate(u, s, start.dtype)
         y = rnn.activation(rnn.preactivation(x, value))
+        pushed = change  # the rate form sees how an input changes, the current form what it is
         if rnn.form == "current":
             y = with_offset(y, c)
-        if value is not None and (rnn.form == "current" or not held):
-            pushed = dt * value if rnn.form == "current" else change
-            assert rnn.input_weights is not None
+            pushed = None if value is None else dt * value
+        if pushed is not None and rnn.input_weights is not None:
             supplied = supplied + weight * jnp.sum(y * input_product(rnn.input_weights, pushed), 0)
         if rnn.leak is not None:
             lost = per_neuron(rnn.leak, x) * x

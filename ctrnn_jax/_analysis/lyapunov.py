@@ -101,7 +101,7 @@ def _spectrum(
 
         def one(state, i):
             x, solver_state = state
-            x, solver_state, _ = step(x, solver_state, i)
+            x, solver_state, _ = step(x, solver_state, i, None)
             return (x, solver_state), None
 
         (x, _), _ = lax.scan(one, (x, solver_state), jnp.arange(count))

@@ -20,7 +20,9 @@ def input_at(inputs: Any, t: Scalar) -> Array:
     return inputs(t)
 
 
-def input_product(B: Float[Array, "n m"], u: Float[Array, " m *batch"]) -> Float[Array, " n *batch"]:
+def input_product(
+    B: Float[Array, "n m"], u: Float[Array, " m *batch"]
+) -> Float[Array, " n *batch"]:
     """B u of one input, or of inputs as columns."""
     m = B.shape[1]
     if u.ndim == 1 or m > _WRITTEN_OUT:

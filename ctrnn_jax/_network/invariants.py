@@ -99,7 +99,8 @@ def total_energy(
     u: Float[Array, " m *batch"] | None = None,
 ) -> Float[Array, "*batch"]:
     """Σ_i Φ(z_i) + c·x of columns, c the `bias_offset`."""
-    value = jnp.sum(rnn.activation.potential(rnn.preactivation(x, u)), axis=0)
+    z = rnn.preactivation(x) if u is None else rnn.preactivation(x, u)
+    value = jnp.sum(rnn.activation.potential(z), axis=0)
     return value if offset is None else value + product(offset[None], x)[0]
 
 

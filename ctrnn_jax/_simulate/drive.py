@@ -44,9 +44,7 @@ class Continuous(eqx.Module):
 
 def continuous(inputs: Any, dtype: Any) -> Continuous:
     """A function u(t) or a diffrax path as `Continuous`."""
-    function, values = jax.closure_convert(
-        lambda t: input_at(inputs, t), jnp.zeros((), dtype)
-    )
+    function, values = jax.closure_convert(lambda t: input_at(inputs, t), jnp.zeros((), dtype))
     return Continuous(function, values)
 
 

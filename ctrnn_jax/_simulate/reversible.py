@@ -164,9 +164,7 @@ class _WayBack(NamedTuple):
     def states_from(self, x: State) -> Array:
         """The states after every `span` steps of the segment: (intervals, spans, n, batch)."""
         # What the solver remembers follows from x, but for lost digits: less to store.
-        solver_state, step = self.solver.begin(
-            self.rnn, self.dt, x, self.drive.at_start(self.dt)
-        )
+        solver_state, step = self.solver.begin(self.rnn, self.dt, x, self.drive.at_start(self.dt))
 
         def one_step(state, held):
             x, solver_state, k = state
@@ -230,7 +228,7 @@ class _WayBack(NamedTuple):
         (back, seen_bar, _), held_bar = lax.scan(
             interval, state, each, length=segment.intervals, reverse=True
         )
-        if held is not None:
+        if held_bar is not None and held is not None:
             held_bar = held_bar.reshape(held.shape)
         return _Pulled(way.finish(back, self.dt), seen_bar, held_bar)
 

@@ -32,7 +32,7 @@ from .trajectory import Trajectory
 
 
 def run(problem: Problem, each: Batch, plan: Plan) -> Trajectory:
-    """The trajectory of each initial state; the leaves of `each` lead with the axes of the batch."""
+    """The trajectory of each initial state; leaves of `each` lead with the axes of the batch."""
     x0 = each.x0
     *batch, n = x0.shape
     problem = problem._replace(rnn=problem.rnn.prepared())

@@ -79,7 +79,7 @@ def finite(name: str, array: jax.Array | np.ndarray) -> None:
         fail(name, "finite values", f"{bad} non-finite of {array.size}")
 
 
-def same_dtype(name: str, array: jax.Array, dtype: Any, of: str) -> None:
+def same_dtype(name: str, array: Any, dtype: Any, of: str) -> None:
     """Refuse silent promotion: precision is the caller's choice."""
     if array.dtype != dtype:
         fail(name, f"the dtype of {of}, {jnp.dtype(dtype).name}", array.dtype.name, TypeError)

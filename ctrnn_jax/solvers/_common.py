@@ -13,7 +13,7 @@ from .._network.inputs import input_at
 from .._network.invariants import bias_offset, total_energy
 from .._network.model import CTRNN, check_input
 from .._util import checks
-from .._util.types import Array, Bool, Float, Scalar, State
+from .._util.types import Array, Bool, Float, State
 from .base import Input
 
 
@@ -41,7 +41,7 @@ def conservative_network_of(terms: Any, solver: Any) -> CTRNN:
     return rnn
 
 
-def during_step(args: Any, t0: Scalar, t1: Scalar) -> Input | None:
+def during_step(args: Any, t0: Any, t1: Any) -> Input | None:
     """The input that diffrax calls `args`, at fractions of a step."""
     if args is None:
         return None

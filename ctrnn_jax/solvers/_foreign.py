@@ -97,7 +97,7 @@ class _Columns(_Foreign):
 
     def begin(self, rnn, dt, x0, u=None):
         def euler_step(x, state, k, u=None):
-            return x + dt * _slope(rnn, dt, k, 0, x, u), None, None
+            return x + dt * _slope(rnn, dt, k, 0.0, x, u), None, None
 
         def step(x, state, k, u=None):
             x, state, _ = one_step(self.solver, rnn, dt, x, state, k, u)
@@ -161,7 +161,9 @@ class _EachState(_Foreign):
     Nor of what wraps one of ours: its result would be one for the whole batch.
     """
 
-    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns, u: Input | None = None) -> tuple[Any, Step]:
+    def begin(
+        self, rnn: CTRNN, dt: Scalar, x0: Columns, u: Input | None = None
+    ) -> tuple[Any, Step]:
         def initial(x, column):
             return initial_state(for_steps_from(x, self.solver), rnn, dt, x, column_of(u, column))
 

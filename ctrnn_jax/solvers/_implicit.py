@@ -274,7 +274,9 @@ class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
         x, converged = lax.scan(substep, x, every)
         return x, jnp.all(converged, axis=0)
 
-    def supplied(self, rnn: CTRNN, x: Columns, dt: Scalar, u: Input) -> Float[Array, " batch"] | None:
+    def supplied(
+        self, rnn: CTRNN, x: Columns, dt: Scalar, u: Input
+    ) -> Float[Array, " batch"] | None:
         """See `Declarations`: h (S + c)ᵀ B u, b = A c, and in the rate form Sᵀ B (u1 - u0)."""
         if not self.keeps_energy:
             return None

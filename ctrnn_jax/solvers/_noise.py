@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from .._network.model import CTRNN, per_neuron
 from .._network.products import product
-from .._util.types import Array, Float, Int, Scalar, State
+from .._util.types import Array, Float, Int, Scalar
 from ._foreign import column_of
 from .base import Columns, Declarations, Input, Step, time_at
 
@@ -37,7 +37,9 @@ class Noisy(Declarations):
     def with_tolerances(self, rtol, atol):
         raise NotImplementedError
 
-    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns, u: Input | None = None) -> tuple[Any, Step]:
+    def begin(
+        self, rnn: CTRNN, dt: Scalar, x0: Columns, u: Input | None = None
+    ) -> tuple[Any, Step]:
         """See `Declarations`."""
         if type(self.solver) is diffrax.Euler:
             return None, self._euler_maruyama(rnn, dt)

@@ -75,7 +75,9 @@ class Declarations(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns, u: Input | None = None) -> tuple[Any, Step]:
+    def begin(
+        self, rnn: CTRNN, dt: Scalar, x0: Columns, u: Input | None = None
+    ) -> tuple[Any, Step]:
         """What the first step remembers, and the function that makes fixed steps of dt.
 
         `u` is the input during the first step.
@@ -93,7 +95,9 @@ class Declarations(abc.ABC):
         """b + B u where a step looks at it; never asked for unless `can_undo`."""
         raise NotImplementedError
 
-    def supplied(self, rnn: CTRNN, x: Columns, dt: Scalar, u: Input) -> Float[Array, " batch"] | None:
+    def supplied(
+        self, rnn: CTRNN, x: Columns, dt: Scalar, u: Input
+    ) -> Float[Array, " batch"] | None:
         """The energy that comes in during a step from x, where the method itself tells."""
         return None
 
@@ -117,7 +121,9 @@ class AbstractNetworkSolver(Declarations, diffrax.AbstractSolver):
         """The vector field."""
         return terms.vf(t0, y0, args)
 
-    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns, u: Input | None = None) -> tuple[Any, Step]:
+    def begin(
+        self, rnn: CTRNN, dt: Scalar, x0: Columns, u: Input | None = None
+    ) -> tuple[Any, Step]:
         """See `Declarations`."""
 
         def step(x, state, k, u=None):

@@ -23,11 +23,11 @@ class ExactLinear(AbstractNetworkSolver):
     """x(t + h) = exp(hM) x(t) + ∫₀ʰ exp(sM) ds (b + B u), for `Linear()`, M = A - diag(γ).
 
     Exact for any step size where the input u is held through the step; a continuous one is taken
-    from the middle of the step, an error of order 2. For skew-symmetric A without leak exp(hA) is a rotation. A matrix of
-    rounded numbers is none: in float32 it loses some percent of the energy in 10⁶ steps. So
-    exp(hA) - 1 is used with twice the digits, and the digits that states lose to rounding are kept
-    beside them: norm and energy are kept to rounding, and the phase to a random walk of it. The
-    matrix exponential is computed once, and again only where the step size changes.
+    from the middle of the step, an error of order 2. For skew-symmetric A without leak exp(hA) is a
+    rotation. A matrix of rounded numbers is none: in float32 it loses some percent of the energy in
+    10⁶ steps. So exp(hA) - 1 is used with twice the digits, and the digits that states lose to
+    rounding are kept beside them: norm and energy are kept to rounding, and the phase to a random
+    walk of it. The matrix exponential is computed once, and again only where the step size changes.
 
     Raises:
         ValueError: when used on a network with another activation.
@@ -124,7 +124,8 @@ def _propagator(rnn: CTRNN, h: Scalar, driven: bool) -> _Propagator:
     if rnn.leak is not None:
         M = M - jnp.diag(jnp.broadcast_to(rnn.leak, (n,)))
     pushed = [] if rnn.bias is None else [rnn.bias[:, None]]
-    pushed += [rnn.input_weights] if driven else []
+    if driven and rnn.input_weights is not None:
+        pushed.append(rnn.input_weights)
     units = [_unit(columns, M) for columns in pushed]
     augmented = M
     if pushed:

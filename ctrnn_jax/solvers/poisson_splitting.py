@@ -72,9 +72,9 @@ class PoissonSplitting(AbstractNetworkSolver):
     def init(self, terms, t0, t1, y0, args):
         """The velocity that the next step begins with (leapfrog), and what rounding has cut off."""
         steps = self._steps(conservative_network_of(terms, self))
-        # An input is another one in the next step, and so is the velocity.
-        remembers = isinstance(steps, Leapfrog) and args is None
-        velocity = steps.velocity_at(_columns(y0)) if remembers else None
+        velocity = None
+        if isinstance(steps, Leapfrog) and args is None:  # an input changes it at once
+            velocity = steps.velocity_at(_columns(y0))
         return velocity, jnp.zeros_like(_columns(y0)) if self.compensated else None
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):

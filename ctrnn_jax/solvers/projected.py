@@ -94,7 +94,9 @@ class Projected(AbstractNetworkSolver, diffrax.AbstractWrappedSolver):
         """The solver's state, the energy level, and whether the last projection succeeded."""
         rnn = conservative_network_of(terms, self)
         if args is not None:
-            checks.fail("args", "no input for Projected, as none of the energy is kept with one", "one")
+            checks.fail(
+                "args", "no input for Projected, as none of the energy is kept with one", "one"
+            )
         state = for_steps_from(y0, self.solver).init(terms, t0, t1, y0, args)
         return _State(state, level_of(rnn, y0), jnp.ones(y0.shape[1:], bool))
 
@@ -111,7 +113,9 @@ class Projected(AbstractNetworkSolver, diffrax.AbstractWrappedSolver):
         info = dense_info(terms, t0, t1, y0, y1, args, terms.contr(t0, t1))
         return y1, error, info, state, result
 
-    def begin(self, rnn: CTRNN, dt: Scalar, x0: Columns, u: Input | None = None) -> tuple[Any, Step]:
+    def begin(
+        self, rnn: CTRNN, dt: Scalar, x0: Columns, u: Input | None = None
+    ) -> tuple[Any, Step]:
         """The inner solver's own fast step, then the projection."""
         conservative_network_of(diffrax.ODETerm(rnn), self)
         solver, level = adapted(self.solver), level_of(rnn, x0)
