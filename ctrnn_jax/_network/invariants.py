@@ -96,7 +96,7 @@ def total_energy(
     rnn: CTRNN,
     x: Float[Array, " n *batch"],
     offset: Float[Array, " n"] | None,
-    u: Float[Array, " m *batch"] | None = None,
+    u: Array | None = None,
 ) -> Float[Array, "*batch"]:
     """Σ_i Φ(z_i) + c·x of columns, c the `bias_offset`."""
     z = rnn.preactivation(x) if u is None else rnn.preactivation(x, u)
