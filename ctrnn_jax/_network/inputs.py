@@ -13,7 +13,7 @@ from .products import product
 _WRITTEN_OUT = 1
 
 
-def input_at(inputs: Any, t: Scalar) -> Array:
+def input_at(inputs: Any, t: Scalar | float) -> Array:
     """u(t) of a function or a diffrax path."""
     if isinstance(inputs, diffrax.AbstractPath):
         return inputs.evaluate(t)
