@@ -34,7 +34,14 @@ from ._network.activations import (
 )
 from ._network.invariants import casimirs, drift_loss, energy, energy_drift
 from ._network.model import CTRNN
-from ._network.weights import BipartiteSkew, BlockSkew, DenseSkew, DenseWeights, LowRankSkew
+from ._network.weights import (
+    BipartiteSkew,
+    BlockSkew,
+    Damped,
+    DenseSkew,
+    DenseWeights,
+    LowRankSkew,
+)
 from ._simulate.api import simulate
 from ._simulate.devices import batch_mesh, use_cpu_cores
 from ._simulate.trajectory import Trajectory
@@ -61,7 +68,7 @@ __version__ = _version("ctrnn-jax")
 __all__ = [  # noqa: RUF022 - by subject
     # networks
     "CTRNN", "DenseSkew", "BlockSkew", "BipartiteSkew", "LowRankSkew", "DenseWeights",
-    "Tanh", "HardTanh", "Linear", "Arctan", "Erf", "Sin", "Sigmoid", "ReLU", "Exp",
+    "Damped", "Tanh", "HardTanh", "Linear", "Arctan", "Erf", "Sin", "Sigmoid", "ReLU", "Exp",
     "CustomActivation",
     # simulation
     "simulate", "Trajectory", "batch_mesh", "use_cpu_cores", "solvers",
