@@ -16,6 +16,7 @@ from ._analysis.balance import EnergyBalance, energy_balance, supplied_energy
 from ._analysis.frequencies import natural_frequencies, orbit_frequency
 from ._analysis.harmonics import harmonic_regression
 from ._analysis.lyapunov import lyapunov_spectrum
+from ._analysis.memory import memory_capacity
 from ._analysis.period import period
 from ._analysis.spectra import dominant_frequency, power_spectrum, spectrogram
 from ._files.models import load, save
@@ -50,6 +51,8 @@ from ._train.fit_frequency import fit_frequency
 from ._train.fit_signal import fit_signal
 from ._train.fit_spectrum import fit_spectrum
 from ._train.oscillator import Oscillator
+from ._train.readout import fit_readout
+from ._train.sequence import SequenceModel
 from .solvers import (
     RK4,
     DiscreteGradient,
@@ -78,9 +81,10 @@ __all__ = [  # noqa: RUF022 - by subject
     "energy_balance", "supplied_energy", "EnergyBalance",
     "natural_frequencies", "orbit_frequency", "period", "lyapunov_spectrum",
     "power_spectrum", "spectrogram", "dominant_frequency",
-    "harmonic_regression", "autoregression",
+    "harmonic_regression", "autoregression", "memory_capacity",
     # training
     "Oscillator", "fit", "fit_frequency", "fit_spectrum", "fit_signal", "losses",
+    "SequenceModel", "fit_readout",
     # files, pictures, the paper
     "save", "load", "read_signal", "plot", "experiments",
 ]
