@@ -16,6 +16,7 @@ from ._analysis.balance import EnergyBalance, energy_balance, supplied_energy
 from ._analysis.frequencies import natural_frequencies, orbit_frequency
 from ._analysis.harmonics import harmonic_regression
 from ._analysis.lyapunov import lyapunov_spectrum
+from ._analysis.memory import memory_capacity
 from ._analysis.period import period
 from ._analysis.spectra import dominant_frequency, power_spectrum, spectrogram
 from ._files.models import load, save
@@ -34,7 +35,14 @@ from ._network.activations import (
 )
 from ._network.invariants import casimirs, drift_loss, energy, energy_drift
 from ._network.model import CTRNN
-from ._network.weights import BipartiteSkew, BlockSkew, DenseSkew, DenseWeights, LowRankSkew
+from ._network.weights import (
+    BipartiteSkew,
+    BlockSkew,
+    Damped,
+    DenseSkew,
+    DenseWeights,
+    LowRankSkew,
+)
 from ._simulate.api import simulate
 from ._simulate.devices import batch_mesh, use_cpu_cores
 from ._simulate.trajectory import Trajectory
@@ -43,6 +51,8 @@ from ._train.fit_frequency import fit_frequency
 from ._train.fit_signal import fit_signal
 from ._train.fit_spectrum import fit_spectrum
 from ._train.oscillator import Oscillator
+from ._train.readout import fit_readout
+from ._train.sequence import SequenceModel
 from .solvers import (
     RK4,
     DiscreteGradient,
@@ -61,7 +71,7 @@ __version__ = _version("ctrnn-jax")
 __all__ = [  # noqa: RUF022 - by subject
     # networks
     "CTRNN", "DenseSkew", "BlockSkew", "BipartiteSkew", "LowRankSkew", "DenseWeights",
-    "Tanh", "HardTanh", "Linear", "Arctan", "Erf", "Sin", "Sigmoid", "ReLU", "Exp",
+    "Damped", "Tanh", "HardTanh", "Linear", "Arctan", "Erf", "Sin", "Sigmoid", "ReLU", "Exp",
     "CustomActivation",
     # simulation
     "simulate", "Trajectory", "batch_mesh", "use_cpu_cores", "solvers",
@@ -71,9 +81,10 @@ __all__ = [  # noqa: RUF022 - by subject
     "energy_balance", "supplied_energy", "EnergyBalance",
     "natural_frequencies", "orbit_frequency", "period", "lyapunov_spectrum",
     "power_spectrum", "spectrogram", "dominant_frequency",
-    "harmonic_regression", "autoregression",
+    "harmonic_regression", "autoregression", "memory_capacity",
     # training
     "Oscillator", "fit", "fit_frequency", "fit_spectrum", "fit_signal", "losses",
+    "SequenceModel", "fit_readout",
     # files, pictures, the paper
     "save", "load", "read_signal", "plot", "experiments",
 ]

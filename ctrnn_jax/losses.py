@@ -7,6 +7,7 @@ averaged over; `jax.vmap` keeps them apart.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -24,6 +25,7 @@ from ._util.types import Array, ArrayLike, Float
 
 __all__ = [
     "amplitude_loss",
+    "cross_entropy_loss",
     "drift_loss",
     "frequency_loss",
     "norm_loss",
@@ -245,6 +247,38 @@ def norm_loss(xs: ArrayLike, max_norm: ArrayLike) -> Float[Array, ""]:
     squared = jnp.sum((xs / bound) ** 2, axis=-1)
     # The root has no derivative at 0, where the bound is far.
     return jnp.mean(jnp.where(squared <= 1, 0, jnp.sqrt(jnp.maximum(squared, 1)) - 1) ** 2)
+
+
+def cross_entropy_loss(scores: ArrayLike, labels: ArrayLike) -> Float[Array, ""]:
+    """Mean of -log p of the right class, p = softmax(scores), over the log of their number k.
+
+    1 where all classes are held for equally likely.
+
+    Args:
+        scores: (..., k), such as the answers of a `SequenceModel`; k >= 2.
+        labels: (...,) integers from 0 to k - 1; what is out of range makes the loss nan.
+
+    Raises:
+        TypeError, ValueError: for a wrong kind, shape or dtype.
+
+    Example:
+        >>> def loss(model, batch):
+        ...     return ct.losses.cross_entropy_loss(model(batch[0]), batch[1])
+        >>> model, history = ct.fit(model, loss, steps=500, data=(X, Y), batch_size=32, key=key)
+    """
+    scores = checks.float_array("scores", scores, "(..., k)")
+    classes = scores.shape[-1]
+    if classes < 2:
+        checks.fail("scores", "at least two classes, shape (..., k)", scores.shape)
+    labels = jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        checks.fail("labels", "integers from 0 to k - 1", f"dtype {labels.dtype}", TypeError)
+    if labels.shape != scores.shape[:-1]:
+        checks.fail("labels", f"shape {scores.shape[:-1]}, one a row of scores", labels.shape)
+    logs = jax.nn.log_softmax(scores, axis=-1)
+    right = jnp.sum(jax.nn.one_hot(labels, classes, dtype=logs.dtype) * logs, axis=-1)
+    known = (labels >= 0) & (labels < classes)
+    return -jnp.mean(jnp.where(known, right, jnp.nan)) / math.log(classes)
 
 
 def weight_penalty(model: Any) -> Float[Array, ""]:

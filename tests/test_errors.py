@@ -55,6 +55,10 @@ def balance(xs=None, inputs=None, rnn=None, **kwargs):
     return ct.energy_balance(driven() if rnn is None else rnn, xs, inputs, **{"dt": 0.1, **kwargs})
 
 
+def damped(gamma):
+    return ct.Damped(ct.BlockSkew(ones(2)), gamma)
+
+
 def keep(carry, t, x):
     return carry
 
@@ -88,6 +92,7 @@ ADAPTIVE = "solver: expected an adaptive solver where rtol or atol is given, got
 MESH = "mesh: expected a jax.sharding.Mesh such as batch_mesh(), got"
 METER = "progress: expected True, False or a diffrax progress meter, got"
 FORM = "form: expected one of 'rate', 'current', got"
+WEIGHTS = "expected weights such as DenseSkew(W), got "
 TINY = "a 1 x 1 skew-symmetric matrix is zero, got"
 
 # <any> stands for any text; all else is the whole line, letter by letter.
@@ -153,6 +158,24 @@ CALLS = {
         ),
         (lambda: ct.DenseWeights.init(KEY, 0), V, f"n: {whole(1, 0)}"),
         (lambda: ct.DenseWeights.init(KEY, 4, scale=INF), V, f"scale: {number('inf')}"),
+    ],
+    "Damped": [
+        (lambda: ct.Damped(ones(2, 2), 0.1), T, f"weights: {WEIGHTS}<any>"),
+        (
+            lambda: ct.Damped(ct.DenseSkew, 0.1),
+            T,
+            f"weights: {WEIGHTS}the class DenseSkew; call it",
+        ),
+        (lambda: damped(-0.1), V, "gamma: expected a number >= 0, got -<any>"),
+        (lambda: damped(NAN), V, "gamma: expected a finite number, got nan"),
+        (lambda: damped(NAN * ones()), V, "gamma: expected finite values, got 1 non-finite of 1"),
+        (lambda: damped(ones(2)), V, "gamma: expected shape (), got (2,)"),
+        (lambda: damped(None), T, f"gamma: {array_of('()', 'NoneType')}"),
+        (lambda: damped("1"), T, f"gamma: {array_of('()', 'str')}"),
+        (lambda: damped(True), T, f"gamma: {array_of('()', 'dtype bool')}"),
+        (lambda: damped(jnp.ones((), OTHER)), T, f"gamma: {other_than('weights')}"),
+        (lambda: ct.Damped.init(KEY, 1), V, f"n: {whole(2, 1)}"),
+        (lambda: ct.Damped.init(KEY, 4, gamma=-1), V, "gamma: expected a number >= 0, got -1.0"),
     ],
     "BlockSkew": [
         (

@@ -18,6 +18,10 @@ WEIGHTS = {
     "BipartiteSkew": lambda key: ct.BipartiteSkew.init(key, 4, p=2),
     "LowRankSkew": lambda key: ct.LowRankSkew.init(key, 4, rank=2),
     "DenseWeights": lambda key: ct.DenseWeights.init(key, 4),
+    "Damped": lambda key: ct.Damped.init(key, 4),
+    "damped by several": lambda key: ct.Damped(
+        ct.BlockSkew(jnp.ones(2)), jax.random.uniform(key, ())
+    ),
 }
 STATE = jnp.ones(4)
 CALLS = {
@@ -102,6 +106,7 @@ NAMED = {
     "f": lambda a, dtype: ct.BlockSkew.from_hz(a(2)),
     "B": lambda a, dtype: ct.BipartiteSkew(a(2, 2)),
     "U": lambda a, dtype: ct.LowRankSkew(a(4, 1), a(4, 1)),
+    "gamma": lambda a, dtype: ct.Damped(WEIGHTS["DenseSkew"](KEYS[0]), a()),
     "dtype": lambda a, dtype: ct.BlockSkew.init(KEYS[0], 4, dtype=dtype),
     "bias": lambda a, dtype: ct.CTRNN(WEIGHTS["DenseSkew"](KEYS[0]), bias=a(4)),
     "leak": lambda a, dtype: ct.CTRNN(WEIGHTS["DenseSkew"](KEYS[0]), leak=a()),

@@ -1,5 +1,7 @@
 """Weight matrices and the network's equation against NumPy."""
 
+import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ EPS = float(jnp.finfo(FLOAT).eps)
 SKEW = (ct.DenseSkew, ct.BlockSkew, ct.BipartiteSkew, ct.LowRankSkew)
 SIZES = [
     (cls, n)
-    for cls in (*SKEW, ct.DenseWeights)
+    for cls in (*SKEW, ct.DenseWeights, ct.Damped)
     for n in (2, 7, 20, 64, 130)
     if n % 2 == 0 or cls is not ct.BlockSkew
 ]
@@ -22,6 +24,8 @@ each = pytest.mark.parametrize(("cls", "n"), SIZES)
 
 def matrix(weights):
     """A from the parameters, entry by entry where it matters, in float64 NumPy."""
+    if isinstance(weights, ct.Damped):
+        return matrix(weights.weights) - float(weights.gamma) * np.eye(weights.size)
     p = {name: np.asarray(value, float) for name, value in vars(weights).items()}
     if isinstance(weights, ct.DenseWeights):
         return p["W"]
@@ -57,7 +61,7 @@ def test_products_agree_with_the_matrix(cls, n, key):
             expected = A.T @ np.asarray(x, float) ** 2 + 2 * np.asarray(x, float) * y
             bound = 128 * EPS * np.abs(expected).max()
             np.testing.assert_allclose(slope, expected, rtol=0, atol=bound)
-    assert weights.is_skew is (cls is not ct.DenseWeights)
+    assert weights.is_skew is (cls in SKEW)
     if weights.is_skew:
         # To the bit, zero diagonal included.
         for a in (weights.as_matrix(), weights.prepared().as_matrix()):
@@ -184,7 +188,47 @@ def test_defaults_and_conservative_flag(key):
     assert not ct.CTRNN(ct.DenseWeights.init(key, 3)).is_conservative
 
 
-@pytest.mark.parametrize("cls", (*SKEW, ct.DenseWeights))
+@pytest.mark.parametrize("inner", (*SKEW, ct.DenseWeights, ct.Damped))
+def test_damping_moves_the_spectrum_of_any_weights(inner, key):
+    weights = ct.Damped(inner.init(key, 6), 0.7)
+    before, after = (np.linalg.eigvals(matrix(w)) for w in (weights.weights, weights))
+    np.testing.assert_allclose(np.sort(after.real), np.sort(before.real) - 0.7, atol=1e3 * EPS)
+    np.testing.assert_allclose(weights.as_matrix(), matrix(weights), rtol=0, atol=8 * EPS)
+    assert weights.nullity == weights.prepared().nullity == 0
+    assert not ct.CTRNN(weights).is_conservative
+
+
+def test_euler_steps_of_a_damped_network_are_those_of_the_antisymmetric_one(key):
+    """Chang et al. 2019, equation 10: h_t = h_{t-1} + ε tanh((W - Wᵀ - γ I) h_{t-1} + V u + b)."""
+    rng, eps, gamma = np.random.default_rng(0), 0.3, 0.2
+    W, V, b, u = (rng.normal(size=s) for s in ((5, 5), (5, 2), 5, (9, 2)))
+    states = [np.zeros(5)]
+    for sample in u:
+        h = states[-1]
+        states.append(h + eps * np.tanh((W - W.T - gamma * np.eye(5)) @ h + V @ sample + b))
+    W, V, b, u = (jnp.asarray(a, FLOAT) for a in (W, V, b, u))
+    rnn = ct.CTRNN(ct.Damped(ct.DenseSkew(W), gamma), bias=b, input_weights=V)
+    settings = {"dt": eps, "num_steps": 9, "solver": diffrax.Euler(), "inputs": u}
+    run = ct.simulate(rnn, jnp.zeros(5, FLOAT), **settings)
+    np.testing.assert_allclose(run.xs, states, rtol=0, atol=200 * EPS)
+
+
+def test_damping_may_be_traced_and_is_differentiated(key):
+    W, x = jax.random.normal(key, (4, 4)), jnp.arange(1.0, 5)
+
+    def f(gamma):
+        rnn = ct.CTRNN(ct.Damped(ct.DenseSkew(W), gamma), ct.Linear())
+        return jnp.sum(rnn.prepared()(0.0, x) ** 2)
+
+    A, gamma = np.asarray(W - W.T, float), jnp.asarray(0.3)
+    z = (A - 0.3 * np.eye(4)) @ np.arange(1.0, 5)
+    slope = jax.jit(jax.grad(f))(gamma)
+    np.testing.assert_allclose(slope, -2 * z @ np.arange(1.0, 5), rtol=100 * EPS)
+    (only,) = jax.tree.leaves(eqx.filter_vmap(lambda g: f(g))(gamma[None]))
+    np.testing.assert_allclose(only[0], z @ z, rtol=100 * EPS)
+
+
+@pytest.mark.parametrize("cls", (*SKEW, ct.DenseWeights, ct.Damped))
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.sampled(3)
 def test_lowers_for_cuda(cls, form, key):

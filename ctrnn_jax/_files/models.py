@@ -26,6 +26,7 @@ from .._network.model import CTRNN
 from .._simulate.trajectory import Trajectory
 from .._util import checks
 from .._util.classes import defined_in
+from ..solvers import _names
 from .arrays import npy_array
 from .writing import appearing
 
@@ -52,6 +53,7 @@ register(CTRNN, Trajectory)
 register(*defined_in(activations, activations.AbstractActivation))
 register(*defined_in(weights, products.AbstractWeights))
 register(*defined_in(products, products.AbstractWeights))  # what weights prepare for a loop
+register(*_names.own().values(), *_names.wrappers().values(), *_names._OF_DIFFRAX)
 
 
 class _Unreadable(Exception):

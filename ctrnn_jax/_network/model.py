@@ -179,7 +179,7 @@ def one_network(rnn: Any) -> CTRNN:
     """rnn, refused unless it is a single CTRNN of a dtype that JAX has now."""
     checks.instance("rnn", rnn, CTRNN, "a CTRNN")
     ndim, n = rnn.weights.parameter_ndim, rnn.size
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(rnn.weights)] if ndim else []
+    shapes = [] if ndim is None else [jnp.shape(leaf) for leaf in jax.tree.leaves(rnn.weights)]
     stacked = any(len(shape) > (ndim or 0) for shape in shapes)
     stacked = stacked or (rnn.bias is not None and rnn.bias.shape != (n,))
     stacked = stacked or (rnn.input_weights is not None and rnn.input_weights.ndim != 2)

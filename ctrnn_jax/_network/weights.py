@@ -327,3 +327,85 @@ class DenseWeights(AbstractWeights):
 
     def matvec(self, x: State) -> State:
         return product(self.W, x)
+
+
+class Damped(AbstractWeights):
+    """A - γ I: any weights, with a leak inside the activation.
+
+    A skew-symmetric A has eigenvalues ±iω, which become -γ ± iω. The AntisymmetricRNN (Chang et al.
+    2019), x' = tanh((A - γ I) x + B u + b) in Euler steps of dt, is
+    `CTRNN(Damped(DenseSkew(W), gamma), bias=b, input_weights=B)` with `diffrax.Euler()`, and the
+    Euler state network (Gallicchio 2024) is the same with weights that stay as they are drawn, of
+    which only the read-out is fitted: `fit_readout`. A `leak` of the network is outside σ instead.
+
+    Args:
+        weights: A (n, n), such as `DenseSkew(W)`, in 1/s.
+        gamma: γ >= 0 in 1/s, a scalar. It may be traced, and is trained with the weights.
+
+    Raises:
+        TypeError, ValueError: where an argument has the wrong kind, shape, dtype or sign.
+
+    Source:
+        Chang, Chen, Haber, Chi, "AntisymmetricRNN: A Dynamical System View on Recurrent Neural
+        Networks", ICLR 2019. Gallicchio, "Euler State Networks: Non-dissipative Reservoir
+        Computing", Neurocomputing 579, 2024.
+
+    Example:
+        >>> weights = ct.Damped(ct.DenseSkew.init(jax.random.key(0), 4), 0.1)
+        >>> rnn = ct.CTRNN(weights, input_weights=jnp.ones((4, 1)))
+    """
+
+    weights: AbstractWeights
+    gamma: Float[Array, "*members"]
+    is_skew: ClassVar[bool] = False
+
+    def __init__(self, weights, gamma):
+        expected = "weights such as DenseSkew(W)"
+        self.weights = checks.instance("weights", weights, AbstractWeights, expected)
+        if isinstance(gamma, int | float) and not isinstance(gamma, bool):
+            gamma = checks.real("gamma", gamma, weights.dtype)
+        self.gamma = checks.float_array("gamma", gamma, "()", ndim=(0,))
+        checks.same_dtype("gamma", self.gamma, weights.dtype, "weights")
+        checks.finite("gamma", self.gamma)
+        if not checks.is_traced(self.gamma) and float(self.gamma) < 0:
+            checks.fail("gamma", "a number >= 0", float(self.gamma))
+
+    @classmethod
+    def init(
+        cls,
+        key: PRNGKeyArray,
+        n: int,
+        *,
+        gamma: ArrayLike = 0.1,
+        scale: ArrayLike = 1.0,
+        dtype=None,
+    ) -> Damped:
+        """Around `DenseSkew.init(key, n, scale=scale)`, as in both sources."""
+        return cls(DenseSkew.init(key, n, scale=scale, dtype=dtype), gamma)
+
+    @property
+    def parameter_ndim(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Of A; so many less where there is a γ for each of many networks."""
+        inner = self.weights.parameter_ndim
+        return None if inner is None else inner - jnp.ndim(self.gamma)
+
+    @property
+    def size(self) -> int:
+        return self.weights.size
+
+    @property
+    def dtype(self):
+        return self.weights.dtype
+
+    @property
+    def nullity(self) -> int:
+        return 0
+
+    def as_matrix(self) -> Float[Array, "n n"]:
+        return self.weights.as_matrix() - self.gamma * jnp.eye(self.size, dtype=self.dtype)
+
+    def matvec(self, x: State) -> State:
+        return self.weights.matvec(x) - self.gamma * x
+
+    def prepared(self) -> AbstractWeights:
+        return Damped(self.weights.prepared(), self.gamma)
