@@ -6,6 +6,7 @@ E(z) = Σ_i Φ(z_i): a Poisson system with a constant, skew-symmetric structure 
 
 from __future__ import annotations
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,8 +77,12 @@ def energy(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch"]:
 
 def _energy(rnn: CTRNN, name: str, x: ArrayLike) -> Float[Array, "*batch"]:
     columns, batch = _columns(rnn, name, x)
-    value = total_energy(rnn, columns, bias_offset(rnn)) * finite_or_nan(columns, axis=0)
-    return value.reshape(batch)
+    return _total_or_nan(rnn, columns, bias_offset(rnn)).reshape(batch)
+
+
+@eqx.filter_jit  # one program: as single operations some twenty would be compiled for each shape
+def _total_or_nan(rnn: CTRNN, x: Array, offset: Array | None) -> Array:
+    return total_energy(rnn, x, offset) * finite_or_nan(x, axis=0)
 
 
 def total_energy(
