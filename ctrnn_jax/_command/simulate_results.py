@@ -28,6 +28,7 @@ class Part(NamedTuple):
     """Some trajectories from the start on, saved so densely that curves can be drawn.
 
     `rows` are their places among all of them, `total`; `excerpt` are the saves of some periods.
+    `cycles` are those of the first in a save, by its dominant frequency; nan where there is none.
     """
 
     trajectory: Trajectory
@@ -35,10 +36,15 @@ class Part(NamedTuple):
     total: int
     excerpt: int
     driven: bool
+    cycles: float = math.nan
 
     @property
     def seconds(self) -> float:
-        return float(self.trajectory.ts[-1])
+        return float(np.asarray(self.trajectory.ts)[-1])
+
+    @property
+    def interval(self) -> float:
+        return float(np.asarray(self.trajectory.ts)[1])
 
 
 def measure(
@@ -69,11 +75,15 @@ def measure(
     ran = np.asarray(drawn.stopped_at) < 0
     assert drawn.xs is not None  # they are kept
     if ran.any() and drawn.xs.shape[-2] >= 4:
-        lines = np.asarray(dominant_frequency(drawn.xs[ran, :, 0], float(drawn.ts[1])))
+        # Of all that are drawn, whose spectrum asks for as many: one program.
+        signals = np.asarray(drawn.xs)[..., 0]
+        lines = np.asarray(dominant_frequency(signals, part.interval))[ran]
+        if ran[0]:
+            part = part._replace(cycles=float(lines[0]) * part.interval)
     found = lines[np.isfinite(lines)]
     frequency = float(np.median(found)) if found.size else None
     if frequency is not None:
-        longest = _PERIODS_DRAWN[1] / (frequency * float(drawn.ts[1]))
+        longest = _PERIODS_DRAWN[1] / (frequency * part.interval)
         part = part._replace(excerpt=max(part.excerpt, 1 + math.ceil(longest)))
     numbers = {
         "median_relative_energy_drift": median,
@@ -148,7 +158,7 @@ def _densely_saved(
     if each >= save_every:
         part, each = _taken(trajectory, rows, _MOST_SAVES), save_every
     else:
-        x0 = jnp.asarray(np.asarray(trajectory.xs[rows, 0]))
+        x0 = jnp.asarray(np.asarray(trajectory.xs)[rows, 0])
         driven = drive.options(saves * each, rows)
         part = simulate(rnn, x0, **options, **driven, num_steps=saves * each, save_every=each)
     excerpt = 1 + math.ceil(min(_PERIODS_DRAWN[0] * period / (each * options["dt"]), saves))
@@ -259,6 +269,7 @@ def pictures(
 ) -> dict[str, Callable[[Any], Any]]:
     """Functions that draw into an empty figure: the drift of all, the motion of a part."""
     from .. import plot
+    from ..plot._spectra import window_for
 
     drawn = part.trajectory
     alone, start = _taken(drawn, slice(1)), _taken(drawn, slice(16), part.excerpt)
@@ -266,7 +277,7 @@ def pictures(
     def title(count: int, which: Trajectory) -> str:
         states = f"{count} of {part.total} states"
         one = f"state {part.rows[0]} of {part.total}" if part.total > 1 else "the only state"
-        return f"{states if count > 1 else one}, first {float(which.ts[-1]):.4g} s"
+        return f"{states if count > 1 else one}, first {float(np.asarray(which.ts)[-1]):.4g} s"
 
     def titled(title: str, picture: Callable[..., Any], *arguments: Any, **options: Any):
         def into(figure: Any) -> None:
@@ -303,16 +314,22 @@ def pictures(
         )
     if drawn.ts.shape[0] >= 32 and (np.asarray(drawn.stopped_at) < 0).any():
         found["spectrum"] = titled(title(len(part.rows), drawn), plot.spectrum, drawn)
-        found["spectrogram"] = titled(title(1, drawn), plot.spectrogram, alone)
+        # As it would choose it, of the frequency that is known: one program less.
+        ran = np.asarray(drawn.stopped_at)[0] < 0
+        window = {"window_length": window_for(len(drawn.ts), part.cycles)} if ran else {}
+        found["spectrogram"] = titled(title(1, drawn), plot.spectrogram, alone, **window)
     return found
 
 
 def _taken(trajectory: Trajectory, rows: Any, saves: int | None = None) -> Trajectory:
     """Some trajectories, up to some save."""
-    assert trajectory.xs is not None
-    stopped_at, unconverged_at = trajectory.stopped_at[rows], trajectory.unconverged_at[rows]
-    ts, xs = trajectory.ts[:saves], trajectory.xs[rows, :saves]
-    return Trajectory(ts, xs, None, None, stopped_at, unconverged_at)
+    # By NumPy: JAX would compile each of these.
+    ts, xs, *ends = map(
+        np.asarray, (trajectory.ts, trajectory.xs, trajectory.stopped_at, trajectory.unconverged_at)
+    )
+    stopped_at, unconverged_at = (jnp.asarray(end[rows]) for end in ends)
+    xs = jnp.asarray(xs[rows, :saves])
+    return Trajectory(jnp.asarray(ts[:saves]), xs, None, None, stopped_at, unconverged_at)
 
 
 def _has_energy(rnn: CTRNN) -> bool:
