@@ -433,12 +433,9 @@ def test_an_equation_of_its_own_is_given_the_input():
         def __call__(self, t, x, args=None):
             return args(t)[0] * x
 
-    rnn = Own(ct.BlockSkew(jnp.asarray([1.0], DTYPE)), ct.Linear())
-    steps = 100
-    for inputs in (
-        lambda t: jnp.stack([-t]),
-        -(jnp.arange(steps) + 0.5)[:, None].astype(DTYPE) / steps,
-    ):
+    rnn, steps = Own(ct.BlockSkew(jnp.asarray([1.0], DTYPE)), ct.Linear()), 100
+    held = -(jnp.arange(steps, dtype=DTYPE) + 0.5)[:, None] / steps
+    for inputs in (lambda t: jnp.stack([-t]), held):
         for options in ({}, {"rtol": 1e-9, "atol": 1e-9}):
             run = ct.simulate(
                 rnn, jnp.ones(2, DTYPE), dt=1 / steps, num_steps=steps, inputs=inputs, **options
