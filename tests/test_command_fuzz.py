@@ -82,7 +82,8 @@ OPTIONS = {
         "--out": OUT,
     },
     "train": {
-        "--frequency": NUMBERS, "--signal": FILES, "--inputs": FILES, "--dt": NUMBERS, "--hold-out": NUMBERS,
+        "--frequency": NUMBERS, "--signal": FILES, "--inputs": FILES, "--dt": NUMBERS,
+        "--hold-out": NUMBERS,
         "--neurons": NUMBERS, "--activation": ACTIVATIONS, "--form": FORMS, "--amplitude": NUMBERS,
         "--steps": NUMBERS, "--seed": NUMBERS, "--dtype": DTYPES, "--device": DEVICES, "--out": OUT,
     },

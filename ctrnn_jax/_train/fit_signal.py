@@ -75,8 +75,8 @@ def fit_signal(
     1. The answers to pulses, by a long linear regression, are reduced to a linear state space, of
        the order up to n that foresees best. Any such system is a linear network of pairs of
        neurons with equal leaks. It is trained by the squared error of its simulated output.
-    2. From there others begin at amplitudes at which the network is nonlinear, with twice as many
-       steps each. Not all end in the same minimum.
+    2. From it, before and after its training, others begin at two amplitudes at which the network
+       is nonlinear; the two best go on for twice as many steps. Not all end in the same minimum.
     3. The one that foresees the last fifth better is trained on all training samples.
 
     Args:
@@ -172,8 +172,7 @@ def _driven(
         checks.fail("inputs", "inputs that vary where they are trained on", "a constant one")
     u = (inputs - zero) / spread
     task = identify.Task(y, u, dt, draft, steps)
-    evaluations = 1 + identify.EVALUATIONS * (1 + len(identify.STARTS))
-    with progress_bar(progress, evaluations * steps) as bar:
+    with progress_bar(progress, identify.EVALUATIONS * steps) as bar:
         advance = _nothing if bar is None else bar.update
         found, kind, validation, losses = identify.fitted(task, size, advance)
         if bar is not None:

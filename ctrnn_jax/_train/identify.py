@@ -25,10 +25,12 @@ from .signal_report import fifth, foreseen
 from .waveform import upper_of_matrix, weights_of
 
 _START = 0.3  # rms of the pre-activations of the linear network
-# Where training begins: the same, from where tanh is felt to where it saturates, and whether steps
-# are damped by influence. Which of these finds a better minimum differs from signal to signal.
-STARTS = (0.3, False), (0.3, True), (1.0, False), (1.0, True)
-EVALUATIONS = 2  # times `steps`, from each of them
+# The same where training begins: where tanh is felt, and where it saturates. Each with steps damped
+# alike and by influence, from the linear network as it began and as it was trained: which of these
+# ends in a better minimum differs from signal to signal.
+STARTS = 0.3, 1.0
+KEPT = 2  # of them, trained three times as long
+EVALUATIONS = 1 + 4 * len(STARTS) + 2 * KEPT + 1  # times `steps`, of all parts together
 _TINY = 1e-5  # the same of a linear one: tanh is then linear to 1e-11
 _STEP = 1.0  # rad, or decay times, in a step while fitting
 _ANGLE = 0.5  # the same of what is generated
@@ -118,24 +120,30 @@ def fitted(
     What is better over the last fifth of them, trained on those before, is trained on all.
     """
     known = size - fifth(size)
-    linear, _ = trained(task, begun(task, known), known, advance)
+    first = begun(task, known)
+    linear, _ = trained(task, first, known, advance)
 
     def error(found: Fitted) -> float:
         return foreseen(found.predict(task.u)[known:size], task.y[known:size])
 
-    tried, validation = {"linear": linear}, {"linear": error(linear)}
-    more = task._replace(steps=EVALUATIONS * task.steps)
+    tried, validation, scaled = {"linear": linear}, {"linear": error(linear)}, False
     motion = eqx.tree_at(lambda m: m.activation, linear.motion, task.draft.activation)
-    scaled = True
-    for start, damping in STARTS if task.steps else ():
-        unknowns = _with_slope(_at_size(linear.unknowns, start / _START), task.draft)
-        begin = linear._replace(unknowns=unknowns, motion=motion)
-        found, _ = trained(more, begin, known, advance, damping)
-        reached = error(found)
-        if reached < validation.get("nonlinear", math.inf):
-            tried["nonlinear"], validation["nonlinear"], scaled = found, reached, damping
+    found: list[tuple[float, Fitted, bool]] = []
+    for begin in (first, linear) if task.steps else ():
+        for start in STARTS:
+            unknowns = _with_slope(_at_size(begin.unknowns, start / _START), task.draft)
+            there = begin._replace(unknowns=unknowns, motion=motion)
+            for damping in (False, True):
+                reached, _ = trained(task, there, known, advance, damping)
+                found.append((error(reached), reached, damping))
+    more = task._replace(steps=2 * task.steps)
+    for before, begin, damping in sorted(found, key=lambda one: one[0])[:KEPT]:
+        reached, _ = trained(more, begin, known, advance, damping)
+        reached, after = min((begin, before), (reached, error(reached)), key=lambda one: one[1])
+        if after < validation.get("nonlinear", math.inf):
+            tried["nonlinear"], validation["nonlinear"], scaled = reached, after, damping
     kind = min(validation, key=lambda kind: validation[kind])
-    result, losses = trained(more, tried[kind], size, advance, scaled or kind == "linear")
+    result, losses = trained(task, tried[kind], size, advance, scaled)
     # All samples are more to learn from, and another minimum to be caught in.
     before, after = (
         foreseen(r.predict(task.u)[:size], task.y[:size]) for r in (tried[kind], result)
@@ -171,14 +179,15 @@ def begun(task: Task, known: int) -> Fitted:
     C[:, needed:] = 0
     every = math.ceil(1.25 * task.dt * speed / _STEP)
     dtype = task.draft.dtype
-    made = Unknowns(
-        upper=upper_of_matrix(A / speed),
-        log_leak=np.log(leak / speed),
-        drive=scale[:, None] * B / speed,
-        bias=np.zeros(n),
-        x0=np.zeros(n),
-        readout=C,
-        offset=d,
+    # In the order of `Unknowns`.
+    made = (
+        upper_of_matrix(A / speed),
+        np.log(leak / speed),
+        scale[:, None] * B / speed,
+        np.zeros(n),
+        np.zeros(n),
+        C,
+        d,
     )
     step = jnp.asarray(task.dt * speed / every, dtype)
     motion = Motion(Linear(), task.draft.form, step, every)
@@ -218,7 +227,7 @@ def _with_slope(unknowns: Unknowns, draft: Draft) -> Unknowns:
 
 
 def trained(
-    task: Task, begin: Fitted, used: int, advance: Callable[[int], Any], scaled: bool = True
+    task: Task, begin: Fitted, used: int, advance: Callable[[int], Any], scaled: bool = False
 ) -> tuple[Fitted, np.ndarray]:
     """By the error of the first `used` samples, simulated; also the loss after each step."""
     values, unflatten = ravel_pytree(begin.unknowns)
@@ -266,7 +275,8 @@ def _normal(
     share = jax.lax.rsqrt((used * channels).astype(x0.dtype))
 
     def next_sample(x: Array, inner: Array, u: Array) -> Array:
-        there = Unknowns(*unravel(inner), x, readout, offset)
+        upper, log_leak, drive, bias = unravel(inner)
+        there = Unknowns(upper, log_leak, drive, bias, x, readout, offset)
         return motion.states(there, x, u[None])[-1]
 
     after = jax.vmap(jax.jacrev(next_sample, (0, 1)), (0, None, 0))

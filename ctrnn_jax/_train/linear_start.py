@@ -27,7 +27,7 @@ class Modes(NamedTuple):
 
     @property
     def is_pair(self) -> np.ndarray:
-        return self.rates.imag > 0
+        return np.imag(self.rates) > 0
 
     @property
     def neurons(self) -> int:
@@ -48,7 +48,7 @@ class Modes(NamedTuple):
             if pair:
                 A[k, k + 1], A[k + 1, k] = -rate.imag, rate.imag
             k += 1 + pair
-        return A, self.parts(-self.rates.real * np.where(self.is_pair, 1 + 1j, 1))
+        return A, self.parts(-np.real(self.rates) * np.where(self.is_pair, 1 + 1j, 1))
 
     def states(self, u: np.ndarray, dt: float) -> np.ndarray:
         """(S, neurons) from 0 at the first of the inputs u (S, m), each held for dt."""
@@ -85,9 +85,9 @@ def modes_of(y: np.ndarray, u: np.ndarray, dt: float, order: int) -> Modes:
     G = root[:, None] * Vh[:order, :m]
     after, vectors = np.linalg.eig(F)
     gains = np.linalg.lstsq(vectors, G.astype(complex), rcond=None)[0]
-    kept = after.imag >= 0
+    kept = np.imag(after) >= 0
     after, gains = after[kept], gains[kept]
-    after = np.where((after.imag == 0) & (after.real < _FASTEST), _FASTEST, after)
+    after = np.where((np.imag(after) == 0) & (np.real(after) < _FASTEST), _FASTEST, after)
     # Stable, and not slower than the samples can tell.
     longest = np.exp(-1 / (2 * size))
     after = after * np.minimum(1, longest / np.abs(after))
