@@ -437,7 +437,7 @@ LOOKS = {  # colour, marker; ours filled
     "coRNN": ("#cc79a7", "X"),
     "linear oscillators": ("#cc79a7", "*"),
 }
-_FLOOR = 1e-4
+_FLOOR = 1e-3
 
 
 def draw_trained(rows: list[dict], figure: Any) -> None:
@@ -463,7 +463,7 @@ def draw_trained(rows: list[dict], figure: Any) -> None:
         xscale="log",
         xlim=(_FLOOR * 0.8, 2.2),
         ylim=(len(cases) - 0.5, -0.5),
-        xlabel="error: share of wrong answers, or of variance that is left (at least 10⁻⁴)",
+        xlabel="error: share of wrong answers, or of variance that is left (at least 10⁻³)",
     )
     figure.legend(loc="outside upper center", ncols=3)
     figure.set_size_inches(8, 2.5 + 0.75 * len(cases))
