@@ -34,10 +34,12 @@ SYSTEMS = {
 }
 
 
-def equation(rnn):
-    """x' in plain NumPy, written from the definition and not from the package's."""
+def equation(rnn, u=None):
+    """x' in plain NumPy, written from the definition and not from the package's; inputs u(t)."""
     A = np.asarray(rnn.weights.as_matrix(), float)
     b = np.zeros(rnn.size) if rnn.bias is None else np.asarray(rnn.bias, float)
+    g = 0.0 if rnn.leak is None else np.asarray(rnn.leak, float)
+    B = None if u is None else np.asarray(rnn.input_weights, float)
     from scipy.special import erf, expit
 
     sigma = {
@@ -49,9 +51,13 @@ def equation(rnn):
         "Erf": erf,
         "Linear": lambda z: z,
     }[type(rnn.activation).__name__]
+
+    def bias(t):
+        return b if u is None else b + B @ u(t)
+
     if rnn.form == "rate":
-        return lambda t, x: sigma(A @ x + b)
-    return lambda t, x: A @ sigma(x) + b
+        return lambda t, x: sigma(A @ x + bias(t)) - g * x
+    return lambda t, x: A @ sigma(x) + bias(t) - g * x
 
 
 def reference(rnn, x0, ts):

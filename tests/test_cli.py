@@ -15,7 +15,7 @@ import pytest
 from conftest import X64
 
 import ctrnn_jax as ct
-from ctrnn_jax._command import options, simulate
+from ctrnn_jax._command import drive, options, simulate
 from ctrnn_jax.solvers._names import solver_named
 
 QUICK = ["--states", "8", "--steps", "40", "--neurons", "4", "--no-progress"]
@@ -127,6 +127,28 @@ BAD = [
         ["--amplitude", "1e300"],
         "--amplitude: expected a finite number > 0, got 1e+300, which is inf",
     ),
+    (["--inputs", "u.csv"], "--steps: expected 6 steps, as many as u.csv has inputs, got 40"),
+    (
+        ["--inputs", "u.npy", "--dt", "1", "--input-weights", "wide.npy"],
+        "--input-weights: expected shape (4, 2), neurons and inputs of u.npy, got (2, 5)",
+    ),
+    (
+        ["--inputs", "u.npy", "--input-weights", "wide.npy", "--input-scale", "2"],
+        "--input-scale: expected either --input-weights or --input-scale, got both",
+    ),
+    (["--inputs", "u.npy", "--input-scale", "0"], "--input-scale: expected a finite number > 0"),
+    (
+        ["--inputs", "each.npy"],
+        "--inputs: expected inputs shared or of 8 states, (8, steps, inputs), got shape (3, 40, 1)",
+    ),
+    (["--inputs", "u.csv", "--dt", "1"], "--dt: expected none, or the 0.5 s that u.csv has, got 1"),
+    (["--inputs", "u.npy", "--solver", "projected:rk4"], "--solver: expected one that takes held"),
+    (["--inputs", "words.csv"], "--inputs: expected rows of numbers"),
+    (["--inputs", "scalar.npy"], "--inputs: expected shape (steps, inputs) or (states, steps, inp"),
+    (["--input-weights", "wide.npy"], "--input-weights: expected none without --inputs, got wide"),
+    (["--noise", "-1"], "--noise: expected a finite number > 0, got -1.0"),
+    (["--noise", "1", "--solver", "tsit5"], "--solver: expected one of stochastic equations"),
+    (["--noise", "1", "--rtol", "1e-3"], "expected"),
     (["--no-such-option"], "No such option"),
 ]
 
@@ -140,6 +162,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
     np.save(tmp_path / "flat.npy", np.zeros(4))
     np.savez(tmp_path / "two.npz", a=np.eye(4), b=np.eye(4))
     np.save(tmp_path / "wide.npy", np.zeros((2, 5)))
+    np.save(tmp_path / "u.npy", np.ones((40, 2)))
+    np.save(tmp_path / "each.npy", np.ones((3, 40, 1)))
+    np.save(tmp_path / "scalar.npy", np.array(1.0))
+    (tmp_path / "u.csv").write_text("t,u\n" + "".join(f"{0.5 * k},{k % 2}\n" for k in range(6)))
     (tmp_path / "words.csv").write_text("a,b\nc,d\n")
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 not a zip")
     (tmp_path / "notes.txt").write_text("notes")
@@ -334,3 +360,85 @@ def test_devices_share_the_states(tmp_path):
     done = ctrnn(tmp_path, "simulate", *QUICK, "--devices", 0)
     assert done.returncode == 2
     assert done.stderr.strip() == "ctrnn: --devices: expected an integer >= 1, got 0"
+
+
+INPUTS = 0.3 * np.sin(np.arange(60)[:, None] * np.array([0.1, 0.33]))
+
+
+def driven(folder, capsys, **changes):
+    """The table, the summary's results and the trajectory of a run of four neurons."""
+    given = {"neurons": 4, "states": 5, "dtype": "float64" if X64 else "float32"}
+    simulate.simulate_to_folder(_settings(folder / "o", **given | changes))
+    results = json.loads((folder / "o" / "summary.json").read_text())["results"]
+    return capsys.readouterr().out, results, ct.load(folder / "o" / "trajectory.ctrnn")
+
+
+def test_inputs_drive_a_network_and_its_balance_is_told(tmp_path, capsys):
+    t = 0.1 * np.arange(60)
+    header = {"header": "t,a,b", "comments": "", "delimiter": ","}
+    np.savetxt(tmp_path / "u.csv", np.c_[t, INPUTS], **header)
+    changes = {"inputs": tmp_path / "u.csv", "solver": "discrete_gradient", "form": "current",
+               "activation": "tanh", "dt": None}  # fmt: skip
+    told, results, run = driven(tmp_path, capsys, **changes)
+    assert (results["steps"], results["dt"], results["save_every"]) == (60, 0.1, 1)
+    assert results["driven_by"]["inputs"] == 2 and results["median_relative_energy_drift"] is None
+    weights = "input weights: random, standard deviation 1"
+    assert re.search(rf"driven by +2 inputs of u.csv, shared; {weights}\n", told), told
+    assert "drift" not in told
+    balance = results["energy_balance"]
+    assert balance["states"] == 5 and balance["median_supplied"] != 0
+    assert balance["max_missing_of_exchanged"] < (1e-13 if X64 else 1e-4)
+    rnn, u = ct.load(tmp_path / "o" / "network.ctrnn"), jnp.asarray(INPUTS, run.xs.dtype)
+    assert rnn.input_weights.shape == (4, 2) and 0.3 < float(rnn.input_weights.std()) < 3
+    again = ct.simulate(rnn, run.xs[:, 0], dt=0.1, num_steps=60, inputs=u,
+                        solver=ct.DiscreteGradient())  # fmt: skip
+    np.testing.assert_allclose(again.xs, run.xs, rtol=1e-4, atol=1e-5)
+    names = {p.name for p in (tmp_path / "o").iterdir()}
+    assert "energy_balance.png" in names and "energy_drift.png" not in names
+
+
+@pytest.mark.long
+def test_inputs_of_each_state_with_input_weights_of_a_file(tmp_path, capsys):
+    """Saved more rarely than at every step: the balance is that of all steps all the same."""
+    B = np.arange(8.0).reshape(4, 2) / 8
+    np.save(tmp_path / "B.npy", B)
+    np.save(tmp_path / "u.npy", np.stack([INPUTS, 2 * INPUTS, 0 * INPUTS]))
+    changes = {"inputs": tmp_path / "u.npy", "input_weights": tmp_path / "B.npy", "states": None,
+               "save_every": 20, "leak": 0.3, "activation": "tanh"}  # fmt: skip
+    told, results, run = driven(tmp_path, capsys, **changes)
+    assert run.xs.shape == (3, 4, 4) and results["states"] == 3
+    assert "one for each state; input weights: B.npy" in told and "dissipated" in told
+    assert results["energy_balance"]["max_missing_of_exchanged"] < 1e-3
+    rnn = ct.load(tmp_path / "o" / "network.ctrnn")
+    np.testing.assert_allclose(rnn.input_weights, B, rtol=1e-6)
+    # The last has inputs of 0: as without.
+    alone = ct.simulate(rnn, run.xs[2, 0], dt=0.05, num_steps=60, save_every=20, solver=ct.RK4())
+    np.testing.assert_allclose(run.xs[2], alone.xs, rtol=1e-4, atol=1e-5)
+    # Its weights and input weights are those of another run.
+    network = tmp_path / "o" / "network.ctrnn"
+    changes |= {"weights": network, "input_weights": network, "neurons": None}
+    _, _, same = driven(tmp_path, capsys, **changes)
+    assert np.array_equal(same.xs[:, -1].shape, run.xs[:, -1].shape)
+
+
+@pytest.mark.long
+def test_noise_is_drawn_as_it_was_simulated(tmp_path, capsys, monkeypatch):
+    kept = []
+    monkeypatch.setattr(simulate, "pictures", lambda *a: kept.append(a) or {})
+    changes = {"noise": 0.2, "solver": None, "steps": 840, "save_every": 420, "neurons": 2}
+    told, results, run = driven(tmp_path, capsys, **changes)
+    assert results["solver"] == "Euler" and "noise exchanges energy" in told
+    assert results["driven_by"] == {"noise": 0.2}
+    part = kept[0][2].trajectory
+    each = round(float(part.ts[-1] / 0.05)) // (len(part.ts) - 1)
+    assert 420 % each == 0
+    np.testing.assert_allclose(part.xs[:, 420 // each], run.xs[:, 1], rtol=1e-4, atol=1e-5)
+    _, _, same = driven(tmp_path, capsys, **changes)
+    _, _, other = driven(tmp_path, capsys, **changes | {"seed": 1})
+    assert np.array_equal(same.xs, run.xs) and not np.allclose(other.xs, run.xs)
+
+
+@pytest.mark.parametrize(("steps", "each"), [(1, 1), (97, 1), (400, 5), (1000, 10), (10007, 1)])
+def test_no_step_is_added_to_those_of_the_inputs(tmp_path, steps, each):
+    read = drive.Inputs("u.npy", np.zeros((steps, 1)), None)
+    assert simulate._steps(_settings(tmp_path), read) == (steps, steps, each)

@@ -76,15 +76,17 @@ OPTIONS = {
         "--seed": NUMBERS, "--activation": ACTIVATIONS, "--form": FORMS, "--solver": SOLVERS,
         "--dt": NUMBERS, "--steps": NUMBERS, "--duration": NUMBERS, "--save-every": NUMBERS,
         "--rtol": NUMBERS, "--atol": NUMBERS, "--max-norm": NUMBERS, "--dtype": DTYPES,
+        "--inputs": ["u4.npy", *FILES], "--input-weights": FILES, "--input-scale": NUMBERS,
+        "--noise": NUMBERS,
         "--device": DEVICES, "--devices": NUMBERS, "--skew-part": None, "--unconstrained": None,
         "--out": OUT,
     },
     "train": {
-        "--frequency": NUMBERS, "--signal": FILES, "--dt": NUMBERS, "--hold-out": NUMBERS,
+        "--frequency": NUMBERS, "--signal": FILES, "--inputs": FILES, "--dt": NUMBERS, "--hold-out": NUMBERS,
         "--neurons": NUMBERS, "--activation": ACTIVATIONS, "--form": FORMS, "--amplitude": NUMBERS,
         "--steps": NUMBERS, "--seed": NUMBERS, "--dtype": DTYPES, "--device": DEVICES, "--out": OUT,
     },
-    "generate": {"--duration": NUMBERS, "--dt": NUMBERS, "--rate": NUMBERS,
+    "generate": {"--duration": NUMBERS, "--dt": NUMBERS, "--rate": NUMBERS, "--inputs": FILES,
                  "--out": [*OUT, "o.csv", "o.wav", "o.npy"]},
     "reproduce": {"--figure": ["1", "chaos", *NUMBERS], "--out": OUT,
                   "--set": ["figure1.omega=1e300", "figure1.omega=nan", "x", "=", "omega=", "a=[",
@@ -105,7 +107,7 @@ def folder(tmp_path, monkeypatch):
     arrays = {"skew": A, "states": np.ones((3, 2)), "vector": np.ones(2), "nan": A * np.nan,
               "huge": A * 1e300, "int": A.astype(int), "complex": A * 1j, "none": np.zeros((0, 0)),
               "one": np.zeros((1, 1)), "scalar": np.array(1.0), "cube": np.zeros((2, 2, 2)),
-              "é": A.astype(np.float16)}  # fmt: skip
+              "u4": np.ones((4, 2)), "é": A.astype(np.float16)}  # fmt: skip
     for name, array in arrays.items():
         np.save(f"{name}.npy", array)
     np.save("objects.npy", np.array([{}, None]), allow_pickle=True)

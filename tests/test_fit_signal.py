@@ -7,7 +7,7 @@ import pytest
 from conftest import X64
 
 import ctrnn_jax as ct
-from ctrnn_jax._train.signal_report import _verdict
+from ctrnn_jax._train.signal_report import verdict_on
 
 RNG = np.random.default_rng(5)
 DT = 0.01
@@ -100,7 +100,7 @@ def test_what_cannot_be_foreseen_is_said_so(after, error, mean_is_better):
 def test_a_verdict_opens_with_what_matters_most(errors, start, end):
     ours, *others = errors
     names = "harmonic regression", "autoregression", "their mean"
-    verdict = _verdict(ours, dict(zip(names, others, strict=True)), 2.2e-16)
+    verdict = verdict_on(ours, dict(zip(names, others, strict=True)), 2.2e-16)
     opening = "Foresees the held-out samples "
     assert verdict.startswith((opening + start, f"{opening}({ours:.3g}) {start}"))
     assert verdict.endswith(end)

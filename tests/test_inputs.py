@@ -35,27 +35,12 @@ def network(form="rate", activation=ct.Tanh(), n=4, m=2, weights=None, bias=True
     return ct.CTRNN(weights, activation, form, bias, leak, input_weights=normal(2, n, m))
 
 
-def driven_equation(rnn, u):
-    """x' in NumPy for inputs u(t), from the definition: the bias of the moment is b + B u."""
-    B, b = np.asarray(rnn.input_weights, float), np.asarray(rnn.bias, float)
-    g = 0.0 if rnn.leak is None else np.asarray(rnn.leak, float)
-
-    def f(t, x):
-        class Now:
-            weights, activation, form, bias = rnn.weights, rnn.activation, rnn.form, b + B @ u(t)
-            size = rnn.size
-
-        return equation(Now)(t, x) - g * x
-
-    return f
-
-
 def reference(rnn, x0, spans):
     """The state after [(seconds, u(t from the start of all)), ...], by DOP853."""
     t, x = 0.0, np.asarray(x0, float)
     for seconds, u in spans:
         span = t, t + seconds
-        x = solve_ivp(driven_equation(rnn, u), span, x, "DOP853", rtol=1e-12, atol=1e-13).y[:, -1]
+        x = solve_ivp(equation(rnn, u), span, x, "DOP853", rtol=1e-12, atol=1e-13).y[:, -1]
         t = span[1]
     return x
 
@@ -71,6 +56,7 @@ NONLINEAR = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", ["continuous", "held", "held by each", "adaptive"])
 @pytest.mark.parametrize("name", NONLINEAR)
 @float64_only
@@ -134,6 +120,7 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.parametrize("name", SOLVERS)
 @float64_only
@@ -141,7 +128,7 @@ def test_order_with_a_smooth_input(name, form):
     rnn = network(form, weights=WEIGHTS["bipartite" if "Splitting" in name else "dense"])
     x0 = normal(3, 4)
     exact = reference(rnn, x0, [(2.0, numpy_smooth)])
-    counts = [20, 40] if ORDERS[name] >= 3 else [80, 160]
+    counts = [40, 80] if ORDERS[name] >= 3 else [80, 160]
     errors = [
         np.max(np.abs(
             ct.simulate(rnn, x0, dt=2 / k, num_steps=k, save_every=k, solver=SOLVERS[name],
@@ -149,7 +136,9 @@ def test_order_with_a_smooth_input(name, form):
         ))
         for k in counts
     ]  # fmt: skip
-    assert abs(np.log2(errors[0] / errors[1]) - ORDERS[name]) < (0.15 if ORDERS[name] < 3 else 0.4)
+    # Errors of Tsit5 of its order are so small that those of the next one are seen beside them.
+    excess = np.log2(errors[0] / errors[1]) - ORDERS[name]
+    assert -0.15 < excess < (0.9 if name == "Tsit5" else 0.15)
 
 
 @pytest.mark.parametrize("leak", [None, 0.3])
@@ -171,10 +160,13 @@ def test_exact_linear_is_a_matrix_exponential_with_held_inputs(form, leak):
 # The balance
 
 
-@pytest.mark.parametrize("held", [True, False])
-@pytest.mark.parametrize("order", [2, 4])
-@pytest.mark.parametrize("form", ["rate", "current"])
-@pytest.mark.parametrize("n", [2, 20])
+BALANCES = [
+    (2, "rate", 2, True), (20, "rate", 2, False), (20, "rate", 4, False), (2, "rate", 4, True),
+    (20, "current", 2, True), (2, "current", 2, False), (20, "current", 4, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("n", "form", "order", "held"), BALANCES)
 def test_discrete_gradient_closes_the_balance(n, form, order, held):
     rnn, steps = network(form, n=n), 1000
     solver = ct.DiscreteGradient(order=order)
@@ -184,18 +176,15 @@ def test_discrete_gradient_closes_the_balance(n, form, order, held):
     missing = jnp.max(jnp.abs(balance.missing), axis=1)
     assert jnp.all(missing <= (1e-12 if X64 else 1e-4) * balance.exchanged[:, -1])
     assert jnp.all(balance.exchanged[:, -1] > 5)
-    np.testing.assert_array_equal(
-        ct.supplied_energy(rnn, run.xs, inputs, dt=0.1, solver=solver), balance.supplied
-    )
-    # Against another solver, whose integrals are by quadrature.
-    fine = ct.simulate(rnn, run.xs[:, 0], dt=0.1, num_steps=20, inputs=smooth)
-    other = ct.energy_balance(rnn, fine.xs, smooth, dt=0.1)
-    assert jnp.all(jnp.abs(other.missing) <= 3e-5 * (1 + other.exchanged))
+    supplied = ct.supplied_energy(rnn, run.xs, inputs, dt=0.1, solver=solver)
+    np.testing.assert_array_equal(supplied, balance.supplied)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("form", ["rate", "current"])
-@pytest.mark.parametrize("leak", [0.3, "each", "weights"])
-def test_the_balance_tells_what_a_leak_took(form, leak):
+@pytest.mark.parametrize("kind", ["held", "smooth", None])
+@pytest.mark.parametrize("leak", [None, 0.3, "each", "weights"])
+def test_the_balance_by_quadrature(leak, kind, form):
     skew = ct.DenseSkew.init(jax.random.key(4), 4, scale=1.5)
     if leak == "weights":  # a leak inside A
         A = skew.as_matrix() - 0.3 * jnp.eye(4, dtype=DTYPE)
@@ -203,14 +192,12 @@ def test_the_balance_tells_what_a_leak_took(form, leak):
     else:
         leak = normal(5, 4) ** 2 if leak == "each" else leak
         rnn = network(form, leak=leak)
-    held = normal(4, 3, 400, 2)
-    for inputs in (held, smooth, None):
-        run = ct.simulate(rnn, normal(3, 3, 4), dt=0.05, num_steps=400, inputs=inputs)
-        balance = ct.energy_balance(rnn, run.xs, inputs, dt=0.05)
-        assert jnp.all(balance.dissipated[:, -1] > 0.2)
-        assert jnp.all(jnp.abs(balance.missing) <= 2e-6 * (1 + balance.exchanged))
-    with pytest.raises(ValueError, match="xs: expected at least two states"):
-        ct.energy_balance(rnn, run.xs[:, :1], dt=0.05)
+    inputs = {"held": normal(4, 3, 400, 2), "smooth": smooth, None: None}[kind]
+    run = ct.simulate(rnn, normal(3, 3, 4), dt=0.05, num_steps=400, inputs=inputs)
+    balance = ct.energy_balance(rnn, run.xs, inputs, dt=0.05)
+    assert jnp.all((balance.dissipated[:, -1] > 0.1) == (leak is not None))
+    assert jnp.all((balance.supplied[:, -1] == 0) == (kind is None))
+    assert jnp.all(jnp.abs(balance.missing) <= 1e-5 * (1 + balance.exchanged))
 
 
 def test_energy_sees_the_input_in_the_rate_form_alone():
@@ -253,12 +240,21 @@ def traced_of(rnn, kind):
 KINDS = ["shared", "each", "continuous"]
 
 
+def undone_cases():
+    """Each solver in both forms, with the weights that it treats differently; kinds in turn."""
+    cases = []
+    for name, solver in list(SOLVERS.items())[: len(CONSERVING)]:
+        for weights in list(WEIGHTS)[: 2 if "Splitting" in name else 1]:
+            for form in ("rate", "current"):
+                kind = KINDS[len(cases) % 3]
+                label = f"{name}-{weights}-{form}-{kind}"
+                cases.append(pytest.param(solver, weights, form, kind, id=label))
+    return cases
+
+
 @pytest.mark.sampled(3)
-@pytest.mark.parametrize("form", ["rate", "current"])
-@pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("solver", CONSERVING, ids=list(ORDERS)[: len(CONSERVING)])
-def test_reversible_gradients_are_those_of_stored_steps(solver, kind, weights, form):
+@pytest.mark.parametrize(("solver", "weights", "form", "kind"), undone_cases())
+def test_reversible_gradients_are_those_of_stored_steps(solver, weights, form, kind):
     traced, static = traced_of(network(form, weights=WEIGHTS[weights]), kind)
     gradient = jax.jit(jax.grad(loss), static_argnums=(1, 2, 3, 4))
     direct, other, reversible = (
@@ -310,6 +306,7 @@ def test_a_lost_way_back_is_found_again_with_inputs():
 # Every way through simulate
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "options",
@@ -362,7 +359,7 @@ def test_functions_paths_and_held_values_say_the_same(solver):
     solve = partial(ct.simulate, rnn, x0, dt=0.1, num_steps=steps, solver=solver)
     constant = solve(inputs=lambda t: held[0]).xs
     np.testing.assert_allclose(solve(inputs=held).xs, constant, atol=1e3 * EPS)
-    ts = jnp.arange(steps + 1) * jnp.asarray(0.1, DTYPE)
+    ts = jnp.arange(steps + 1, dtype=DTYPE) / 10
     path = diffrax.LinearInterpolation(ts, normal(5, steps + 1, 2))
     np.testing.assert_allclose(
         solve(inputs=path).xs, solve(inputs=lambda t: path.evaluate(t)).xs, atol=1e3 * EPS

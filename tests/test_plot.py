@@ -15,6 +15,7 @@ from pictures import assert_readable
 from scipy.integrate import solve_ivp
 
 import ctrnn_jax.plot as plot
+from ctrnn_jax._analysis.balance import EnergyBalance
 from ctrnn_jax._network.activations import HardTanh, Linear, ReLU, Sin, Tanh
 from ctrnn_jax._network.model import CTRNN
 from ctrnn_jax._network.weights import BlockSkew, DenseSkew
@@ -309,6 +310,52 @@ def test_drift_is_told_as_a_table_would():
     assert title.replace("\n", " ") == told
     alone = plot.energy_drift(rnn, make(ts, xs[3])).get_legend()
     assert alone.get_title().get_text() == f"largest: {expected[3].max():.3g}"
+
+
+def balance_of(energy, supplied, dissipated):
+    """A balance of (B, S), where what was exchanged is what came in and what went out."""
+    parts = [jnp.asarray(a, FLOAT) for a in (energy, supplied, dissipated, supplied + dissipated)]
+    return EnergyBalance(jnp.asarray(0.1 * np.arange(parts[0].shape[-1]), FLOAT), *parts)
+
+
+def test_a_balance_is_its_parts_and_what_is_missing_on_an_axis_of_its_own():
+    t = np.arange(50)
+    supplied, dissipated = 3.0 * t, 1.0 * t
+    missing = 1e-3 * (t > 0) * (1 + t % 5)
+    ax = plot.energy_balance(balance_of(7 + supplied - dissipated + missing, supplied, dissipated))
+    change = drawn(ax, "change of energy")
+    np.testing.assert_allclose(change[:, 0], 0.1 * t, **CLOSE)
+    np.testing.assert_allclose(change[:, 1], 2 * t + missing, atol=1e3 * EPS)
+    np.testing.assert_allclose(drawn(ax, "supplied by the input")[:, 1], supplied)
+    np.testing.assert_allclose(drawn(ax, "dissipated")[:, 1], dissipated)
+    _, right = ax.figure.axes
+    assert right.get_yscale() == "log" and right.get_ylabel() == "|missing energy| (a.u.)"
+    below = drawn(right, "|missing| (right)")
+    np.testing.assert_allclose(below[:, 1], missing[1:], rtol=1e6 * EPS)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time (s)", "energy (a.u.)")
+    told = ax.get_legend().get_title().get_text()
+    assert told == "missing: at most 0.005, exchanged: 2e+02"
+    # Below all else, and none of it left out.
+    heights = right.transData.transform(below)[:, 1]
+    assert heights.max() < ax.transData.transform(change)[:, 1].min()
+    assert right.get_ylim()[0] <= missing[1:].min()
+    assert_clear(ax)
+    assert_readable(ax.figure)
+
+
+def test_a_balance_of_a_batch_is_medians_and_bands():
+    t, growth = np.arange(40), np.linspace(1, 2, 11)[:, None]
+    balance = balance_of(growth * t, growth * t, 0 * growth * t)
+    ax = plot.energy_balance(balance)
+    np.testing.assert_allclose(drawn(ax, "change of energy, median of 11")[:, 1], 1.5 * t)
+    corners = ax.collections[0].get_paths()[0].vertices
+    assert np.isclose(corners[:, 1].max(), 39 * 1.9)
+    assert "dissipated" not in legend(ax) and ax.get_title() == "11 trajectories, bands: 10 to 90 %"
+    # Nothing at all is missing: drawn at the rounding of what was exchanged.
+    right = ax.figure.axes[1].lines[0].get_ydata()
+    np.testing.assert_allclose(right, EPS * 1.5 * t[1:], rtol=1e-5)
+    with pytest.raises(ValueError, match="balance: expected 2 finite states at least, got fewer"):
+        plot.energy_balance(balance_of(*np.full((3, 2, 5), np.nan)))
 
 
 # ------------------------------------------------------------------------------------ spectra
@@ -606,6 +653,7 @@ ERRORS = [
     ("spectrogram", (GOOD,), {"window_length": 41}, "window_length: expected at most the 40"),
     ("spectrogram", (GOOD,), {"window_length": 3}, "window_length: expected an integer >= 4"),
     ("energy_drift", (FOUR, GOOD), {}, "(..., 4)"),
+    ("energy_balance", (GOOD,), {}, "balance: expected an EnergyBalance, as of energy_balance"),
     ("level_sets", (FOUR,), {}, "rnn: expected a network of 2 neurons, got 4"),
     ("level_sets", (GOOD,), {}, "rnn: expected a CTRNN, got Trajectory"),
     ("level_sets", (RNN, []), {}, "levels: expected one or more finite energies"),

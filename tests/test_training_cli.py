@@ -192,6 +192,46 @@ def test_wav_samples_are_scaled(tmp_path, dtype, zero, full):
     assert dt == 0.01 and np.array_equal(y, [0, 0.5, -0.5, -1])
 
 
+@pytest.mark.long
+def test_a_driven_signal(ctrnn, tmp_path):
+    """Trained from tables of inputs and outputs; then another input, answered exactly as before."""
+    random = np.random.default_rng(0)
+    u = np.repeat(random.normal(size=60), 5)
+    y, after = np.zeros(300), np.exp(-0.1 * (0.3 + 2j))
+    state = 0j
+    for k in range(299):
+        state = after * state + u[k]
+        y[k + 1] = state.real
+    t = 0.1 * np.arange(300)
+    np.savetxt("y.csv", np.c_[t, y], "%.9g", ",", header="t,y", comments="")
+    np.savetxt("u.csv", np.c_[t, u], "%.9g", ",", header="t,force", comments="")
+    options = ["--neurons", "2", "--steps", "10", *QUIET, "--out", "o"]
+    status, out, error = ctrnn("train", "--signal", "y.csv", "--inputs", "u.csv", *options)
+    assert status == 0, error
+    assert "inputs        1, held" in out and "ARX of orders" in out
+    names = {"oscillator.ctrnn", "report.json", "signal.png", "phase_portrait.png", "loss.png"}
+    assert names <= _files(tmp_path / "o")
+    contents = _strict(tmp_path / "o" / "report.json")
+    assert contents["report"]["held_out_nrmse"][0] < 1e-3
+    assert contents["settings"]["inputs"] == "u.csv"
+    made = ["--inputs", "u.csv"]
+    status, out, error = ctrnn("generate", "o/oscillator.ctrnn", *made, "--out", "again.csv")
+    assert status == 0, error
+    assert "300 samples of 1 channel, 0.1 s apart" in out
+    again = np.genfromtxt("again.csv", delimiter=",", names=True)
+    np.testing.assert_allclose(again["y1"], y, atol=2e-3 * y.std())
+    for arguments, message in (
+        (["generate", "o/oscillator.ctrnn", "--duration", "1"], "--inputs: expected a file with t"),
+        (
+            ["generate", "o/oscillator.ctrnn", *made, "--duration", "99"],
+            "--duration: expected at m",
+        ),
+        (["generate", "o/oscillator.ctrnn", *made, "--dt", "1"], "--dt: expected none, or the 0.1"),
+    ):
+        status, _, error = ctrnn(*arguments)
+        assert status == 2 and message in error and error.count("\n") == 1
+
+
 GENERATE = ["generate", "m.ctrnn", "--duration", "1", "--out", "o.csv"]
 BAD = [
     (["train"], "--frequency: expected either --frequency or --signal, got neither"),
@@ -242,13 +282,22 @@ BAD = [
     (["generate", "rnn.ctrnn", "--duration", "1"], "MODEL: expected a file with an Oscillator"),
     (["generate", "ensemble.ctrnn", "--duration", "1"], "MODEL: expected one Oscillator, got an"),
     (["generate", "a.csv", "--duration", "1"], "a.csv: expected"),
-    (["generate", "m.ctrnn"], "Missing option '--duration'"),
+    (["generate", "m.ctrnn"], "--duration: expected the length of the signal in seconds, got none"),
+    ([*GENERATE, "--inputs", "t.csv"], "--inputs: expected none, as MODEL has no inputs, got t"),
+    ([*GENERATE, "--inputs", "no.csv"], "--inputs: expected an existing file, got no.csv"),
+    (["train", "--frequency", "1", "--inputs", "t.csv"], "--inputs: expected none with one --freq"),
+    (["train", "--signal", "t.csv", "--inputs", "no.csv"], "--inputs: expected an existing file"),
+    (["train", "--signal", "t.csv", "--inputs", "few.npy"], "--inputs: expected 4 samples, as many "
+     "as t.csv has, got 3"),
+    (["train", "--signal", "t.csv", "--inputs", "other.csv"], "--inputs: expected samples every "
+     "0.5 s, as t.csv has, got 0.25 s"),
 ]  # fmt: skip
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(ctrnn, tmp_path):
     texts = {
-        "a.csv": "1\n2\n3\n4\n", "t.csv": "t,y\n0,1\n0.5,1\n1,2\n1.5,1\n", "y.txt": "1\n2\n3\n4\n",
+        "a.csv": "1\n2\n3\n4\n", "t.csv": "t,y\n0,1\n0.5,1\n1,2\n1.5,1\n",
+        "other.csv": "t,u\n0,1\n0.25,1\n0.5,2\n0.75,1\n", "y.txt": "1\n2\n3\n4\n",
         "uneven.csv": "t,y\n0,1\n1,2\n3,3\n4,4\n", "ms.csv": "time [years],y\n0,1\n1,2\n2,3\n3,4\n",
         "words.csv": "a,b\nc,d\n", "empty.csv": "", "bad.wav": "RIFF", "bad.npy": "numpy",
         "commas.csv": "1,5\n2,5\n1,5\n4,5\n", "rising.csv": "0.0 1\n0.1 2\n0.2 1\n0.3 1\n",

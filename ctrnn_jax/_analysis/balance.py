@@ -212,7 +212,8 @@ def _exchanges(
             return own, none
 
     def slope(x, fraction):
-        return dt * rnn(0.0, x, None if u is None else lambda _: u(fraction))
+        value = None if u is None else u(fraction)
+        return dt * rnn(0.0, x, None if value is None else lambda _: value)
 
     v0, v1 = slope(start, 0.0), slope(end, 1.0)
 

@@ -163,7 +163,8 @@ def dominant_frequency(
     if y.shape[-1] > 2**20:
         checks.fail("y", "at most 2^20 samples on the last axis", f"shape {y.shape}")
     dt = _sampling_interval(dt, y.dtype)
-    return _frequency(y, dt, method)
+    # In rows: what is one signal to a caller and a batch to another has one program.
+    return _frequency(y.reshape(-1, y.shape[-1]), dt, method).reshape(y.shape[:-1])
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -28,6 +28,7 @@ from .._util import checks
 from .._util.classes import listed
 from ..solvers._foreign import adapted
 from ..solvers._names import described, solver_named
+from .drive import INPUTS, Drive, Inputs, read_inputs
 from .info import environment
 from .options import (
     ACTIVATIONS,
@@ -88,9 +89,46 @@ class Settings:
     form: Form = "rate"
     bias: Annotated[str | None, Option(help=f"b: one number for all neurons, or {ARRAY}.")] = None
     leak: Annotated[float | None, Option(help="Leak rate in 1/s; breaks every invariant.")] = None
-    solver: Annotated[str, Option(help=f"{described()}.")] = "tsit5"
-    dt: Annotated[float, Option(help="Time step in seconds.")] = 0.05
-    steps: Annotated[int | None, Option(help="Number of steps.", show_default="2000")] = None
+    inputs: Annotated[
+        Path | None,
+        Option(
+            help=f"Inputs u (steps, inputs), shared, or (states, steps, inputs): {INPUTS}. Each is"
+            " held through its step; a column of times of a .csv file gives --dt."
+        ),
+    ] = None
+    input_weights: Annotated[
+        Path | None,
+        Option(
+            help=f"B (n, inputs): {ARRAY}, or a .ctrnn file: that of its network.",
+            show_default="random",
+        ),
+    ] = None
+    input_scale: Annotated[
+        float | None,
+        Option(help="Standard deviation of random input weights.", show_default="1"),
+    ] = None
+    noise: Annotated[
+        float | None,
+        Option(
+            help="Intensity of white noise, in units of a state over the root of a second,"
+            " independent for each neuron; its paths follow from --seed."
+        ),
+    ] = None
+    solver: Annotated[
+        str | None,
+        Option(
+            help=f"{described()}. With --noise one of stochastic equations: euler, heun, ...",
+            show_default="tsit5; euler with --noise",
+        ),
+    ] = None
+    dt: Annotated[
+        float | None,
+        Option(help="Time step in seconds.", show_default="that of --inputs, else 0.05"),
+    ] = None
+    steps: Annotated[
+        int | None,
+        Option(help="Number of steps.", show_default="as many as --inputs, else 2000"),
+    ] = None
     duration: Annotated[
         float | None, Option(help="Simulated time in seconds, instead of --steps.")
     ] = None
@@ -98,7 +136,7 @@ class Settings:
         int | None,
         Option(
             help="Steps between saves, a divisor of --steps. Unless given, about 100 saves, for"
-            " which --steps may be rounded up.",
+            " which --steps may be rounded up; with --inputs at least 80, if need be all.",
             show_default="about 100 saves",
         ),
     ] = None
@@ -123,7 +161,8 @@ def simulate_to_folder(settings: Settings) -> None:
     """Simulate many initial states of one network; leave states, summary and plots in --out.
 
     Without options: 4096 random initial states of a random 20-neuron tanh network, small enough
-    for quasi-periodic motion; --amplitude 1 is chaotic.
+    for quasi-periodic motion; --amplitude 1 is chaotic. With --inputs or --noise energy is
+    exchanged: instead of its drift the energy balance is told, where that can be.
     """
     make_devices(settings.devices)
     with prepared(settings.out, settings.dtype, settings.device):
@@ -132,9 +171,16 @@ def simulate_to_folder(settings: Settings) -> None:
 
 def _simulate_to_folder(settings: Settings) -> None:
     dtype = jnp.dtype(settings.dtype)
-    solver = solver_named(settings.solver)
-    asked, steps, save_every = _steps(settings)
-    rnn, x0 = _network_and_states(settings, dtype, 1 + steps // save_every)
+    given, read = settings, None
+    if settings.inputs is not None:
+        read = read_inputs(settings.inputs, each=True)
+    dt = settings.dt if read is None else read.interval(settings.dt, None)
+    solver = settings.solver or ("tsit5" if settings.noise is None else "euler")
+    settings = dataclasses.replace(settings, dt=0.05 if dt is None else dt, solver=solver)
+    solver = solver_named(solver)
+    asked, steps, save_every = _steps(settings, read)
+    rnn, x0 = _network_and_states(settings, dtype, 1 + steps // save_every, read)
+    drive = _drive(settings, read, len(x0), dtype)
     options = {
         "dt": settings.dt,
         "solver": solver,
@@ -144,20 +190,19 @@ def _simulate_to_folder(settings: Settings) -> None:
     }
     adapted(solver).check(rnn, x0[:1])  # a bias without energy, which is not seen when traced
     mesh = mesh_of(settings.devices, settings.device, x0, solver)
-    arrays, static = eqx.partition(rnn, eqx.is_array)
+    arrays, static = eqx.partition((rnn, drive), eqx.is_array)
 
     def run(arrays: Any, x0: jax.Array) -> Trajectory:
         many = {"num_steps": steps, "save_every": save_every, "mesh": mesh}
-        return simulate(
-            eqx.combine(arrays, static), x0, **options, **many, progress=settings.progress
-        )
+        rnn, drive = eqx.combine(arrays, static)
+        return simulate(rnn, x0, **options, **many, **drive.options(), progress=settings.progress)
 
     start = time.perf_counter()
     compiled = jax.jit(run).lower(arrays, x0).compile()
     compiled_at = time.perf_counter()
     trajectory = jax.block_until_ready(compiled(arrays, x0))
     seconds = time.perf_counter() - compiled_at
-    measured, part = measure(rnn, trajectory, steps, save_every, options)
+    measured, part, balance = measure(rnn, trajectory, steps, save_every, options, drive)
     results = {
         "states": x0.shape[0],
         "neurons": rnn.size,
@@ -166,12 +211,14 @@ def _simulate_to_folder(settings: Settings) -> None:
         "dt": settings.dt,
         "save_every": save_every,
         "solver": type(solver).__name__,
+        "driven_by": _driven_by(given, read),
         "devices": 1 if mesh is None else mesh.size,
         "wall_time_s": seconds,
         "compile_time_s": compiled_at - start,
         "state_steps_per_s": x0.shape[0] * steps / seconds,
         **measured,
     }
+    settings = given
     summary = {
         "results": results,
         "settings": settings,
@@ -183,14 +230,14 @@ def _simulate_to_folder(settings: Settings) -> None:
         save(workplace / "network.ctrnn", rnn)
         save(workplace / "trajectory.ctrnn", trajectory)
         write_json(workplace / "summary.json", summary)
-        draw(workplace, pictures(rnn, trajectory, part))
+        draw(workplace, pictures(rnn, trajectory, part, balance))
     print(table(results))
     print(f"results in {settings.out}")
 
 
-def _steps(settings: Settings) -> tuple[int, int, int]:
+def _steps(settings: Settings, inputs: Inputs | None = None) -> tuple[int, int, int]:
     """Steps that were asked for, steps that are made, and steps between two saves."""
-    steps, dt = settings.steps, settings.dt
+    steps, dt = settings.steps, 0.05 if settings.dt is None else settings.dt
     checks.positive("--dt", dt, settings.dtype)
     if settings.duration is not None:
         if steps is not None:
@@ -203,9 +250,18 @@ def _steps(settings: Settings) -> tuple[int, int, int]:
         if not math.isclose(steps * dt, settings.duration, rel_tol=1e-6):
             got = f"{settings.duration} with --dt {dt}"
             checks.fail("--duration", "a whole number of time steps", got)
-    steps = checks.integer("--steps", 2000 if steps is None else steps, 1)
+    if steps is None:
+        steps = 2000 if inputs is None else inputs.steps
+    steps = checks.integer("--steps", steps, 1)
     if steps > MAX_STEPS:
         checks.fail("--steps", f"at most {MAX_STEPS}", steps)
+    if inputs is not None and steps != inputs.steps:
+        option = "--steps" if settings.duration is None else "--duration"
+        checks.fail(option, f"{inputs.steps} steps, as many as {inputs.name} has inputs", steps)
+    if settings.save_every is None and inputs is not None:
+        # Of the divisors the largest that leaves 80 saves: no step without an input is added.
+        each = next(d for d in range(max(1, steps // 80), 0, -1) if steps % d == 0)
+        return steps, steps, each
     if settings.save_every is None:
         # Saves are evenly spaced: of about 100 so many that the fewest steps are added.
         each = np.arange(max(1, steps // 125), max(1, steps // 80) + 1)
@@ -227,11 +283,72 @@ def _check_size(settings: Settings, n: int, states: int, saves: int) -> None:
     fits(what, 4 * n**2 * size + 5 * saved, n**2 * size + saved, settings.out)
 
 
-def _network_and_states(settings: Settings, dtype: Any, saves: int) -> tuple[CTRNN, jax.Array]:
+def _drive(settings: Settings, read: Inputs | None, states: int, dtype: Any) -> Drive:
+    """Inputs and noise for so many states."""
+    inputs, noise, key = None, None, None
+    if read is not None:
+        if read.values.ndim == 3 and len(read.values) != states:
+            expected = f"inputs shared or of {states} states, ({states}, steps, inputs)"
+            checks.fail("--inputs", expected, f"shape {read.values.shape}")
+        inputs = _finite("--inputs", read.values, dtype)
+    if settings.noise is not None:
+        checks.positive("--noise", settings.noise, dtype)
+        noise, key = settings.noise, jax.random.fold_in(jax.random.key(settings.seed), 1)
+    return Drive(inputs, noise, key)
+
+
+def _driven_by(settings: Settings, read: Inputs | None) -> dict[str, Any] | None:
+    """What the summary says of inputs and noise."""
+    told: dict[str, Any] = {}
+    if read is not None:
+        scale = 1.0 if settings.input_scale is None else settings.input_scale
+        told["inputs"] = read.count
+        told["inputs_file"] = read.name
+        told["inputs_shared"] = read.values.ndim == 2
+        told["input_weights"] = (
+            f"random, standard deviation {scale:g}"
+            if settings.input_weights is None
+            else settings.input_weights.name
+        )
+    if settings.noise is not None:
+        told["noise"] = settings.noise
+    return told or None
+
+
+def _input_weights(settings: Settings, read: Inputs | None, n: int, dtype: Any) -> Any:
+    """B (n, inputs), from a file or random; None without inputs."""
+    for option in ("input_weights", "input_scale"):
+        value = getattr(settings, option)
+        if read is None and value is not None:
+            checks.fail(f"--{option.replace('_', '-')}", "none without --inputs", value)
+    if read is None:
+        return None
+    if settings.input_weights is None:
+        scale = 1.0 if settings.input_scale is None else settings.input_scale
+        checks.positive("--input-scale", scale, dtype)
+        key = jax.random.fold_in(jax.random.key(settings.seed), 0)
+        return scale * jax.random.normal(key, (n, read.count), dtype)
+    if settings.input_scale is not None:
+        got = "both"
+        checks.fail("--input-scale", "either --input-weights or --input-scale", got)
+    B = _read("--input-weights", settings.input_weights, _input_weights_of)
+    B = B[:, None] if B.ndim == 1 else B
+    if B.shape != (n, read.count):
+        expected = f"shape {(n, read.count)}, neurons and inputs of {read.name}"
+        checks.fail("--input-weights", expected, B.shape)
+    return _finite("--input-weights", B, dtype)
+
+
+def _network_and_states(
+    settings: Settings, dtype: Any, saves: int, read: Inputs | None = None
+) -> tuple[CTRNN, jax.Array]:
     key_weights, key_states = jax.random.split(jax.random.key(seed_of(settings.seed)))
     checks.positive("--amplitude", settings.amplitude, dtype)
     checks.positive("--scale", settings.scale, dtype)
-    states = checks.integer("--states", 4096 if settings.states is None else settings.states, 1)
+    states = settings.states
+    if states is None:
+        states = 4096 if read is None or read.values.ndim == 2 else len(read.values)
+    states = checks.integer("--states", states, 1)
     if settings.weights is None:
         if settings.skew_part or settings.unconstrained:
             option = "--skew-part" if settings.skew_part else "--unconstrained"
@@ -254,7 +371,8 @@ def _network_and_states(settings: Settings, dtype: Any, saves: int) -> tuple[CTR
         bias = _finite("--bias", bias, dtype)
     leak = None if settings.leak is None else jnp.asarray(settings.leak, dtype)
     activation = activation_named(settings.activation)
-    rnn = CTRNN(weights, activation, settings.form, bias=bias, leak=leak)
+    B = _input_weights(settings, read, n, dtype)
+    rnn = CTRNN(weights, activation, settings.form, bias=bias, leak=leak, input_weights=B)
 
     if settings.initial_states is None:
         _check_size(settings, n, states, saves)
@@ -311,6 +429,8 @@ def _read(option: str, path: Path, part: Callable[[Any], Any]) -> np.ndarray:
             expected = "weights, a network or an oscillator"
             if part is _states_of:
                 expected = "a trajectory with states, an oscillator or an array"
+            if part is _input_weights_of:
+                expected = "a network or an oscillator with input weights"
             checks.fail(option, f"a file with {expected}", type(found).__name__)
         return np.asarray(array)
     finally:
@@ -324,6 +444,12 @@ def _matrix_of(found: Any) -> Any:
         parameters = [leaf.ndim for leaf in jax.tree.leaves(found)]
         return found.as_matrix() if max(parameters) < 3 else None
     return found if isinstance(found, jax.Array) else None
+
+
+def _input_weights_of(found: Any) -> Any:
+    found = found.rnn if isinstance(found, Oscillator) else found
+    found = found.input_weights if isinstance(found, CTRNN) else found
+    return found if isinstance(found, jax.Array) and found.ndim == 2 else None
 
 
 def _states_of(found: Any) -> Any:

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from .._analysis.balance import EnergyBalance, energy_balance
 from .._analysis.spectra import dominant_frequency
 from .._network.invariants import energy, energy_drift
 from .._network.model import CTRNN
 from .._simulate.api import simulate
 from .._simulate.trajectory import Trajectory
+from .drive import Drive
 
 _PER_PERIOD = 20  # least saves in the fastest period of small oscillations, to draw curves
 _PERIODS_DRAWN = 20, 8  # of curves, at least: of the fastest, of the dominant oscillation
@@ -26,59 +28,122 @@ class Part(NamedTuple):
     """Some trajectories from the start on, saved so densely that curves can be drawn.
 
     `rows` are their places among all of them, `total`; `excerpt` are the saves of some periods.
+    `cycles` are those of the first in a save, by its dominant frequency; nan where there is none.
     """
 
     trajectory: Trajectory
     rows: np.ndarray
     total: int
     excerpt: int
+    driven: bool
+    cycles: float = math.nan
 
     @property
     def seconds(self) -> float:
-        return float(self.trajectory.ts[-1])
+        return float(np.asarray(self.trajectory.ts)[-1])
+
+    @property
+    def interval(self) -> float:
+        return float(np.asarray(self.trajectory.ts)[1])
 
 
 def measure(
-    rnn: CTRNN, trajectory: Trajectory, steps: int, save_every: int, options: dict[str, Any]
-) -> tuple[dict[str, Any], Part]:
+    rnn: CTRNN,
+    trajectory: Trajectory,
+    steps: int,
+    save_every: int,
+    options: dict[str, Any],
+    drive: Drive,
+) -> tuple[dict[str, Any], Part, EnergyBalance | None]:
     """Drift over the trajectories that ran to the end, frequencies, and what to draw.
 
-    `options` are those of `simulate`.
+    `options` are those of `simulate` but for what drives the network, which then has an energy
+    balance, if any, instead of a drift.
     """
     running = np.asarray(trajectory.stopped_at) < 0
     median = largest = None
-    if running.any() and _has_energy(rnn):
+    if running.any() and _has_energy(rnn) and not drive:
         xs = np.asarray(trajectory.xs)
         at_once = max(1, _MOST_VALUES // xs[0].size)
         blocks = np.array_split(np.flatnonzero(running), math.ceil(running.sum() / at_once))
         drifts = [np.abs(np.asarray(energy_drift(rnn, xs[rows]))).max(axis=-1) for rows in blocks]
         worst = np.concatenate(drifts)
         median, largest = float(np.median(worst)), float(np.max(worst))
-    part = _densely_saved(rnn, trajectory, steps, save_every, options)
+    balance = _balance(rnn, trajectory, steps, save_every, options, drive) if drive else None
+    part = _densely_saved(rnn, trajectory, steps, save_every, options, drive)
     drawn, lines = part.trajectory, np.full(0, np.nan)
     ran = np.asarray(drawn.stopped_at) < 0
     assert drawn.xs is not None  # they are kept
     if ran.any() and drawn.xs.shape[-2] >= 4:
-        lines = np.asarray(dominant_frequency(drawn.xs[ran, :, 0], float(drawn.ts[1])))
+        # Of all that are drawn, whose spectrum asks for as many: one program.
+        signals = np.asarray(drawn.xs)[..., 0]
+        lines = np.asarray(dominant_frequency(signals, part.interval))[ran]
+        if ran[0]:
+            part = part._replace(cycles=float(lines[0]) * part.interval)
     found = lines[np.isfinite(lines)]
     frequency = float(np.median(found)) if found.size else None
     if frequency is not None:
-        longest = _PERIODS_DRAWN[1] / (frequency * float(drawn.ts[1]))
+        longest = _PERIODS_DRAWN[1] / (frequency * part.interval)
         part = part._replace(excerpt=max(part.excerpt, 1 + math.ceil(longest)))
     numbers = {
         "median_relative_energy_drift": median,
         "max_relative_energy_drift": largest,
+        "energy_balance": None if balance is None else _balance_numbers(balance),
         "stopped": int((~running).sum()),
         "unconverged": int((np.asarray(trajectory.unconverged_at) >= 0).sum()),
         "dominant_frequency_hz": frequency,
         "dominant_frequency_states": [found.size, lines.size],
         "dominant_frequency_span_s": part.seconds,
     }
-    return numbers, part
+    return numbers, part, balance
+
+
+def _balance(
+    rnn: CTRNN,
+    trajectory: Trajectory,
+    steps: int,
+    save_every: int,
+    options: dict[str, Any],
+    drive: Drive,
+) -> EnergyBalance | None:
+    """Of some trajectories that ran to the end; None where noise takes part, or is no room."""
+    running = np.flatnonzero(np.asarray(trajectory.stopped_at) < 0)
+    rows = running[: min(_MOST_STATES, _MOST_VALUES // ((steps + 1) * rnn.size))]
+    if drive.noise is not None or not rows.size or not _has_energy(rnn):
+        return None
+    assert trajectory.xs is not None
+    xs, driven = trajectory.xs[rows], drive.options(rows=rows)
+    if save_every > 1:
+        xs = simulate(rnn, jnp.asarray(np.asarray(xs[:, 0])), **options, **driven,
+                      num_steps=steps).xs  # fmt: skip
+    assert xs is not None
+    xs = jnp.asarray(np.asarray(xs))  # of a mesh
+    return energy_balance(rnn, xs, driven["inputs"], dt=options["dt"], solver=options["solver"])
+
+
+def _balance_numbers(balance: EnergyBalance) -> dict[str, Any]:
+    """Medians over the states, and the largest of what is missing."""
+    supplied, dissipated, exchanged = (
+        np.asarray(a)[:, -1] for a in (balance.supplied, balance.dissipated, balance.exchanged)
+    )
+    missing = np.abs(np.asarray(balance.missing)).max(axis=1)
+    return {
+        "states": len(supplied),
+        "median_supplied": float(np.median(supplied)),
+        "median_dissipated": float(np.median(dissipated)),
+        "median_exchanged": float(np.median(exchanged)),
+        "max_missing": float(missing.max()),
+        "max_missing_of_exchanged": float(np.max(missing / np.maximum(exchanged, 1e-30))),
+    }
 
 
 def _densely_saved(
-    rnn: CTRNN, trajectory: Trajectory, steps: int, save_every: int, options: dict[str, Any]
+    rnn: CTRNN,
+    trajectory: Trajectory,
+    steps: int,
+    save_every: int,
+    options: dict[str, Any],
+    drive: Drive,
 ) -> Part:
     assert trajectory.xs is not None
     total, _, n = trajectory.xs.shape
@@ -87,14 +152,17 @@ def _densely_saved(
     period = 2 * np.pi / max(_norm(np.asarray(rnn.weights.as_matrix(), float)), 1e-300)
     each = max(1, math.floor(min(period / (_PER_PERIOD * options["dt"]), steps)))
     saves = min(steps // each, _MOST_SAVES - 1)
-    rows = np.sort(first[: max(1, min(_MOST_STATES, _MOST_VALUES // (saves * n)))])
+    count = max(1, min(_MOST_STATES, _MOST_VALUES // (saves * n)))
+    # Noise goes by the number of a state: that of the first ones is the same when they are alone.
+    rows = np.sort(first[:count]) if drive.noise is None else np.arange(min(count, total))
     if each >= save_every:
         part, each = _taken(trajectory, rows, _MOST_SAVES), save_every
     else:
-        x0 = jnp.asarray(np.asarray(trajectory.xs[rows, 0]))
-        part = simulate(rnn, x0, **options, num_steps=saves * each, save_every=each)
+        x0 = jnp.asarray(np.asarray(trajectory.xs)[rows, 0])
+        driven = drive.options(saves * each, rows)
+        part = simulate(rnn, x0, **options, **driven, num_steps=saves * each, save_every=each)
     excerpt = 1 + math.ceil(min(_PERIODS_DRAWN[0] * period / (each * options["dt"]), saves))
-    return Part(part, rows, total, excerpt)
+    return Part(part, rows, total, excerpt, bool(drive))
 
 
 def _norm(A: np.ndarray) -> float:
@@ -139,15 +207,22 @@ def table(results: dict[str, Any]) -> str:
     else:
         reason = "too few saves" if ran else "all trajectories were stopped"
         frequency = f"not measured: {reason}"
+    driven = results["driven_by"]
+    energies = {
+        "median drift": drift(results["median_relative_energy_drift"]),
+        "max drift": drift(results["max_relative_energy_drift"]),
+    }
+    if driven:
+        energies = _energies(results, ran)
     rows = {
         "states": f"{results['states']} of {results['neurons']} neurons",
         "steps": steps,
+        **({"driven by": _driven_by(driven)} if driven else {}),
         "solver": f"{results['solver']}, on {results['devices']} device(s)",
         "wall time": f"{number(results['wall_time_s'], ' s')}, after"
         f" {number(results['compile_time_s'], ' s')} of compilation",
         "speed": number(results["state_steps_per_s"], " state-steps/s"),
-        "median drift": drift(results["median_relative_energy_drift"]),
-        "max drift": drift(results["max_relative_energy_drift"]),
+        **energies,
         "stopped": f"{results['stopped']} trajectories",
         "frequency": frequency,
     }
@@ -156,9 +231,45 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
 
 
-def pictures(rnn: CTRNN, trajectory: Trajectory, part: Part) -> dict[str, Callable[[Any], Any]]:
+def _driven_by(driven: dict[str, Any]) -> str:
+    told = []
+    if "inputs" in driven:
+        shared = "shared" if driven["inputs_shared"] else "one for each state"
+        one = driven["inputs"] == 1
+        told.append(
+            f"{driven['inputs']} input{'s' * (not one)} of {driven['inputs_file']}, {shared}"
+        )
+        told.append(f"input weights: {driven['input_weights']}")
+    if "noise" in driven:
+        told.append(f"white noise of {driven['noise']:g} a root second")
+    return "; ".join(told)
+
+
+def _energies(results: dict[str, Any], ran: int) -> dict[str, str]:
+    """What is told of the energy of a driven network, which may well change."""
+    found = results["energy_balance"]
+    if found is None:
+        reason = "all trajectories were stopped"
+        if "noise" in results["driven_by"]:
+            reason = "noise exchanges energy, and its change is no error"
+        elif ran:
+            reason = "the network has no energy, or the run is too long to keep all steps"
+        return {"energy": f"no balance: {reason}"}
+    of = f"median of {found['states']} of {results['states']} states"
+    return {
+        "supplied": f"{found['median_supplied']:.3g} of energy, {of}",
+        "dissipated": f"{found['median_dissipated']:.3g}, likewise",
+        "missing": f"at most {found['max_missing']:.3g},"
+        f" {found['max_missing_of_exchanged']:.3g} of the energy exchanged",
+    }
+
+
+def pictures(
+    rnn: CTRNN, trajectory: Trajectory, part: Part, balance: EnergyBalance | None
+) -> dict[str, Callable[[Any], Any]]:
     """Functions that draw into an empty figure: the drift of all, the motion of a part."""
     from .. import plot
+    from ..plot._spectra import window_for
 
     drawn = part.trajectory
     alone, start = _taken(drawn, slice(1)), _taken(drawn, slice(16), part.excerpt)
@@ -166,7 +277,7 @@ def pictures(rnn: CTRNN, trajectory: Trajectory, part: Part) -> dict[str, Callab
     def title(count: int, which: Trajectory) -> str:
         states = f"{count} of {part.total} states"
         one = f"state {part.rows[0]} of {part.total}" if part.total > 1 else "the only state"
-        return f"{states if count > 1 else one}, first {float(which.ts[-1]):.4g} s"
+        return f"{states if count > 1 else one}, first {float(np.asarray(which.ts)[-1]):.4g} s"
 
     def titled(title: str, picture: Callable[..., Any], *arguments: Any, **options: Any):
         def into(figure: Any) -> None:
@@ -191,22 +302,34 @@ def pictures(rnn: CTRNN, trajectory: Trajectory, part: Part) -> dict[str, Callab
         )
     elif rnn.size > 1:
         found["phase_portrait"] = titled(one, plot.phase_portrait, first)
-    if _has_energy(rnn) and (np.asarray(trajectory.stopped_at) != 0).any():
+    if balance is not None:
+        found["energy_balance"] = titled(
+            f"{len(balance.energy)} of {part.total} states, to the end, bands: 10 to 90 %",
+            plot.energy_balance,
+            balance,
+        )
+    elif not part.driven and _has_energy(rnn) and (np.asarray(trajectory.stopped_at) != 0).any():
         found["energy_drift"] = titled(
             f"{part.total} states, to the end", plot.energy_drift, rnn, trajectory
         )
     if drawn.ts.shape[0] >= 32 and (np.asarray(drawn.stopped_at) < 0).any():
         found["spectrum"] = titled(title(len(part.rows), drawn), plot.spectrum, drawn)
-        found["spectrogram"] = titled(title(1, drawn), plot.spectrogram, alone)
+        # As it would choose it, of the frequency that is known: one program less.
+        ran = np.asarray(drawn.stopped_at)[0] < 0
+        window = {"window_length": window_for(len(drawn.ts), part.cycles)} if ran else {}
+        found["spectrogram"] = titled(title(1, drawn), plot.spectrogram, alone, **window)
     return found
 
 
 def _taken(trajectory: Trajectory, rows: Any, saves: int | None = None) -> Trajectory:
     """Some trajectories, up to some save."""
-    assert trajectory.xs is not None
-    stopped_at, unconverged_at = trajectory.stopped_at[rows], trajectory.unconverged_at[rows]
-    ts, xs = trajectory.ts[:saves], trajectory.xs[rows, :saves]
-    return Trajectory(ts, xs, None, None, stopped_at, unconverged_at)
+    # By NumPy: JAX would compile each of these.
+    ts, xs, *ends = map(
+        np.asarray, (trajectory.ts, trajectory.xs, trajectory.stopped_at, trajectory.unconverged_at)
+    )
+    stopped_at, unconverged_at = (jnp.asarray(end[rows]) for end in ends)
+    xs = jnp.asarray(xs[rows, :saves])
+    return Trajectory(jnp.asarray(ts[:saves]), xs, None, None, stopped_at, unconverged_at)
 
 
 def _has_energy(rnn: CTRNN) -> bool:

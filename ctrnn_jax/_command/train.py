@@ -21,6 +21,7 @@ from .._train.fit_signal import fit_signal
 from .._train.fit_spectrum import fit_spectrum
 from .._util import checks
 from .._util.classes import listed
+from .drive import INPUTS, read_inputs
 from .info import environment
 from .options import (
     ACTIVATIONS,
@@ -56,6 +57,13 @@ class Settings:
             " A column t, time, timestamp, date, ms, ... of a .csv file is its time."
         ),
     ] = None
+    inputs: Annotated[
+        Path | None,
+        Option(
+            help="Inputs (samples,) or (samples, inputs) at the times of --signal: a driven network"
+            f" is trained to answer them so. {INPUTS[0].upper()}{INPUTS[1:]}."
+        ),
+    ] = None
     columns: Annotated[
         list[str] | None,
         Option(help="Channels of --signal: names, or positions from 0, as in a,b or 1,2."),
@@ -84,7 +92,9 @@ class Settings:
     ] = None
     neurons: Annotated[
         int | None,
-        Option(help="Neurons.", show_default="8; 12 for several lines; 16 for a signal"),
+        Option(
+            help="Neurons.", show_default="8; 12 for several lines; 16 for a signal, 6 with inputs"
+        ),
     ] = None
     activation: Annotated[
         str, Option(help=f"{listed(_ODD)}: odd ones, around 0 they oscillate.")
@@ -120,8 +130,8 @@ class Settings:
 # Where an option has no meaning, silence would suggest that it has one.
 _READING = ("columns", "time_column", "time_unit", "array", "decimal", "header")
 _IDLE = {
-    "frequency": ("dt", "hold_out", *_READING),
-    "chord": ("dt", "hold_out", "steps", *_READING),
+    "frequency": ("dt", "hold_out", "inputs", *_READING),
+    "chord": ("dt", "hold_out", "steps", "inputs", *_READING),
     "signal": ("amplitude",),
 }
 _NAMES = {"frequency": "one --frequency", "chord": "several --frequency", "signal": "--signal"}
@@ -130,7 +140,8 @@ _NAMES = {"frequency": "one --frequency", "chord": "several --frequency", "signa
 def train_to_folder(settings: Settings) -> None:
     """Train an oscillator to one or several frequencies, or to a signal; leave it in --out.
 
-    ctrnn train --frequency 3.2, ctrnn train --signal data.csv --dt 0.01: the model
+    ctrnn train --frequency 3.2, ctrnn train --signal data.csv --dt 0.01, ctrnn train --signal
+    y.csv --inputs u.csv: the model
     (oscillator.ctrnn, for ctrnn generate), report.json, and plots of its signal and spectrum
     beside the target's, of its orbit and of the loss.
     """
@@ -209,7 +220,16 @@ def _signal(settings: Settings) -> Result:
         name="--signal",
     )
     y, known = read.samples, read.dt
-    dt = settings.dt
+    dt, driven = settings.dt, None
+    if settings.inputs is not None:
+        driven = read_inputs(settings.inputs)
+        if driven.steps != len(y):
+            expected = f"{len(y)} samples, as many as {settings.signal.name} has"
+            checks.fail("--inputs", expected, driven.steps)
+        if None not in (known, driven.dt) and not math.isclose(known, driven.dt, rel_tol=1e-4):  # pyright: ignore[reportArgumentType]
+            expected = f"samples every {known:.6g} s, as {settings.signal.name} has"
+            checks.fail("--inputs", expected, f"{driven.dt:.6g} s")
+        known = driven.dt if known is None else known
     if dt is not None:
         dt = checks.positive_float("--dt", dt)
     if known is None and dt is None:
@@ -220,10 +240,13 @@ def _signal(settings: Settings) -> Result:
     assert dt is not None
     print(f"read {settings.signal.name}: {read}")
     options = _options(settings)
-    oscillator, report = fit_signal(y, dt, progress=settings.progress, **options)
-    made = generated(oscillator, dt, len(y))
+    u = None if driven is None else driven.values
+    if u is not None:
+        options.setdefault("neurons", 6)
+    oscillator, report = fit_signal(y, dt, progress=settings.progress, inputs=u, **options)
+    made = generated(oscillator, dt, len(y), u)
     return Result(
-        oscillator, report, dt, y.reshape(made.shape), made, [], int(report.training_samples)
+        oscillator, report, dt, y.reshape(made.shape), made, [], int(report.training_samples), u
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import diffrax
+import jax.numpy as jnp
 import numpy as np
 
 from .._analysis.frequencies import natural_frequencies
@@ -33,6 +34,7 @@ class Result:
     generated: np.ndarray
     lines_hz: list[float]
     training_samples: int | None
+    inputs: np.ndarray | None = None
 
 
 def with_max_step(oscillator: Oscillator) -> Oscillator:
@@ -46,9 +48,12 @@ def with_max_step(oscillator: Oscillator) -> Oscillator:
     return dataclasses.replace(oscillator, max_step=1 / (_PER_PERIOD * fastest))
 
 
-def generated(oscillator: Oscillator, dt: float, size: int) -> np.ndarray:
-    """Its signal (size, channels) at k dt, in float64."""
-    return np.asarray(with_max_step(oscillator).generate(dt, size - 1), np.float64)
+def generated(
+    oscillator: Oscillator, dt: float, size: int, inputs: np.ndarray | None = None
+) -> np.ndarray:
+    """Its signal (size, channels) at k dt, in float64, its inputs (size, m) each held for dt."""
+    given = None if inputs is None else jnp.asarray(inputs[:-1].astype(oscillator.x0.dtype))
+    return np.asarray(with_max_step(oscillator).generate(dt, size - 1, inputs=given), np.float64)
 
 
 def closest(lines: list[float]) -> float:
@@ -68,6 +73,12 @@ def orbit_of(result: Result) -> Any:
     assert oscillator.max_step is not None
     steps = min(math.ceil(span / min(oscillator.max_step / 4, span / 200)), 20000)
     rnn = oscillator.rnn
+    if result.inputs is not None:
+        # One of its own accord would only come to rest: that of the first samples is shown.
+        every = math.ceil(result.dt / oscillator.max_step)
+        count = min(len(result.inputs) - 1, max(2, 20000 // every))
+        u = jnp.asarray(np.repeat(result.inputs[:count], every, axis=0).astype(rnn.dtype))
+        return simulate(rnn, oscillator.x0, dt=result.dt / every, num_steps=len(u), inputs=u)
     solver = PoissonSplitting(4) if rnn.is_conservative else diffrax.Tsit5()
     return simulate(rnn, oscillator.x0, dt=span / steps, num_steps=steps, solver=solver)
 
@@ -166,6 +177,7 @@ def table(result: Result, signal: Path | None, seconds: float) -> str:
     activation = type(oscillator.rnn.activation).__name__
     rows = {
         "target": target,
+        **({} if result.inputs is None else {"inputs": f"{result.inputs.shape[1]}, held"}),
         "oscillator": f"{oscillator.rnn.size} neurons, {activation}, {oscillator.rnn.form} form,"
         f" {oscillator.x0.dtype}",
         "wall time": f"{seconds:.3g} s, compilation included",

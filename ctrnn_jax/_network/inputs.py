@@ -6,14 +6,14 @@ from typing import Any
 
 import diffrax
 
-from .._util.types import Array, Float, Scalar
+from .._util.types import Array, Float
 from .products import product
 
 # With so few inputs B u is written out, and so becomes a part of the loop that adds it.
 _WRITTEN_OUT = 1
 
 
-def input_at(inputs: Any, t: Scalar) -> Array:
+def input_at(inputs: Any, t: Any) -> Array:
     """u(t) of a function or a diffrax path."""
     if isinstance(inputs, diffrax.AbstractPath):
         return inputs.evaluate(t)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,15 +89,19 @@ def _energy(rnn: CTRNN, name: str, x: ArrayLike, u: Any = None) -> Float[Array, 
             m = rnn.num_inputs
             checks.fail("u", f"shape ({m},) or {(*batch, m)}", u.shape)
         u = u if u.ndim == 1 else u.reshape(-1, rnn.num_inputs).T
-    value = total_energy(rnn, columns, bias_offset(rnn), u) * finite_or_nan(columns, axis=0)
-    return value.reshape(batch)
+    return _total_or_nan(rnn, columns, bias_offset(rnn), u).reshape(batch)
+
+
+@eqx.filter_jit  # one program: as single operations some twenty would be compiled for each shape
+def _total_or_nan(rnn: CTRNN, x: Array, offset: Array | None, u: Array | None) -> Array:
+    return total_energy(rnn, x, offset, u) * finite_or_nan(x, axis=0)
 
 
 def total_energy(
     rnn: CTRNN,
     x: Float[Array, " n *batch"],
     offset: Float[Array, " n"] | None,
-    u: Float[Array, " m *batch"] | None = None,
+    u: Array | None = None,
 ) -> Float[Array, "*batch"]:
     """Σ_i Φ(z_i) + c·x of columns, c the `bias_offset`."""
     z = rnn.preactivation(x) if u is None else rnn.preactivation(x, u)

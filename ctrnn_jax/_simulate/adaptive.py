@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -48,7 +49,7 @@ class _Shifted(eqx.Module):
 class _Constant(eqx.Module):
     """An input that is held."""
 
-    u: Array
+    u: Any
 
     def __call__(self, t: Scalar) -> Array:
         return self.u
@@ -105,7 +106,7 @@ def adaptive_segments(problem: Problem, plan: Plan, drive: Drive) -> Advance:
         start = jnp.where(carry.stopped_at < 0, carry.x, 0)
         began = carry.step.astype(carry.x.dtype) * dt
         u = None if held is None else _Constant(held)
-        inputs = None if held is None else _Constant(1 if held.ndim == 2 else None)  # pyright: ignore
+        inputs = None if held is None else _Constant(1 if held.ndim == 2 else None)
         each = jax.vmap(solve, in_axes=(1, None, None, inputs), out_axes=(2, 0, 0))
         return each(start, ts, began, u)
 

@@ -72,7 +72,7 @@ class Drive(eqx.Module):
             return CONTINUOUS
         return None if self.shared is None and self.each is None else HELD
 
-    def held(self, step: Int[Array, ""], count: int) -> Float[Array, "count m *columns"] | None:
+    def held(self, step: Any, count: int) -> Float[Array, "count m *columns"] | None:
         """What is held through `count` steps from `step` on; None where nothing is.
 
         Taken where it is wanted, so that no more than a segment is ever copied.
@@ -81,11 +81,11 @@ class Drive(eqx.Module):
             return lax.dynamic_slice_in_dim(self.shared, step, count)
         if self.each is None:
             return None
-        start = jnp.asarray(self.first, step.dtype), step, jnp.zeros_like(step)
+        start = tuple(jnp.asarray(i, jnp.int32) for i in (self.first, step, 0))
         part = lax.dynamic_slice(self.each, start, (self.columns, count, self.each.shape[2]))
         return jnp.transpose(part, (1, 2, 0))
 
-    def during(self, k: Int[Array, ""], held: Array | None, dt: Scalar) -> Input | None:
+    def during(self, k: Any, held: Array | None, dt: Scalar) -> Input | None:
         """The input at fractions of step k."""
         if self.path is not None:
             path = self.path

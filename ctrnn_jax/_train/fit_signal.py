@@ -19,8 +19,10 @@ from .._network.model import CTRNN
 from .._network.weights import DenseSkew
 from .._util import checks
 from .._util.types import Array
+from . import identify
 from .arguments import Draft, checked_draft
 from .fit import progress_bar
+from .input_report import IdentificationReport, measure_inputs
 from .oscillator import Oscillator, for_form
 from .signal_report import (
     Baselines,
@@ -53,8 +55,9 @@ def fit_signal(
     key: Any = None,
     dtype: Any = None,
     progress: bool = False,
-) -> tuple[Oscillator, SignalReport]:
-    """An oscillator that generates a sampled signal and goes on with it.
+    inputs: Any = None,
+) -> tuple[Oscillator, SignalReport | IdentificationReport]:
+    """An oscillator that generates a sampled signal and goes on with it; or answers inputs so.
 
     1. The last samples are held out. Sinusoids in the others are found by `harmonic_regression`: as
        many, up to n // 2, as best foresee the last two fifths of them, each from those before.
@@ -64,6 +67,16 @@ def fit_signal(
        offset are trained by the squared error of the waveform (Levenberg-Marquardt) with
        derivatives through the simulation: first over the first quarter of the samples, then over
        the first half, then over all.
+    3. The one that foresees the last fifth better is trained on all training samples.
+
+    With `inputs` u it is a driven network, x' = f(A x + B u + b) - γ x or A f(x) + B u + b - γ x,
+    y = C x + d, with a leak γ > 0 for each neuron, lest the initial state be remembered for ever:
+
+    1. The answers to pulses, by a long linear regression, are reduced to a linear state space, of
+       the order up to n that foresees best. Any such system is a linear network of pairs of
+       neurons with equal leaks. It is trained by the squared error of its simulated output.
+    2. From there others begin at amplitudes at which the network is nonlinear, with twice as many
+       steps each. Not all end in the same minimum.
     3. The one that foresees the last fifth better is trained on all training samples.
 
     Args:
@@ -77,10 +90,13 @@ def fit_signal(
         key: of the weights; `jax.random.key(0)` unless given.
         dtype: of the oscillator; JAX's default unless given.
         progress: whether to show a progress bar.
+        inputs: u (S,) or (S, m), finite, not constant, in any units: sample k is held from k dt to
+            (k + 1) dt, and seen by the signal from sample k + 1 on. None for an oscillator alone.
 
     Returns:
         The oscillator, whose `generate(dt, num_steps)` begins with the first sample, and the
-        report.
+        report. With inputs `generate(dt, S - 1, inputs=u[:-1])` has the S samples, and the report
+        compares with an ARX model of at most as many parameters.
 
     Raises:
         TypeError, ValueError: for a wrong kind, shape or value of an argument.
@@ -88,11 +104,14 @@ def fit_signal(
     Example:
         >>> oscillator, report = ct.fit_signal(y, dt=0.01, neurons=16)
         >>> oscillator.generate(0.01, 10 * len(y))  # far beyond the samples
+        >>> driven, report = ct.fit_signal(y, dt=0.01, inputs=u, neurons=6)
+        >>> driven.generate(0.01, len(other), inputs=other)  # the answer to other inputs
 
     Source:
         Lines first because the error of a waveform misleads unless frequencies are right already.
         Levenberg-Marquardt with Nielsen's damping: Madsen, Nielsen and Tingleff 2004, Methods for
-        Non-Linear Least Squares Problems, section 3.2.
+        Non-Linear Least Squares Problems, section 3.2. State space from pulses: Juang and Pappa
+        1985; ARX: Ljung 1999, System Identification, section 4.2.
     """
     samples = signal_samples("signal", signal, "(S,) or (S, channels)", (1, 2), 32)
     samples = samples.reshape(len(samples), -1)
@@ -110,6 +129,9 @@ def fit_signal(
     if not np.any(known):
         checks.fail("signal", "samples that vary", "constant ones")
     y = np.concatenate([known, (samples[size:] - mean) / deviation])
+    if inputs is not None:
+        u = _inputs(inputs, len(samples))
+        return _driven(y, u, interval, draft, steps, size, mean, deviation, progress)
     task, n = _Task(interval, draft, steps), draft.neurons
     baselines = Baselines(y[:size], interval, _most_lines(n, y.shape[1]))
     with progress_bar(progress, baselines.candidates(n // 2) + 4 * steps) as bar:
@@ -123,6 +145,46 @@ def fit_signal(
     generated = np.asarray(oscillator.generate(interval, len(y) + beyond - 1), float)
     generated = (generated - mean) / deviation
     return oscillator, measure_signal(generated, y, oscillator, kind, validation, losses, baselines)
+
+
+def _inputs(inputs: Any, size: int) -> np.ndarray:
+    """(S, m)."""
+    u = signal_samples("inputs", inputs, "(S,) or (S, m)", (1, 2), 0)
+    if len(u) != size or u.size == 0:
+        checks.fail("inputs", f"{size} samples, as many as the signal has", f"shape {u.shape}")
+    return u.reshape(size, -1)
+
+
+def _driven(
+    y: np.ndarray,
+    inputs: np.ndarray,
+    dt: float,
+    draft: Draft,
+    steps: int,
+    size: int,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+    progress: bool,
+) -> tuple[Oscillator, IdentificationReport]:
+    """The driven network for y, which has a mean of 0 and a deviation of 1, and its report."""
+    known, zero, spread, _ = standardised(inputs[:size])
+    if not np.all(np.any(known, axis=0)):
+        checks.fail("inputs", "inputs that vary where they are trained on", "a constant one")
+    u = (inputs - zero) / spread
+    task = identify.Task(y, u, dt, draft, steps)
+    evaluations = 1 + identify.EVALUATIONS * (1 + len(identify.STARTS))
+    with progress_bar(progress, evaluations * steps) as bar:
+        advance = _nothing if bar is None else bar.update
+        found, kind, validation, losses = identify.fitted(task, size, advance)
+        if bar is not None:
+            bar.update(bar.total - bar.n)
+    oscillator = identify.oscillator_of(found, draft, (mean, deviation), (zero, spread))
+    given = jnp.asarray(inputs[:-1], draft.dtype)
+    generated = np.asarray(oscillator.generate(dt, len(y) - 1, inputs=given), float)
+    generated = (generated - mean) / deviation
+    parameters = identify.num_parameters(draft.neurons, u.shape[1], y.shape[1])
+    report = measure_inputs(generated, y, u, size, oscillator, parameters, kind, validation, losses)
+    return oscillator, report
 
 
 def _fitted(task: _Task, y: np.ndarray, baselines: Baselines, advance: Callable[[int], Any]):

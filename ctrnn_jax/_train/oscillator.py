@@ -10,6 +10,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._analysis.modes import pseudo_inverse, skew_weights
 from .._files.models import register
@@ -19,22 +20,22 @@ from .._util import checks
 from .._util.types import Array, ArrayLike, Float, matmul_precision
 from ..solvers import PoissonSplitting, Projected
 
-PARTS = ("weights", "activation", "bias", "leak", "x0", "readout", "offset")
+PARTS = ("weights", "activation", "bias", "leak", "input_weights", "x0", "readout", "offset")
 
 
 class Oscillator(eqx.Module):
-    """A generator y(t) = C x(t) + d, x' = rnn(t, x), x(0) = x0.
+    """A generator y(t) = C x(t) + d, x' = rnn(t, x, u), x(0) = x0, with or without an input u.
 
-    Weights, bias, initial state and read-out are all trained unless they are frozen. A PyTree:
-    an ensemble is one Oscillator whose arrays have a leading axis, as `jax.vmap` makes it, and
-    `jax.vmap(lambda oscillator: oscillator.generate(dt, num_steps))` runs it.
+    Weights, bias, leak, input weights, initial state and read-out are all trained unless they are
+    frozen. A PyTree: an ensemble is one Oscillator whose arrays have a leading axis, as `jax.vmap`
+    makes it, and `jax.vmap(lambda oscillator: oscillator.generate(dt, num_steps))` runs it.
 
     Args:
         rnn: the network, n neurons.
         x0: (n,) initial state.
         readout: C (channels, n).
-        frozen: parts that training leaves alone: "weights", "activation", "bias", "leak", "x0",
-            "readout", "offset".
+        frozen: parts that training leaves alone: "weights", "activation", "bias", "leak",
+            "input_weights", "x0", "readout", "offset".
         offset: d (channels,), or None for 0.
         max_step: the longest time step in seconds that `generate` integrates with; a longer dt is
             divided. None leaves steps as they are.
@@ -102,6 +103,7 @@ class Oscillator(eqx.Module):
             "activation": lambda o: o.rnn.activation,
             "bias": lambda o: o.rnn.bias,
             "leak": lambda o: o.rnn.leak,
+            "input_weights": lambda o: o.rnn.input_weights,
             "x0": lambda o: o.x0,
             "readout": lambda o: o.readout,
             "offset": lambda o: o.offset,
@@ -119,6 +121,7 @@ class Oscillator(eqx.Module):
         solver: diffrax.AbstractSolver | None = None,
         save_every: int = 1,
         adjoint: str = "checkpointed",
+        inputs: Any = None,
     ) -> Float[Array, "S channels"]:
         """The signal on the grid k·dt·save_every, from t = 0 on, for as long as one likes.
 
@@ -127,9 +130,11 @@ class Oscillator(eqx.Module):
             num_steps: number of steps, a multiple of `save_every`.
             solver: as `simulate` takes it; unless given `Projected(diffrax.Dopri8())`, which keeps
                 the energy to rounding, or `PoissonSplitting(4)` where the adjoint is "reversible";
-                for networks that conserve nothing `diffrax.Dopri8()`.
+                for networks that conserve nothing, and with inputs, `diffrax.Dopri8()`.
             save_every: steps between two samples.
             adjoint: as `simulate` takes it.
+            inputs: of a network with `input_weights`: (num_steps, m), each held for dt, or a
+                function u(t) -> (m,) or a diffrax path; none unless given.
 
         Returns:
             (S, channels), S = num_steps // save_every + 1.
@@ -142,15 +147,23 @@ class Oscillator(eqx.Module):
             solver = PoissonSplitting(4)
         elif solver is None:
             solver = diffrax.Dopri8()
-            solver = Projected(solver) if self.rnn.is_conservative else solver
+            conserves = self.rnn.is_conservative and inputs is None
+            solver = Projected(solver) if conserves else solver
+        num_steps = checks.integer("num_steps", num_steps, 1)
+        if isinstance(inputs, np.ndarray | jax.Array) and inputs.ndim == 2:
+            if len(inputs) != num_steps:
+                expected = f"shape ({num_steps}, {self.rnn.num_inputs}), one for each step"
+                checks.fail("inputs", expected, inputs.shape)
+            inputs = jnp.repeat(jnp.asarray(inputs), substeps, axis=0)
         run = simulate(
             self.rnn,
             self.x0,
             dt=dt,
-            num_steps=checks.integer("num_steps", num_steps, 1) * substeps,
+            num_steps=num_steps * substeps,
             solver=solver,
             save_every=checks.integer("save_every", save_every, 1) * substeps,
             adjoint=adjoint,
+            inputs=inputs,
         )
         assert run.xs is not None
         return self.read(run.xs)

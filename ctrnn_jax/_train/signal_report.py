@@ -124,13 +124,13 @@ class Baselines:
         self.y, self.dt = y, dt
         early = len(y) - 2 * fifth(len(y))
         self.most_lines = min(most_lines, (early - 1) // 3)
-        self.orders = [p for p in _growing(1, _HIGHEST_ORDER) if p <= (early - 1) // 3]
+        self.orders = [p for p in growing(1, _HIGHEST_ORDER) if p <= (early - 1) // 3]
         self.errors: dict[int, tuple[float, float]] = {}
         self.in_modes = self.lines = self.order = 1
 
     def candidates(self, modes: int) -> int:
         modes = min(modes, self.most_lines)
-        return modes + len(_growing(modes + 1, self.most_lines)) + len(self.orders)
+        return modes + len(growing(modes + 1, self.most_lines)) + len(self.orders)
 
     def choose(self, modes: int, advance: Callable[[int], Any]) -> None:
         """`in_modes`: the best of at most `modes` lines; `lines` and `order`: the best of all."""
@@ -140,7 +140,7 @@ class Baselines:
             advance(1)
         self.in_modes = self.lines = min(self.errors, key=self._score)
         worse = 0
-        for count in _growing(modes + 1, self.most_lines):
+        for count in growing(modes + 1, self.most_lines):
             # Twice in a row without a gain: what follows describes the noise, and takes longest.
             if worse == 2:
                 break
@@ -189,7 +189,7 @@ def _autoregressive(order: int) -> Callable[[np.ndarray, int], np.ndarray]:
     return lambda y, count: autoregression(y, order).forecast(count)
 
 
-def _growing(first: int, last: int) -> list[int]:
+def growing(first: int, last: int) -> list[int]:
     """Numbers from first to last, each about half as large again as the one before, and last."""
     numbers = []
     while first < last:
@@ -226,7 +226,7 @@ def measure_signal(
             f"autoregression of order {baselines.order}": linear,
             "their mean": plain,
         }
-        verdict = _verdict(ours, others, float(jnp.finfo(oscillator.x0.dtype).eps))
+        verdict = verdict_on(ours, others, float(jnp.finfo(oscillator.x0.dtype).eps))
     return SignalReport(
         nrmse=jnp.asarray(nrmse(generated[:size], y[:size])),
         held_out_nrmse=jnp.asarray(after[0]),
@@ -247,7 +247,12 @@ def measure_signal(
     )
 
 
-def _verdict(ours: float, others: dict[str, float], eps: float) -> str:
+def verdict_on(
+    ours: float,
+    others: dict[str, float],
+    eps: float,
+    reason: str = ": what oscillates does not keep its phase",
+) -> str:
     """The most important first: whether it foresees anything, then whether something does better.
 
     A comparison is between errors that differ by more than _MARGIN and by more than rounding.
@@ -267,7 +272,7 @@ def _verdict(ours: float, others: dict[str, float], eps: float) -> str:
     if not worse(mean, ours):
         what = "no better than" if not worse(ours, mean) else "worse than"
         text = f"Foresees the held-out samples ({ours:.3g}) {what} {listed(['their mean'])}"
-        text += ": what oscillates does not keep its phase"
+        text += reason
         ahead = [name for name in ahead if name != "their mean" and worse(mean, others[name])]
         return text + (f"; {listed(ahead)} would do better." if ahead else ".")
     text = f"Foresees the held-out samples ({ours:.3g}) "

@@ -17,6 +17,7 @@ from .._network.model import CTRNN
 from .._network.weights import DenseSkew
 from .._simulate.api import simulate
 from .._util.types import Array
+from .least_squares import levenberg_marquardt
 
 _MOST_ENTRIES = 4e6  # of the derivatives of a piece of the samples by all unknowns
 
@@ -69,7 +70,10 @@ class Motion(eqx.Module):
 
 def upper_of(weights: DenseSkew) -> Array:
     """The entries of A above its diagonal: as many unknowns as A has."""
-    A = weights.as_matrix()
+    return upper_of_matrix(weights.as_matrix())
+
+
+def upper_of_matrix(A: Any) -> Any:
     return A[np.triu_indices(len(A), 1)]
 
 
@@ -91,12 +95,7 @@ def least_squares(
     steps: int,
     advance: Callable[[int], Any],
 ) -> tuple[Unknowns, list[float]]:
-    """Unknowns of a smaller mean square error of the first `used` samples, and the least so far.
-
-    Levenberg-Marquardt on the normal equations: these are as small as the unknowns are few,
-    whatever the number of samples. Unscaled, as the unknowns are of order 1, and some change
-    nothing, such as turning all modes.
-    """
+    """Unknowns of a smaller mean square error of the first `used` samples, and the least so far."""
     values, unflatten = ravel_pytree(start)
     dtype = values.dtype
     piece = int(np.clip(_MOST_ENTRIES / (motion.n * values.size), 1, 256))
@@ -110,27 +109,8 @@ def least_squares(
         return [np.asarray(sums, float) for sums in _normal(unknowns, motion, target, first)]
 
     values = np.asarray(values, float)
-    error, slope, normal = equations(values)
-    damping, growth = 1e-2 * float(np.max(np.diag(normal))), 2.0
-    losses = [float(error)]
-    advance(1)
-    while len(losses) < steps and np.isfinite(error) and damping < 1e15:
-        step = np.linalg.solve(normal + damping * np.eye(values.size), -slope)
-        expected = 0.5 * step @ (damping * step - slope)
-        error_there, *there = equations(values + step)
-        advance(1)
-        ratio = (error - error_there) / (2 * max(expected, 1e-300))
-        if not ratio > 0:
-            damping, growth = damping * growth, growth * 2
-            losses.append(losses[-1])
-            continue
-        settled = error - error_there < 1e-4 * error and ratio > 0.25
-        values, error, (slope, normal) = values + step, error_there, there
-        losses.append(float(error))
-        damping, growth = damping * max(1 / 3, 1 - (2 * ratio - 1) ** 3), 2.0
-        if settled:
-            break
-    advance(steps - len(losses))
+    # Unscaled: the unknowns are of order 1, and some change nothing, such as turning all modes.
+    values, losses = levenberg_marquardt(values, equations, steps, advance)
     return unflatten(jnp.asarray(values, dtype)), losses
 
 

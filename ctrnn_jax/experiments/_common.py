@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
+from .._network.activations import AbstractActivation
 from .._simulate.trajectory import Trajectory
 from .._util import checks
-from .._util.types import Array, Float
+from .._util.types import Array, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,3 +88,42 @@ def needs_float64() -> None:
     if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         switch = 'jax.config.update("jax_enable_x64", True)'
         checks.fail("jax_enable_x64", f"float64 for the experiments: call {switch}", "float32")
+
+
+def float64() -> AbstractContextManager:
+    """Float64 in this thread too, where another has it by a `with`."""
+    home: Any = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
+    return home.enable_x64(True)
+
+
+class OneOf(AbstractActivation):
+    """An odd activation of several, chosen when it runs: one program for all, compiled once."""
+
+    odd: ClassVar[bool] = True
+    bounded: ClassVar[bool] = False
+    activations: tuple[AbstractActivation, ...]
+    which: Int[Array, ""]
+
+    def _of(self, method: str, *z: Any) -> Any:
+        return jax.lax.switch(self.which, [getattr(a, method) for a in self.activations], *z)
+
+    def __call__(self, z):
+        return self._of("__call__", z)
+
+    def derivative(self, z):
+        return self._of("derivative", z)
+
+    def potential(self, z):
+        return self._of("potential", z)
+
+    def mean(self, z0, z1):
+        return self._of("mean", z0, z1)
+
+
+def normal(key: Any, shape: tuple[int, ...], most: int) -> np.ndarray:
+    """`jax.random.normal(key, shape)`: the first of `most` numbers, of which one program makes all.
+
+    Compiling one for each shape takes longer than all that is drawn.
+    """
+    count = math.prod(shape)
+    return np.asarray(jax.random.normal(key, (most,)))[:count].reshape(shape)

@@ -15,7 +15,7 @@ from .._network.model import CTRNN
 from .._network.weights import DenseSkew
 from .._simulate.api import simulate
 from ..solvers import PoissonSplitting
-from ._common import Verdict, at_least, at_most, needs_float64, spread, states
+from ._common import Verdict, at_least, at_most, needs_float64, normal, spread, states
 
 CAPTION = (
     "Largest Lyapunov exponent of random tanh networks in the current form, by number of neurons "
@@ -74,9 +74,11 @@ class Data(NamedTuple):
 def _networks(config: Config, n: int) -> tuple[jax.Array, jax.Array]:
     """Weights (seeds, n, n) and states (seeds, amplitudes, n)."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(1), n))
-    W = jax.random.normal(keys[0], (config.seeds, n, n)) * (2 / (2 * n) ** 0.5)
-    x = jax.random.normal(keys[1], (config.seeds, 1, n))
-    return W, x * jnp.asarray(config.amplitudes)[None, :, None]
+    most = max(3, *config.sizes)
+    W = normal(keys[0], (config.seeds, n, n), config.seeds * most**2)
+    x = normal(keys[1], (config.seeds, 1, n), config.seeds * most)
+    amplitudes = np.asarray(config.amplitudes)[None, :, None]
+    return jnp.asarray(W * (2 / (2 * n) ** 0.5)), jnp.asarray(x * amplitudes)
 
 
 def run(config: Config = Config()) -> Data:

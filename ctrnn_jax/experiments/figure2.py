@@ -18,7 +18,7 @@ from .._network.weights import BlockSkew, DenseSkew
 from .._simulate.api import simulate
 from .._simulate.trajectory import Trajectory
 from ..solvers import ExactLinear
-from ._common import Verdict, at_most, needs_float64, states
+from ._common import Verdict, at_most, needs_float64, normal, states
 from ._portraits import portraits
 
 CAPTION = (
@@ -92,30 +92,36 @@ def run(config: Config = Config()) -> Data:
             distance = away / jnp.linalg.norm(x0, axis=-1)
             return run, distance, jnp.abs(T * orbit_frequency(rnn, x0) - 1)
 
-        runs, distance, error = jax.vmap(orbits)(jnp.asarray(config.omegas))
+        found = jax.jit(jax.vmap(orbits))(jnp.asarray(config.omegas))
+        runs, distance, error = jax.tree.map(np.asarray, found)
         for k, omega in enumerate(config.omegas):
             drawn[name, omega] = [
                 jax.tree.map(lambda leaf, k=k, i=i: leaf[k, i], runs) for i in range(len(x0))
             ]
-        distances.append(np.asarray(distance))
-        errors.append(np.asarray(error))
+        distances.append(distance)
+        errors.append(error)
+
+    # Neurons without weights are added, which stay at 0: one program for all sizes.
+    most = max(config.sizes)
+    every = max(1, config.linear_steps // 100)
+    steps = every * (config.linear_steps // every)
+
+    @jax.jit
+    def linear(W, x0):
+        options = {"dt": 0.1, "num_steps": steps, "save_every": every, "solver": ExactLinear()}
+        return states(simulate(CTRNN(DenseSkew(W), Linear()), x0, **options))
 
     real_parts, changes = [], []
     for n in config.sizes:
         keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), n), 2)
-        A = [
-            np.asarray(DenseSkew.init(key, n).as_matrix())
-            for key in jax.random.split(keys[0], config.matrices)
-        ]
+        matrix = jax.jit(jax.vmap(lambda key, n=n: DenseSkew.init(key, n).as_matrix()))
+        A = np.asarray(matrix(jax.random.split(keys[0], config.matrices)))
         real_parts.append(
             max(np.abs(np.linalg.eigvals(a).real).max() / np.linalg.norm(a, 2) for a in A)
         )
-        rnn = CTRNN(DenseSkew(jnp.asarray(A[0]) / 2), Linear())
-        starts = jax.random.normal(keys[1], (8, n))
-        every = max(1, config.linear_steps // 100)
-        steps = every * (config.linear_steps // every)
-        run = simulate(rnn, starts, dt=0.1, num_steps=steps, save_every=every, solver=ExactLinear())
-        norms = np.linalg.norm(np.asarray(states(run)), axis=-1)
+        none = (0, most - n)
+        starts = np.pad(normal(keys[1], (8, n), 8 * most), ((0, 0), none))
+        norms = np.linalg.norm(linear(np.pad(A[0] / 2, (none, none)), starts), axis=-1)
         changes.append(np.abs(norms / norms[:, :1] - 1).max())
     return Data(
         config,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import diffrax
@@ -30,6 +31,8 @@ READING = (
     "every size. Larger networks gain less only while the states are small; in the end the three "
     "sizes are about equally far out."
 )
+
+_BOTH = (Tanh, Linear)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,16 +78,26 @@ class Data(NamedTuple):
     centroid: dict[int, np.ndarray]
 
 
-def _network(key: Any, n: int, config: Config, scaling: str, activation: Any) -> tuple[CTRNN, Any]:
-    key_weights, key_state = jax.random.split(key)
-    W = DenseSkew.init(key_weights, n).W
-    A = W - W.T
-    rms = jnp.linalg.norm(A) / n**0.5
-    size = jnp.linalg.norm(A, 2) if scaling == "largest" else rms
-    return (
-        CTRNN(DenseSkew(W * (config.omega / size)), activation),
-        config.amplitude * jax.random.normal(key_state, (n,)),
-    )
+def _networks(keys: Any, n: int, config: Config) -> tuple[Any, Any]:
+    """Weights (seeds, most, most) with a random part of n neurons, states (seeds, most).
+
+    The other neurons have no weights and stay at 0: one program serves all sizes.
+    """
+
+    def one(key):
+        key_weights, key_state = jax.random.split(key)
+        return DenseSkew.init(key_weights, n).W, jax.random.normal(key_state, (n,))
+
+    none = (0, max(config.sizes) - n)
+    W, x = map(np.asarray, jax.jit(jax.vmap(one))(keys))
+    return np.pad(W, ((0, 0), none, none)), config.amplitude * np.pad(x, ((0, 0), none))
+
+
+def _scaled(W: np.ndarray, n: int, config: Config, scaling: str) -> np.ndarray:
+    A = W - W.swapaxes(-1, -2)
+    rms = np.linalg.norm(A, axis=(-2, -1)) / n**0.5
+    size = np.linalg.norm(A, 2, axis=(-2, -1)) if scaling == "largest" else rms
+    return W * (config.omega / size)[:, None, None]
 
 
 def run(config: Config = Config()) -> Data:
@@ -95,54 +108,60 @@ def run(config: Config = Config()) -> Data:
     keys = jax.random.split(jax.random.key(0), config.seeds)
     trajectories, linear, rates, entropy, centroid = {}, {}, {}, {}, {}
     norms = {}
+    euler = {"dt": config.dt, "num_steps": steps, "solver": diffrax.Euler()}
 
+    def some_norms(W, x0, activation):
+        run = simulate(CTRNN(DenseSkew(W), activation), x0, save_every=early, **euler)
+        saved = jnp.array([0, 1, steps // early // 2, steps // early])
+        return jnp.linalg.norm(states(run), axis=-1)[saved]
+
+    def drift_rate(W, x0):
+        """Energy gained in 1000 small steps, over the sum of (h²/2) Σ σ' (A σ)²."""
+        rnn = CTRNN(DenseSkew(W))
+
+        def add(total, t, x):
+            z = rnn.preactivation(x)
+            push = rnn.weights.matvec(rnn.activation(z))
+            return total + jnp.sum(rnn.activation.derivative(z) * push**2)
+
+        run = simulate(
+            rnn, x0, dt=config.small_dt, num_steps=1000, save_every=1000,
+            solver=diffrax.Euler(), fold=(jnp.zeros(()), add),
+        )  # fmt: skip
+        E = energy(rnn, states(run))
+        return (E[-1] - E[0]) / (0.5 * config.small_dt**2 * run.folded) - 1
+
+    def spectrum(W, x0):
+        accurate = simulate(CTRNN(DenseSkew(W)), x0, dt=config.dt, num_steps=steps)
+        return power_spectrum(states(accurate)[:, 0], config.dt)
+
+    def over_seeds(function):
+        return jax.jit(jax.vmap(function))
+
+    norm_of = {
+        activation: over_seeds(partial(some_norms, activation=activation())) for activation in _BOTH
+    }
+    draw = {
+        activation: jax.jit(
+            lambda W, x0, a=activation: simulate(CTRNN(DenseSkew(W), a()), x0, **euler)
+        )
+        for activation in _BOTH
+    }
+    drift_rates, spectra = over_seeds(drift_rate), over_seeds(spectrum)
     for n in config.sizes:
-
-        def euler(key, scaling, activation, n=n):
-            rnn, x0 = _network(key, n, config, scaling, activation)
-            run = simulate(
-                rnn, x0, dt=config.dt, num_steps=steps, save_every=early, solver=diffrax.Euler()
-            )
-            size = jnp.linalg.norm(states(run), axis=-1)
-            return size[jnp.array([0, 1, steps // early // 2, steps // early])]
-
-        for scaling, activation in (
-            ("largest", Tanh()), ("rms", Tanh()), ("linear", Linear()),
-        ):  # fmt: skip
-            how = "largest" if scaling == "linear" else scaling
-            size = jax.vmap(lambda key, how=how, a=activation: euler(key, how, a))(keys)
-            norms[scaling, n] = np.asarray(size)
-
-        def drift_rate(key, n=n):
-            """Energy gained in 1000 small steps, over the sum of (h²/2) Σ σ' (A σ)²."""
-            rnn, x0 = _network(key, n, config, "largest", Tanh())
-
-            def add(total, t, x):
-                z = rnn.preactivation(x)
-                push = rnn.weights.matvec(rnn.activation(z))
-                return total + jnp.sum(rnn.activation.derivative(z) * push**2)
-
-            run = simulate(
-                rnn, x0, dt=config.small_dt, num_steps=1000, save_every=1000,
-                solver=diffrax.Euler(), fold=(jnp.zeros(()), add),
-            )  # fmt: skip
-            E = energy(rnn, states(run))
-            return (E[-1] - E[0]) / (0.5 * config.small_dt**2 * run.folded) - 1
-
-        rates[n] = np.abs(np.asarray(jax.vmap(drift_rate)(keys)))
-
-        def accurate(key, n=n):
-            rnn, x0 = _network(key, n, config, "largest", Tanh())
-            return states(simulate(rnn, x0, dt=config.dt, num_steps=steps))[:, 0]
-
-        f, power = power_spectrum(jax.vmap(accurate)(keys), config.dt)
-        share = np.asarray(power / jnp.sum(power, axis=-1, keepdims=True))
+        W, x0 = _networks(keys, n, config)
+        largest, rms = (_scaled(W, n, config, scaling) for scaling in ("largest", "rms"))
+        norms["largest", n] = np.asarray(norm_of[Tanh](largest, x0))
+        norms["rms", n] = np.asarray(norm_of[Tanh](rms, x0))
+        norms["linear", n] = np.asarray(norm_of[Linear](largest, x0))
+        rates[n] = np.abs(np.asarray(drift_rates(largest, x0)))
+        f, power = map(np.asarray, spectra(largest, x0))
+        share = power / power.sum(axis=-1, keepdims=True)
         entropy[n] = -np.sum(share * np.log2(np.where(share > 0, share, 1)), axis=-1)
-        centroid[n] = share @ np.asarray(f)
-
-        for activation, runs in ((Tanh(), trajectories), (Linear(), linear)):
-            rnn, x0 = _network(keys[0], n, config, "largest", activation)
-            runs[n] = simulate(rnn, x0, dt=config.dt, num_steps=steps, solver=diffrax.Euler())
+        centroid[n] = share @ f[0]
+        for activation, runs in zip(_BOTH, (trajectories, linear), strict=True):
+            run = draw[activation](largest[0], x0[0])
+            runs[n] = dataclasses.replace(run, xs=states(run)[:, :n])
 
     # Two linear neurons: the amplitude grows by √(1 + h²ω²) a step.
     error = None

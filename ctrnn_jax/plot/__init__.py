@@ -1,4 +1,4 @@
-"""Pictures of trajectories, energy drift, spectra and level sets.
+"""Pictures of trajectories, energies, spectra and level sets.
 
 Every function draws into the matplotlib axes `ax`, or into a new figure where `ax` is None, and
 returns the axes; nothing is shown, saved or set globally. Leading axes of a trajectory are one
@@ -9,11 +9,13 @@ All raise TypeError or ValueError for a trajectory without states, with too few 
 finite, and for a neuron or an index that it does not have.
 """
 
+from ._balance import energy_balance
 from ._spectra import spectrogram, spectrum
 from ._training import loss_curve, signal_fit, signal_residual, spectrum_fit
 from ._trajectory import energy_drift, level_sets, phase_portrait, time_series
 
 __all__ = [
+    "energy_balance",
     "energy_drift",
     "level_sets",
     "loss_curve",

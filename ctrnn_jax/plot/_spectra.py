@@ -82,6 +82,13 @@ def spectrum(
     return ax
 
 
+def window_for(saves: int, cycles: float) -> int:
+    """Samples in a window of `spectrogram`, of a line with so many cycles a save, nan for none."""
+    # Four periods of the strongest line tell it from its neighbours, where there are as many.
+    periods = 4 / cycles if cycles > 0 else 0
+    return max(4, saves // 8, int(min(periods, saves // 4)))
+
+
 def spectrogram(
     trajectory: Trajectory,
     *,
@@ -112,10 +119,8 @@ def spectrogram(
         checks.fail("trajectory.xs", "at least 4 saves before the stop", saves)
     signal = orbits.xs[0, :saves, position("neuron", neuron, orbits.n)]
     if window_length is None:
-        # Four periods of the strongest line tell it from its neighbours, where there are as many.
         f = float(spectra.dominant_frequency(signal[: 2**20], orbits.dt))
-        periods = 4 / (f * orbits.dt) if f > 0 else 0
-        window_length = max(4, saves // 8, int(min(periods, saves // 4)))
+        window_length = window_for(saves, f * orbits.dt)
     length = checks.integer("window_length", window_length, 4)
     # Windows overlap by three quarters, or by more for a picture of 300 columns.
     hop = int(np.clip((saves - length) // 300, 1, length // 4))

@@ -65,7 +65,7 @@ def biases_at(rnn: CTRNN, u: Input, fractions: Sequence[float]) -> Float[Array, 
 
 def middles(parts: Sequence[float]) -> list[float]:
     """The middles of the parts of a step, as fractions of it."""
-    return [sum(parts[:i]) + part / 2 for i, part in enumerate(parts)]
+    return [sum(parts[:i], 0.0) + part / 2 for i, part in enumerate(parts)]
 
 
 class Level(NamedTuple):

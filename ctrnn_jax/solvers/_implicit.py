@@ -246,7 +246,7 @@ class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
         """See `Declarations`."""
         if rnn.form == "current" or not self.input_at_ends:
             return Biases(biases_at(rnn, u, middles(self.composition)), None)
-        ends = [sum(self.composition[:i]) for i in range(len(self.composition))]
+        ends = [sum(self.composition[:i], 0.0) for i in range(len(self.composition))]
         found = biases_at(rnn, u, [*ends, 1.0])
         return Biases(found[:-1], found[1:])
 

@@ -86,7 +86,7 @@ class _Affine(NamedTuple):
     response: Float[Array, "n k"] | None  # to what pushes: 1, for the bias, and the inputs
 
 
-def _push(rnn: CTRNN, u: Input | None) -> Float[Array, " k *batch"] | None:
+def _push(rnn: CTRNN, u: Input | None) -> Array | None:
     """1, where there is a bias, and the inputs."""
     value = None if u is None else u(0.5)
     if value is not None:
@@ -98,7 +98,7 @@ def _push(rnn: CTRNN, u: Input | None) -> Float[Array, " k *batch"] | None:
     return one if value is None else jnp.concatenate([one, value])
 
 
-def _affine(part: _Affine, y: State, push: Float[Array, " k *batch"] | None) -> State:
+def _affine(part: _Affine, y: State, push: Array | None) -> State:
     moved = product(part.matrix, y)
     if part.response is None or push is None:
         return moved
@@ -139,7 +139,7 @@ def _propagator(rnn: CTRNN, h: Scalar, driven: bool) -> _Propagator:
         unit = jnp.concatenate(
             [jnp.broadcast_to(u, a.shape[1:]) for a, u in zip(pushed, units, strict=True)]
         )
-        return _Affine(flow[:n, :n], flow[:n, n:] * unit)
+        return _Affine(flow[:n, :n], flow[:n, n:] * unit[None])
 
     if not rnn.is_conservative:
         return _Propagator(affine(jax.scipy.linalg.expm(h * augmented)), None)
