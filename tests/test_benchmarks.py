@@ -17,8 +17,9 @@ from ctrnn_jax.plot._files import draw
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
-gpu, limit, measure, peers, throughput = map(
-    importlib.import_module, ("gpu", "limit", "measure", "peers", "throughput")
+gpu, limit, measure, memory, peers, sequence_models, throughput = map(
+    importlib.import_module,
+    ("gpu", "limit", "measure", "memory", "peers", "sequence_models", "throughput"),
 )
 DTYPE = "float64" if X64 else "float32"
 EPS = float(np.finfo(DTYPE).eps)
@@ -146,3 +147,69 @@ def test_lowers_for_cuda():
     tf32 = jax.jit(lambda A, x: gpu.TF32(A).matvec(x)), (a, x)
     for function, arguments in (*limits, (limit._copies, (3, x)), tf32):
         function.trace(*arguments).lower(lowering_platforms=("cuda",))
+
+
+SHAPE = sequence_models.Shape(m=2, k=3, T=9, pool="last")
+MODELS = [
+    pytest.param(name, marks=[pytest.mark.long] * (i % 3 > 0))
+    for i, name in enumerate(sequence_models.MODELS)
+]
+
+
+@pytest.mark.skipif(X64, reason="models of float32, as the suite has")
+@pytest.mark.parametrize("name", MODELS)
+def test_sequence_models_answer_within_their_budget(name):
+    n = sequence_models.width(name, SHAPE, 700)
+    assert 0.7 * 700 < sequence_models.parameters(name, SHAPE, n) <= 700
+    made = sequence_models.MODELS[name](jax.random.key(0), SHAPE, n)
+    free, _ = sequence_models.trainable(made)
+    leaves = jax.tree.leaves(free)
+    assert sum(leaf.size for leaf in leaves) == sequence_models.parameters(name, SHAPE, n)
+    inputs = jax.random.normal(jax.random.key(1), (4, 9, 2))
+    assert made(inputs).shape == (4, 3) and np.all(np.isfinite(made(inputs)))
+
+
+def test_oscillators_obey_their_equations():
+    """Small steps against the equations themselves: coRNN and the linear one, by NumPy."""
+    rng, n = np.random.default_rng(0), 3
+    W, Z, V, C = (rng.normal(size=s) for s in ((n, n), (n, n), (n, 2), (n, n)))
+    b, gamma, epsilon, a = rng.normal(size=n), *rng.uniform(0.2, 0.9, (3, n))
+    y, z, u = rng.normal(size=n), rng.normal(size=n), rng.normal(size=2)
+    arrays = [jnp.asarray(x) for x in (W, Z, V, b, np.log(gamma), np.log(epsilon))]
+    found = sequence_models.CoRnn(*arrays)((jnp.asarray(y), jnp.asarray(z)), jnp.asarray(u))
+    after = (z + np.tanh(W @ y + Z @ z + V @ u + b) - gamma * y) / (1 + epsilon)
+    np.testing.assert_allclose(found, (y + after, after), rtol=200 * EPS, atol=200 * EPS)
+    h = 0.3
+    step = jnp.full(n, np.log(h / (1 - h)))
+    cell = sequence_models.LinearOscillators(
+        jnp.asarray(a), step, arrays[2], jnp.asarray(C), arrays[3]
+    )
+    new, speed = (
+        np.asarray(part) for part in cell((jnp.asarray(y), jnp.asarray(z)), jnp.asarray(u))
+    )
+    # Implicit: both slopes are those at the end.
+    np.testing.assert_allclose((new - y) / h, speed, rtol=1e3 * EPS, atol=1e3 * EPS)
+    np.testing.assert_allclose((speed - z) / h, V @ u - a * new, rtol=1e3 * EPS, atol=1e3 * EPS)
+
+
+def test_series_of_the_memory_suite():
+    _, y = memory.narma(400)
+    assert y[20:-1].min() > 0 and y[:-1].max() < 1.5  # bounded, as published
+    x, later = memory.mackey_glass(600)
+    np.testing.assert_array_equal(x[84:], later[:-84])
+    assert 30 < 600 / np.sum((x[:-1] < 0) & (x[1:] >= 0)) < 70  # a pseudo-period near 50
+    inputs, numbers = memory.recall(5, 2).test
+    np.testing.assert_array_equal(inputs[:, :4, 0], numbers)
+    assert not inputs[:, 4:].any()
+    inputs, total = memory.adding(10, 2).test
+    assert np.all(inputs[..., 1].sum(axis=1) == 2)
+    np.testing.assert_allclose((inputs[..., 0] * inputs[..., 1]).sum(1), total[:, 0], rtol=1e-6)
+
+
+def test_picture_of_the_memory_suite(tmp_path):
+    report = measure.Report("made-up")
+    for name in sequence_models.MODELS:
+        for case in ("one", "another"):
+            report.value(case, name, "error", [0.0, 0.1, 0.5], "", parameters={})
+    draw(tmp_path, {"memory": lambda figure: memory.draw_trained(report.rows, figure)})
+    assert (tmp_path / "memory.png").stat().st_size > 10_000

@@ -27,7 +27,9 @@ from .._util import checks
 from .._util.classes import listed
 from .options import Context, Out
 
-SUITES = ("throughput", "gradients", "work-precision", "training", "scaling", "compile")
+SUITES = (
+    "throughput", "gradients", "work-precision", "training", "memory", "scaling", "compile"
+)  # fmt: skip
 
 _OURS = "ctrnn_jax"
 _OUT = Path("runs/bench")
