@@ -59,7 +59,8 @@ def concrete(base):
 
 
 WEIGHTS = {c.__name__: c for c in concrete(weights.AbstractWeights)}
-ACTIVATIONS = {c.__name__: c for c in concrete(activations.AbstractActivation)}
+KINDS = concrete(activations.AbstractActivation)
+ACTIVATIONS = {c.__name__: c for c in KINDS if c.__module__ == activations.__name__}
 
 
 def make_weights(name, dtype):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -99,18 +99,22 @@ def generate(
     # The states, two copies of the signal and a table of it; a number of a .csv has 25 characters.
     stored = 25 if suffix == ".csv" else 8
     fits(f"{size} samples", 40.0 * values, stored * size * oscillator.readout.shape[0], out)
-    given = None
-    if read is not None:
-        if size > read.steps:
-            got = f"{size} samples of {dt:.4g} s"
-            checks.fail("--duration", f"at most the {read.steps} samples of {read.name}", got)
-        given = jnp.asarray(read.values[: size - 1].astype(oscillator.x0.dtype))
-        checks.finite("--inputs", given)
+    given = None if read is None else _first(read, size, dt, oscillator.x0.dtype)
     y = np.asarray(oscillator.generate(dt, size - 1, inputs=given))
     checks.finite("the signal", y)
     write_signal(out, y, dt)
     channels = y.shape[1]
     print(f"{size} samples of {channels} channel{'s' * (channels > 1)}, {dt:.6g} s apart, in {out}")
+
+
+def _first(read: Inputs, size: int, dt: float, dtype: Any) -> jax.Array:
+    """The inputs between so many samples."""
+    if size > read.steps:
+        got = f"{size} samples of {dt:.4g} s"
+        checks.fail("--duration", f"at most the {read.steps} samples of {read.name}", got)
+    given = jnp.asarray(read.values[: size - 1].astype(dtype))
+    checks.finite("--inputs", given)
+    return given
 
 
 def _check_inputs(oscillator: Oscillator, read: Inputs | None) -> None:

@@ -55,17 +55,14 @@ class _Constant(eqx.Module):
         return self.u
 
 
-def adaptive_segments(problem: Problem, plan: Plan, drive: Drive) -> Advance:
-    """How a segment is run with the solver's own step sizes.
+def _one_trajectory(problem: Problem, plan: Plan, drive: Drive) -> Callable:
+    """`solve(x, ts, began, u)`: states at ts, the time that was reached, and whether that is all.
 
-    A step size below the spacing of floating-point numbers at the segment's length means that the
-    solution has blown up, or that the grid is too coarse for this precision: the trajectory is
-    stopped there, as after `_MAX_STEPS` steps in a segment, and reported as unconverged.
+    Times count from `began`; u is the input that is held, or None.
     """
     assert problem.tolerances is not None
     rtol, atol = problem.tolerances.rtol, problem.tolerances.atol
-    rnn, dt, update, max_norm = problem.rnn, problem.dt, plan.update, problem.max_norm
-    solver = adapted(problem.solver).with_tolerances(rtol, atol)
+    rnn, solver = problem.rnn, adapted(problem.solver).with_tolerances(rtol, atol)
 
     def solve(x, ts, began, u):
         def at_real_time(t, y, args):
@@ -100,6 +97,19 @@ def adaptive_segments(problem: Problem, plan: Plan, drive: Drive) -> Advance:
         _, reached = solution.ts
         ok = diffrax.is_successful(solution.result)
         return xs, jnp.where(ok, end, reached[0] + end), ok
+
+    return solve
+
+
+def adaptive_segments(problem: Problem, plan: Plan, drive: Drive) -> Advance:
+    """How a segment is run with the solver's own step sizes.
+
+    A step size below the spacing of floating-point numbers at the segment's length means that the
+    solution has blown up, or that the grid is too coarse for this precision: the trajectory is
+    stopped there, as after `_MAX_STEPS` steps in a segment, and reported as unconverged.
+    """
+    dt, update, max_norm = problem.dt, plan.update, problem.max_norm
+    solve = _one_trajectory(problem, plan, drive)
 
     def solve_each(carry: Carry, ts, held):
         # A stopped trajectory sits where steps become tiny; it waits at the origin instead.
