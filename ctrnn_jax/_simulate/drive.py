@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._network.inputs import input_at
-from .._util.types import Array, Float, Int, PyTree, Scalar
+from .._util.types import Array, Float, PyTree, Scalar
 from ..solvers.base import Input, time_at
 
 HELD = "held"
@@ -61,7 +61,7 @@ class Drive(eqx.Module):
 
     shared: Float[Array, "num_steps m"] | None
     each: Float[Array, "batch num_steps m"] | None
-    first: Int[Array, ""] | int
+    first: Any
     columns: int = eqx.field(static=True)
     path: Continuous | None
 
