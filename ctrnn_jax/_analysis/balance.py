@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._network.inputs import input_at, input_product
+from .._network.inputs import input_at
 from .._network.invariants import bias_offset, total_energy, with_offset
 from .._network.model import CTRNN, per_neuron, states_for
+from .._network.products import product
 from .._simulate.api import check_inputs, check_solver
 from .._util import checks
 from .._util.types import Array, ArrayLike, Float, Scalar, finite_or_nan
@@ -232,7 +233,7 @@ def _exchanges(
             y = with_offset(y, c)
             pushed = None if value is None else dt * value
         if pushed is not None and rnn.input_weights is not None:
-            supplied = supplied + weight * jnp.sum(y * input_product(rnn.input_weights, pushed), 0)
+            supplied = supplied + weight * jnp.sum(y * product(rnn.input_weights, pushed), 0)
         if rnn.leak is not None:
             lost = per_neuron(rnn.leak, x) * x
             lost = lost if rnn.form == "current" else rnn.weights.matvec(lost)

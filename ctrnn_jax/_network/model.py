@@ -12,8 +12,8 @@ import numpy as np
 from .._util import checks
 from .._util.types import Array, Float, State, Vector
 from .activations import AbstractActivation, Tanh
-from .inputs import input_at, input_product
-from .products import AbstractWeights
+from .inputs import input_at
+from .products import AbstractWeights, product
 
 FORMS = ("rate", "current")
 
@@ -145,7 +145,7 @@ class CTRNN(eqx.Module):
         """b + B u: (n,), or (n, batch) for inputs as columns; None where there is neither."""
         if u is None or self.input_weights is None:
             return self.bias
-        push = input_product(self.input_weights, u)
+        push = product(self.input_weights, u)
         return push if self.bias is None else push + per_neuron(self.bias, push)
 
     def _with_bias(self, x: State, u: Any) -> State:

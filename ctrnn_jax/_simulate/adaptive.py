@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .._network.inputs import HELD
 from .._util.types import Array, Scalar
 from ..solvers._foreign import adapted
-from .drive import HELD, Drive
+from .drive import Drive
 from .fixed import finite, update_fold, within
 from .problem import Plan, Problem
 from .segments import Advance, Carry, Segment, choose

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from .._network.inputs import input_at
+from .._network.inputs import CONTINUOUS, HELD, input_at
 from .._network.model import CTRNN, states_for
 from .._util import checks
 from .._util.types import Array, ArrayLike, PyTree, Scalar
 from ..solvers._foreign import adapted
 from ..solvers.base import Declarations
-from .drive import CONTINUOUS, HELD, Batch
+from .drive import Batch
 from .problem import Plan, Problem, Tolerances
 from .run import run
 from .segments import square_root_segment

@@ -10,12 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._network.inputs import input_at
+from .._network.inputs import CONTINUOUS, HELD, input_at
 from .._util.types import Array, Float, PyTree, Scalar
 from ..solvers.base import Input, time_at
-
-HELD = "held"
-CONTINUOUS = "continuous"
 
 
 class Batch(NamedTuple):

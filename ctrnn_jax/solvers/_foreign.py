@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jax import lax
 
+from .._network.inputs import CONTINUOUS
 from .._network.model import CTRNN
 from .._util.types import Array, Int, Scalar, State
 from .base import (
@@ -76,7 +77,7 @@ class _Foreign(Declarations):
     def inputs(self):
         # Two steps at once see an input through the second of them alone.
         two_steps = isinstance(_innermost(self.solver), diffrax.LeapfrogMidpoint)
-        return ("continuous",) if two_steps else super().inputs
+        return (CONTINUOUS,) if two_steps else super().inputs
 
     @property
     def is_adaptive(self):

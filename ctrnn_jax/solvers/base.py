@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import diffrax
 import jax.numpy as jnp
 
+from .._network.inputs import CONTINUOUS, HELD
 from .._network.invariants import energy
 from .._network.model import CTRNN
 from .._util.types import Array, Bool, Float, Int, PyTree, Scalar, State
@@ -48,7 +49,7 @@ class Declarations(abc.ABC):
     checks_each_step: ClassVar[bool] = False
     remembers_result: ClassVar[bool] = True
     can_undo: ClassVar[bool] = False
-    inputs: ClassVar[tuple[str, ...]] = ("held", "continuous")
+    inputs: ClassVar[tuple[str, ...]] = (HELD, CONTINUOUS)
 
     @property
     def name(self) -> str:
