@@ -17,9 +17,9 @@ from ctrnn_jax.plot._files import draw
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
-gpu, limit, measure, memory, peers, sequence_models, throughput = map(
+gpu, limit, measure, memory, peers, reservoirs, sequence_models, throughput = map(
     importlib.import_module,
-    ("gpu", "limit", "measure", "memory", "peers", "sequence_models", "throughput"),
+    ("gpu", "limit", "measure", "memory", "peers", "reservoirs", "sequence_models", "throughput"),
 )
 DTYPE = "float64" if X64 else "float32"
 EPS = float(np.finfo(DTYPE).eps)
@@ -193,9 +193,9 @@ def test_oscillators_obey_their_equations():
 
 
 def test_series_of_the_memory_suite():
-    _, y = memory.narma(400)
+    _, y = reservoirs.narma(400)
     assert y[20:-1].min() > 0 and y[:-1].max() < 1.5  # bounded, as published
-    x, later = memory.mackey_glass(600)
+    x, later = reservoirs.mackey_glass(600)
     np.testing.assert_array_equal(x[84:], later[:-84])
     assert 30 < 600 / np.sum((x[:-1] < 0) & (x[1:] >= 0)) < 70  # a pseudo-period near 50
     inputs, numbers = memory.recall(5, 2).test

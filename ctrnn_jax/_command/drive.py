@@ -13,8 +13,6 @@ from .._files.signals import read_signal
 from .._util import checks
 from .._util.types import Array
 
-INPUTS = "a .npy, .npz or .csv file"
-
 
 class Inputs(NamedTuple):
     """Inputs as they were read: (steps, m) or (states, steps, m), and their interval, if told."""

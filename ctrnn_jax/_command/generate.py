@@ -16,8 +16,8 @@ from .._files.signals import known_format, wav_rate, write_signal
 from .._files.writing import place_for
 from .._train.oscillator import Oscillator
 from .._util import checks
-from .drive import INPUTS, Inputs, read_inputs
-from .options import fits
+from .drive import Inputs, read_inputs
+from .options import ARRAY, fits
 from .train_results import with_max_step
 
 _MOST_VALUES, _MOST_STEPS = 2**28, 2**31 - 1
@@ -33,7 +33,7 @@ def generate(
     inputs: Annotated[
         Path | None,
         Option(
-            help=f"Inputs (samples, inputs) of a driven model, each held for --dt: {INPUTS}. A"
+            help=f"Inputs (samples, inputs) of a driven model, each held for --dt: {ARRAY}. A"
             " column of times of a .csv file gives --dt."
         ),
     ] = None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,19 +15,18 @@ import numpy as np
 from typer import Option
 
 from .._files.arrays import read_array
-from .._files.models import load, save
+from .._files.models import save
 from .._files.writing import appearing_together, write_json
 from .._network.model import CTRNN
 from .._network.products import AbstractWeights
 from .._network.weights import DenseSkew, DenseWeights
 from .._simulate.api import MAX_STEPS, simulate
 from .._simulate.trajectory import Trajectory
-from .._train.oscillator import Oscillator
 from .._util import checks
 from .._util.classes import listed
 from ..solvers._foreign import adapted
 from ..solvers._names import described, solver_named
-from .drive import INPUTS, Drive, Inputs, read_inputs
+from .drive import Drive, Inputs, read_inputs
 from .info import environment
 from .options import (
     ACTIVATIONS,
@@ -46,7 +44,8 @@ from .options import (
     prepared,
     seed_of,
 )
-from .simulate_results import measure, pictures, table
+from .parts import finite_array, input_weights_of, matrix_of, read_part, states_of
+from .simulate_results import Run, measure, pictures, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Settings:
     inputs: Annotated[
         Path | None,
         Option(
-            help=f"Inputs u (steps, inputs), shared, or (states, steps, inputs): {INPUTS}. Each is"
+            help=f"Inputs u (steps, inputs), shared, or (states, steps, inputs): {ARRAY}. Each is"
             " held through its step; a column of times of a .csv file gives --dt."
         ),
     ] = None
@@ -202,7 +201,7 @@ def _simulate_to_folder(settings: Settings) -> None:
     compiled_at = time.perf_counter()
     trajectory = jax.block_until_ready(compiled(arrays, x0))
     seconds = time.perf_counter() - compiled_at
-    measured, part, balance = measure(rnn, trajectory, steps, save_every, options, drive)
+    measured, part, balance = measure(Run(rnn, trajectory, steps, save_every, options, drive))
     results = {
         "states": x0.shape[0],
         "neurons": rnn.size,
@@ -290,7 +289,7 @@ def _drive(settings: Settings, read: Inputs | None, states: int, dtype: Any) -> 
         if read.values.ndim == 3 and len(read.values) != states:
             expected = f"inputs shared or of {states} states, ({states}, steps, inputs)"
             checks.fail("--inputs", expected, f"shape {read.values.shape}")
-        inputs = _finite("--inputs", read.values, dtype)
+        inputs = finite_array("--inputs", read.values, dtype)
     if settings.noise is not None:
         checks.positive("--noise", settings.noise, dtype)
         noise, key = settings.noise, jax.random.fold_in(jax.random.key(settings.seed), 1)
@@ -331,12 +330,12 @@ def _input_weights(settings: Settings, read: Inputs | None, n: int, dtype: Any) 
     if settings.input_scale is not None:
         got = "both"
         checks.fail("--input-scale", "either --input-weights or --input-scale", got)
-    B = _read("--input-weights", settings.input_weights, _input_weights_of)
+    B = read_part("--input-weights", settings.input_weights, input_weights_of)
     B = B[:, None] if B.ndim == 1 else B
     if B.shape != (n, read.count):
         expected = f"shape {(n, read.count)}, neurons and inputs of {read.name}"
         checks.fail("--input-weights", expected, B.shape)
-    return _finite("--input-weights", B, dtype)
+    return finite_array("--input-weights", B, dtype)
 
 
 def _network_and_states(
@@ -368,7 +367,7 @@ def _network_and_states(
         except ValueError:
             bias = read_array("--bias", Path(settings.bias))
             bias = bias.ravel() if bias.ndim == 2 and 1 in bias.shape else bias
-        bias = _finite("--bias", bias, dtype)
+        bias = finite_array("--bias", bias, dtype)
     leak = None if settings.leak is None else jnp.asarray(settings.leak, dtype)
     activation = activation_named(settings.activation)
     B = _input_weights(settings, read, n, dtype)
@@ -377,25 +376,25 @@ def _network_and_states(
     if settings.initial_states is None:
         _check_size(settings, n, states, saves)
         return rnn, settings.amplitude * jax.random.normal(key_states, (states, n), dtype)
-    x0 = np.atleast_2d(_read("--initial-states", settings.initial_states, _states_of))
+    x0 = np.atleast_2d(read_part("--initial-states", settings.initial_states, states_of))
     if x0.ndim != 2 or x0.shape[1] != n:
         checks.fail("--initial-states", f"shape (states, {n})", x0.shape)
     if settings.states not in (None, len(x0)):
         checks.fail("--states", f"the {len(x0)} states of --initial-states", settings.states)
     _check_size(settings, n, len(x0), saves)
-    return rnn, _finite("--initial-states", x0, dtype)
+    return rnn, finite_array("--initial-states", x0, dtype)
 
 
 def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
     assert settings.weights is not None
-    A = _read("--weights", settings.weights, _matrix_of)
+    A = read_part("--weights", settings.weights, matrix_of)
     if A.ndim != 2 or A.shape[0] != A.shape[1]:
         checks.fail("--weights", "a square matrix", f"shape {A.shape}")
     checks.finite("--weights", A)
     if settings.unconstrained:
         if settings.skew_part:
             checks.fail("--unconstrained", "either --skew-part or --unconstrained", "both")
-        return DenseWeights(_finite("--weights", A, dtype))
+        return DenseWeights(finite_array("--weights", A, dtype))
     symmetric = np.max(np.abs(A + A.T), initial=0) / 2
     if not settings.skew_part and symmetric > 16 * np.finfo(A.dtype).eps * np.max(np.abs(A)):
         got = (
@@ -403,61 +402,4 @@ def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
         )
         hint = "a skew-symmetric matrix (or the option --skew-part or --unconstrained)"
         checks.fail("--weights", hint, got)
-    return DenseSkew(_finite("--weights", A / 2, dtype))
-
-
-def _finite(option: str, array: np.ndarray, dtype: Any) -> jax.Array:
-    """The array in `dtype`, in which it must be finite."""
-    with np.errstate(over="ignore"):
-        array = array.astype(dtype)
-    checks.finite(option, array)
-    return jnp.asarray(array)
-
-
-def _read(option: str, path: Path, part: Callable[[Any], Any]) -> np.ndarray:
-    """An array out of a file of numbers, or the part of a file of this library that is meant."""
-    if path.suffix.lower() != ".ctrnn":
-        return read_array(option, path)
-    if not path.is_file():
-        checks.fail(option, "an existing file", str(path))
-    before = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        jax.config.update("jax_enable_x64", True)  # or files of float64 could not be loaded
-        found = load(path)
-        array = part(found)
-        if array is None:
-            expected = "weights, a network or an oscillator"
-            if part is _states_of:
-                expected = "a trajectory with states, an oscillator or an array"
-            if part is _input_weights_of:
-                expected = "a network or an oscillator with input weights"
-            checks.fail(option, f"a file with {expected}", type(found).__name__)
-        return np.asarray(array)
-    finally:
-        jax.config.update("jax_enable_x64", before)
-
-
-def _matrix_of(found: Any) -> Any:
-    found = found.rnn if isinstance(found, Oscillator) else found
-    found = found.weights if isinstance(found, CTRNN) else found
-    if isinstance(found, AbstractWeights):
-        parameters = [leaf.ndim for leaf in jax.tree.leaves(found)]
-        return found.as_matrix() if max(parameters) < 3 else None
-    return found if isinstance(found, jax.Array) else None
-
-
-def _input_weights_of(found: Any) -> Any:
-    found = found.rnn if isinstance(found, Oscillator) else found
-    found = found.input_weights if isinstance(found, CTRNN) else found
-    return found if isinstance(found, jax.Array) and found.ndim == 2 else None
-
-
-def _states_of(found: Any) -> Any:
-    """The last states of a trajectory, whatever its leading axes; an oscillator's initial one."""
-    if isinstance(found, Trajectory):
-        return None if found.xs is None else found.xs[..., -1, :].reshape(-1, found.xs.shape[-1])
-    return (
-        found.x0
-        if isinstance(found, Oscillator)
-        else (found if isinstance(found, jax.Array) else None)
-    )
+    return DenseSkew(finite_array("--weights", A / 2, dtype))

@@ -47,19 +47,23 @@ class Part(NamedTuple):
         return float(np.asarray(self.trajectory.ts)[1])
 
 
-def measure(
-    rnn: CTRNN,
-    trajectory: Trajectory,
-    steps: int,
-    save_every: int,
-    options: dict[str, Any],
-    drive: Drive,
-) -> tuple[dict[str, Any], Part, EnergyBalance | None]:
+class Run(NamedTuple):
+    """A run that was made: `options` are those of `simulate`, what drives the network apart."""
+
+    rnn: CTRNN
+    trajectory: Trajectory
+    steps: int
+    save_every: int
+    options: dict[str, Any]
+    drive: Drive
+
+
+def measure(run: Run) -> tuple[dict[str, Any], Part, EnergyBalance | None]:
     """Drift over the trajectories that ran to the end, frequencies, and what to draw.
 
-    `options` are those of `simulate` but for what drives the network, which then has an energy
-    balance, if any, instead of a drift.
+    A driven network has an energy balance, if any, instead of a drift.
     """
+    rnn, trajectory, drive = run.rnn, run.trajectory, run.drive
     running = np.asarray(trajectory.stopped_at) < 0
     median = largest = None
     if running.any() and _has_energy(rnn) and not drive:
@@ -69,8 +73,8 @@ def measure(
         drifts = [np.abs(np.asarray(energy_drift(rnn, xs[rows]))).max(axis=-1) for rows in blocks]
         worst = np.concatenate(drifts)
         median, largest = float(np.median(worst)), float(np.max(worst))
-    balance = _balance(rnn, trajectory, steps, save_every, options, drive) if drive else None
-    part = _densely_saved(rnn, trajectory, steps, save_every, options, drive)
+    balance = _balance(run) if drive else None
+    part = _densely_saved(run)
     drawn, lines = part.trajectory, np.full(0, np.nan)
     ran = np.asarray(drawn.stopped_at) < 0
     assert drawn.xs is not None  # they are kept
@@ -98,15 +102,9 @@ def measure(
     return numbers, part, balance
 
 
-def _balance(
-    rnn: CTRNN,
-    trajectory: Trajectory,
-    steps: int,
-    save_every: int,
-    options: dict[str, Any],
-    drive: Drive,
-) -> EnergyBalance | None:
+def _balance(run: Run) -> EnergyBalance | None:
     """Of some trajectories that ran to the end; None where noise takes part, or is no room."""
+    rnn, trajectory, steps, save_every, options, drive = run
     running = np.flatnonzero(np.asarray(trajectory.stopped_at) < 0)
     rows = running[: min(_MOST_STATES, _MOST_VALUES // ((steps + 1) * rnn.size))]
     if drive.noise is not None or not rows.size or not _has_energy(rnn):
@@ -137,14 +135,8 @@ def _balance_numbers(balance: EnergyBalance) -> dict[str, Any]:
     }
 
 
-def _densely_saved(
-    rnn: CTRNN,
-    trajectory: Trajectory,
-    steps: int,
-    save_every: int,
-    options: dict[str, Any],
-    drive: Drive,
-) -> Part:
+def _densely_saved(run: Run) -> Part:
+    rnn, trajectory, steps, save_every, options, drive = run
     assert trajectory.xs is not None
     total, _, n = trajectory.xs.shape
     stopped = np.asarray(trajectory.stopped_at) >= 0

@@ -21,10 +21,11 @@ from .._train.fit_signal import fit_signal
 from .._train.fit_spectrum import fit_spectrum
 from .._util import checks
 from .._util.classes import listed
-from .drive import INPUTS, read_inputs
+from .drive import read_inputs
 from .info import environment
 from .options import (
     ACTIVATIONS,
+    ARRAY,
     Device,
     Dtype,
     Form,
@@ -61,7 +62,7 @@ class Settings:
         Path | None,
         Option(
             help="Inputs (samples,) or (samples, inputs) at the times of --signal: a driven network"
-            f" is trained to answer them so. {INPUTS[0].upper()}{INPUTS[1:]}."
+            f" is trained to answer them so. {ARRAY[0].upper()}{ARRAY[1:]}."
         ),
     ] = None
     columns: Annotated[

@@ -53,7 +53,7 @@ register(CTRNN, Trajectory)
 register(*defined_in(activations, activations.AbstractActivation))
 register(*defined_in(weights, products.AbstractWeights))
 register(*defined_in(products, products.AbstractWeights))  # what weights prepare for a loop
-register(*_names.own().values(), *_names.wrappers().values(), *_names._OF_DIFFRAX)
+register(*_names.own().values(), *_names.wrappers().values(), *_names.OF_DIFFRAX)
 
 
 class _Unreadable(Exception):

@@ -17,10 +17,11 @@ from .._files.models import register
 from .._network.model import CTRNN, states_for
 from .._simulate.api import simulate
 from .._util import checks
-from .._util.types import Array, ArrayLike, Float, matmul_precision
+from .._util.types import Array, ArrayLike, Float
 from ..solvers import PoissonSplitting, Projected
+from .linear_readout import OF_NETWORK, checked_frozen, checked_readout, read, trainable_but
 
-PARTS = ("weights", "activation", "bias", "leak", "input_weights", "x0", "readout", "offset")
+PARTS = (*OF_NETWORK, "x0", "readout", "offset")
 
 
 class Oscillator(eqx.Module):
@@ -72,19 +73,8 @@ class Oscillator(eqx.Module):
         if self.x0.ndim != 1:
             checks.fail("x0", f"one initial state, shape ({n},)", self.x0.shape)
         self.rnn = rnn
-        self.readout = checks.float_array("readout", readout, f"(channels, {n})", (2,))
-        if self.readout.shape[1] != n or self.readout.shape[0] < 1:
-            checks.fail("readout", f"shape (channels, {n})", self.readout.shape)
-        checks.same_dtype("readout", self.readout, rnn.dtype, "the network")
-        if isinstance(frozen, str):
-            checks.fail("frozen", "a list of names", repr(frozen), TypeError)
-        self.frozen = tuple(checks.one_of("frozen", name, PARTS) for name in frozen)
-        self.offset = None
-        if offset is not None:
-            self.offset = checks.float_array("offset", offset, "(channels,)", (1,))
-            if self.offset.shape != self.readout.shape[:1]:
-                checks.fail("offset", f"shape {self.readout.shape[:1]}", self.offset.shape)
-            checks.same_dtype("offset", self.offset, rnn.dtype, "the network")
+        self.readout, self.offset = checked_readout(readout, offset, rnn, "channels")
+        self.frozen = checked_frozen(frozen, PARTS)
         self.max_step = None
         if max_step is not None:
             self.max_step = checks.positive_float("max_step", max_step)
@@ -92,26 +82,7 @@ class Oscillator(eqx.Module):
     @property
     def trainable(self) -> Any:
         """For `equinox.partition`: True at the arrays that training may change."""
-
-        def mark(part: Any, name: str) -> Any:
-            free = name not in self.frozen
-            return jax.tree.map(lambda leaf: free and eqx.is_inexact_array(leaf), part)
-
-        marks = jax.tree.map(lambda _: False, self)
-        where = {
-            "weights": lambda o: o.rnn.weights,
-            "activation": lambda o: o.rnn.activation,
-            "bias": lambda o: o.rnn.bias,
-            "leak": lambda o: o.rnn.leak,
-            "input_weights": lambda o: o.rnn.input_weights,
-            "x0": lambda o: o.x0,
-            "readout": lambda o: o.readout,
-            "offset": lambda o: o.offset,
-        }
-        for name, part in where.items():
-            if jax.tree.leaves(part(self)):
-                marks = eqx.tree_at(part, marks, mark(part(self), name))
-        return marks
+        return trainable_but(self, self.frozen)
 
     def generate(
         self,
@@ -170,8 +141,7 @@ class Oscillator(eqx.Module):
 
     def read(self, xs: ArrayLike) -> Float[Array, "*batch channels"]:
         """The signal y = C x + d at states xs (..., n)."""
-        y = jnp.matmul(jnp.asarray(xs), self.readout.T, precision=matmul_precision())
-        return y if self.offset is None else y + self.offset.reshape((1,) * (y.ndim - 1) + (-1,))
+        return read(xs, self.readout, self.offset)
 
     def _divided(self, dt: Any) -> tuple[Array, int]:
         """A time step of at most `max_step`, and how many of them make dt."""

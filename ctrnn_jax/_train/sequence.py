@@ -18,9 +18,9 @@ from .._network.weights import DenseSkew
 from .._simulate.api import ADJOINTS, check_solver, simulate
 from .._simulate.trajectory import Trajectory
 from .._util import checks
-from .._util.types import Array, ArrayLike, Float, PRNGKeyArray, matmul_precision
+from .._util.types import Array, ArrayLike, Float, PRNGKeyArray
+from .linear_readout import OF_NETWORK, checked_frozen, checked_readout, read, trainable_but
 
-OF_NETWORK = ("weights", "activation", "bias", "leak", "input_weights")
 PARTS = (*OF_NETWORK, "encoder", "x0", "readout", "offset")
 POOLS = ("last", "mean")
 
@@ -108,9 +108,7 @@ class SequenceModel(eqx.Module):
         self.solver = solver
         self.steps_per_sample = checks.integer("steps_per_sample", steps_per_sample, 1)
         self.adjoint = checks.one_of("adjoint", adjoint, ADJOINTS)
-        if isinstance(frozen, str):
-            checks.fail("frozen", "a list of names", repr(frozen), TypeError)
-        self.frozen = tuple(checks.one_of("frozen", name, PARTS) for name in frozen)
+        self.frozen = checked_frozen(frozen, PARTS)
 
     @classmethod
     def init(
@@ -162,15 +160,7 @@ class SequenceModel(eqx.Module):
     @property
     def trainable(self) -> Any:
         """For `equinox.partition`: True at the arrays that training may change."""
-        marks = jax.tree.map(eqx.is_inexact_array, self)
-        for name in self.frozen:
-
-            def part(model: Any, name: str = name) -> Any:
-                return getattr(model.rnn if name in OF_NETWORK else model, name)
-
-            if jax.tree.leaves(part(self)):
-                marks = eqx.tree_at(part, marks, jax.tree.map(lambda _: False, part(self)))
-        return marks
+        return trainable_but(self, self.frozen)
 
     def states(self, inputs: ArrayLike) -> Float[Array, "*batch T n"]:
         """The state at the end of each sample; of the last one alone where `pool` is "last".
@@ -213,11 +203,9 @@ class SequenceModel(eqx.Module):
 
     def read(self, xs: ArrayLike) -> Float[Array, "*batch k"]:
         """The answers at states xs (..., n)."""
-        xs = jnp.asarray(xs)
         if not isinstance(self.readout, jax.Array):
-            return over_axes(self.readout, xs)
-        y = jnp.matmul(xs, self.readout.T, precision=matmul_precision())
-        return y if self.offset is None else y + self.offset.reshape((1,) * (y.ndim - 1) + (-1,))
+            return over_axes(self.readout, jnp.asarray(xs))
+        return read(xs, self.readout, self.offset)
 
     def __call__(self, inputs: ArrayLike) -> Float[Array, "*answers k"]:
         """The answers to sequences.
@@ -252,19 +240,8 @@ def over_axes(function: Callable[[Array], Array], rows: Array) -> Array:
 
 def _readout(readout: Any, offset: Any, rnn: CTRNN) -> tuple[Any, Array | None]:
     """C and d, or a function and None."""
-    n = rnn.size
     if callable(readout):
         if offset is not None:
             checks.fail("offset", "none, as the read-out is a function", "one")
         return checks.function("readout", readout), None
-    readout = checks.float_array("readout", readout, f"(k, {n}), or a function", (2,))
-    if readout.shape[1] != n or readout.shape[0] < 1:
-        checks.fail("readout", f"shape (k, {n})", readout.shape)
-    checks.same_dtype("readout", readout, rnn.dtype, "the network")
-    if offset is None:
-        return readout, None
-    offset = checks.float_array("offset", offset, "(k,)", (1,))
-    if offset.shape != readout.shape[:1]:
-        checks.fail("offset", f"shape {readout.shape[:1]}", offset.shape)
-    checks.same_dtype("offset", offset, rnn.dtype, "the network")
-    return readout, offset
+    return checked_readout(readout, offset, rnn, "k", ", or a function")

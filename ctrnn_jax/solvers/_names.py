@@ -11,7 +11,7 @@ from .._util import checks
 from .._util.classes import by_name, chosen
 
 # Of diffrax those for one ordinary differential equation: no split, no second-order, no noise.
-_OF_DIFFRAX = (
+OF_DIFFRAX = (
     diffrax.Bosh3,
     diffrax.Dopri5,
     diffrax.Dopri8,
@@ -55,7 +55,7 @@ def solver_named(name: str) -> diffrax.AbstractSolver:
     name, colon, argument = name.partition(":")
     if name.lower() in wrappers():
         return wrappers()[name.lower()](solver_named(argument or "tsit5"))  # pyright: ignore[reportCallIssue]
-    kind = chosen("solver", name, own() | by_name(_OF_DIFFRAX))
+    kind = chosen("solver", name, own() | by_name(OF_DIFFRAX))
     if not colon:
         return kind()
     if not takes_order(kind):
