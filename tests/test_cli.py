@@ -425,13 +425,15 @@ def test_inputs_of_each_state_with_input_weights_of_a_file(tmp_path, capsys):
 def test_noise_is_drawn_as_it_was_simulated(tmp_path, capsys, monkeypatch):
     kept = []
     monkeypatch.setattr(simulate, "pictures", lambda *a: kept.append(a) or {})
-    changes = {"noise": 0.2, "solver": None, "steps": 840, "save_every": 420, "neurons": 2}
+    np.save(tmp_path / "A.npy", np.array([[0.0, 0.3], [-0.3, 0.0]]))  # drawn at each 20th step
+    changes = {"noise": 0.2, "solver": None, "steps": 840, "save_every": 420, "neurons": None,
+               "weights": tmp_path / "A.npy"}  # fmt: skip
     told, results, run = driven(tmp_path, capsys, **changes)
     assert results["solver"] == "Euler" and "noise exchanges energy" in told
     assert results["driven_by"] == {"noise": 0.2}
     part = kept[0][2].trajectory
     each = round(float(part.ts[-1] / 0.05)) // (len(part.ts) - 1)
-    assert 420 % each == 0
+    assert each == 20
     np.testing.assert_allclose(part.xs[:, 420 // each], run.xs[:, 1], rtol=1e-4, atol=1e-5)
     _, _, same = driven(tmp_path, capsys, **changes)
     _, _, other = driven(tmp_path, capsys, **changes | {"seed": 1})
