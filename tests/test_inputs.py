@@ -166,6 +166,7 @@ BALANCES = [
 ]  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("n", "form", "order", "held"), BALANCES)
 def test_discrete_gradient_closes_the_balance(n, form, order, held):
     rnn, steps = network(form, n=n), 1000
@@ -252,7 +253,7 @@ def undone_cases():
     return cases
 
 
-@pytest.mark.sampled(4)  # not 3, or one kind would be left out by default
+@pytest.mark.sampled(7)  # no multiple of 3, or kinds would be left out by default
 @pytest.mark.parametrize(("solver", "weights", "form", "kind"), undone_cases())
 def test_reversible_gradients_are_those_of_stored_steps(solver, weights, form, kind):
     traced, static = traced_of(network(form, weights=WEIGHTS[weights]), kind)
@@ -265,6 +266,7 @@ def test_reversible_gradients_are_those_of_stored_steps(solver, weights, form, k
         np.testing.assert_allclose(c, a, rtol=1e-8 if X64 else 1e-2, atol=1e-8 if X64 else 1e-3)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "solver", [None, diffrax.Tsit5(), ct.PoissonSplitting(), ct.DiscreteGradient()]
@@ -306,7 +308,7 @@ def test_a_lost_way_back_is_found_again_with_inputs():
 # Every way through simulate
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "options",
@@ -352,6 +354,7 @@ def test_batches_blocks_meshes_and_vmap_agree(options, kind, monkeypatch):
         assert np.all(np.asarray(end.stopped_at) == -1)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("solver", [diffrax.Tsit5(), ct.PoissonSplitting(4), ct.ImplicitMidpoint()])
 def test_functions_paths_and_held_values_say_the_same(solver):
     rnn, x0, steps = network(), normal(3, 3, 4), 50
@@ -376,6 +379,7 @@ def test_functions_paths_and_held_values_say_the_same(solver):
     assert jnp.all(jnp.abs(gradients[0]) > 0)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("solver", [diffrax.Tsit5(), *CONSERVING, ct.ExactLinear()], ids=str)
 def test_plain_diffrax_takes_the_input_as_args(solver):
     linear = isinstance(solver, ct.ExactLinear)

@@ -64,6 +64,7 @@ def test_euler_maruyama_has_strong_order_one():
 NOISY = [diffrax.Euler(), diffrax.Heun(), diffrax.SEA(), diffrax.ShARK(), diffrax.EulerHeun()]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("solver", NOISY, ids=lambda s: type(s).__name__)
 def test_noise_depends_on_key_trajectory_and_step_alone(solver, monkeypatch):
     rnn, x0, sigma = network(), normal(3, 8, 4), 0.3 * normal(6, 4, 2)
@@ -93,6 +94,7 @@ def test_noise_depends_on_key_trajectory_and_step_alone(solver, monkeypatch):
 
 
 @float64_only
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("solver", NOISY[:3], ids=lambda s: type(s).__name__)
 def test_gradients_with_noise_are_those_of_finite_differences(solver):
     traced, static = traced_of(network(), "shared")

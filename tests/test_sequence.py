@@ -43,6 +43,7 @@ def plain(made, samples):
     return np.stack(states)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("pool", [None, "last", "mean"])
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("start", [False, True])
@@ -89,6 +90,7 @@ def test_encoder_and_readout_may_be_functions():
     assert made(inputs[0]).shape == (3,)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.skipif(not X64, reason="finite differences")
 @pytest.mark.parametrize("name", SOLVERS)
 def test_gradients(name):

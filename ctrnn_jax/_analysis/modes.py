@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._network.products import product
 from .._network.weights import DenseSkew
 from .._util.types import Array, ArrayLike
 from .samples import hann
@@ -24,7 +25,8 @@ def half_spectrum(A: Array) -> tuple[Array, Array]:
 
 def with_spectrum(omega: Array, modes: Array) -> DenseSkew:
     """The weights A = Σ_k 2 Re(-i ω_k v_k v_kᴴ), of which `half_spectrum` is the inverse."""
-    return skew_weights(2 * jnp.imag((modes * omega.astype(modes.dtype)[None]) @ modes.conj().T))
+    A = product(modes * omega.astype(modes.dtype)[None], modes.conj().T)
+    return skew_weights(2 * jnp.imag(A))
 
 
 def skew_weights(A: Array) -> DenseSkew:
@@ -34,7 +36,7 @@ def skew_weights(A: Array) -> DenseSkew:
 
 def mode_frequencies(zs: Array, modes: Array, dt: ArrayLike) -> Array:
     """Mean frequency (lines,) at which the parts v_kᴴ z of a motion zs (S, n) turn."""
-    u = zs.astype(modes.dtype) @ modes.conj()
+    u = product(zs.astype(modes.dtype), modes.conj())
     turns = jnp.angle(u[1:] * u[:-1].conj()) / (2 * np.pi)
     window = hann(len(zs) - 1)  # what the other lines add averages out fast
     weights = jnp.asarray(window / window.sum(), zs.dtype)[:, None]
@@ -43,7 +45,7 @@ def mode_frequencies(zs: Array, modes: Array, dt: ArrayLike) -> Array:
 
 def without_kernel(A: Array, z: Array) -> Array:
     """The part of z in the range of A: the rate form's z = A x lies there."""
-    return A @ pseudo_inverse(A) @ z if A.shape[0] % 2 else z
+    return product(A, product(pseudo_inverse(A), z)) if A.shape[0] % 2 else z
 
 
 def pseudo_inverse(A: Array) -> Array:
@@ -52,4 +54,4 @@ def pseudo_inverse(A: Array) -> Array:
         return jnp.linalg.inv(A)
     # An odd skew-symmetric matrix has one singular value 0: never let rounding decide.
     u, s, vt = jnp.linalg.svd(A)
-    return (vt[:-1].T / s[None, :-1]) @ u[:, :-1].T
+    return product(vt[:-1].T / s[None, :-1], u[:, :-1].T)

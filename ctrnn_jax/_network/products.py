@@ -9,10 +9,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._util.types import Array, Float, State, matmul_precision
+from .._util.types import Array, Float, Inexact, State, matmul_precision
 
 
-def product(a: Float[Array, "m n"], x: Float[Array, " n *batch"]) -> Float[Array, " m *batch"]:
+def product(
+    a: Inexact[Array, "m n"], x: Inexact[Array, " n *batch"]
+) -> Inexact[Array, " m *batch"]:
+    """a x in full precision, unless the caller chose another."""
     return jnp.matmul(a, x, precision=matmul_precision())
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._network.inputs import HELD
-from .._util.types import Array, Scalar
+from .._util.types import Array, Scalar, precise_products
 from ..solvers._foreign import adapted
 from .drive import Drive
 from .fixed import finite, update_fold, within
@@ -119,7 +119,8 @@ def adaptive_segments(problem: Problem, plan: Plan, drive: Drive) -> Advance:
         u = None if held is None else _Constant(held)
         inputs = None if held is None else _Constant(1 if held.ndim == 2 else None)
         each = jax.vmap(solve, in_axes=(1, None, None, inputs), out_axes=(2, 0, 0))
-        return each(start, ts, began, u)
+        with precise_products():  # diffrax interpolates, for Dopri5, by one that asks for none
+            return each(start, ts, began, u)
 
     def advance(carry: Carry, segment: Segment):
         stride = 1 if _needs_all(problem, plan, drive) else segment.steps

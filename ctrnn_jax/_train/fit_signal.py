@@ -16,6 +16,7 @@ from .._analysis.modes import half_spectrum, mode_frequencies, with_spectrum
 from .._analysis.samples import signal_samples, standardised
 from .._network.activations import AbstractActivation, Tanh
 from .._network.model import CTRNN
+from .._network.products import product
 from .._network.weights import DenseSkew
 from .._util import checks
 from .._util.types import Array
@@ -250,10 +251,10 @@ class _Task(NamedTuple):
         amplitude *= scale * np.sqrt(2 * self.draft.neurons / max(np.sum(amplitude**2), 1e-300))
         amplitude = jnp.asarray(amplitude, self.draft.dtype)
         # z = Σ_k a_k Re(v_k exp(-iω_k t)), so exp(-iω_k t) = 2 v_kᴴ z / a_k.
-        z = jnp.real(lines) @ amplitude
+        z = product(jnp.real(lines), amplitude)
         asked = jnp.asarray(found.cosines + 1j * found.sines, lines.dtype)
         asked = asked / amplitude.astype(asked.dtype)[:, None]
-        readout = jnp.real(asked.T @ (2 * lines.conj().T))
+        readout = jnp.real(product(asked.T, 2 * lines.conj().T))
         if size is not None:
             omega = _retuned(omega, modes, z, f.size, self.motion(speed, size))
         upper = upper_of(with_spectrum(omega, modes))

@@ -14,6 +14,7 @@ from .._analysis.modes import half_spectrum, mode_frequencies, with_spectrum
 from .._analysis.samples import hann
 from .._network.activations import AbstractActivation, Tanh
 from .._network.model import CTRNN
+from .._network.products import product
 from .._network.weights import DenseSkew
 from .._simulate.api import simulate
 from .._util import checks
@@ -135,7 +136,7 @@ def _tuned(
         z0 = (
             jnp.minimum(scale, 0.3 * jnp.sqrt(closest))
             * unit
-            * (chosen.real @ jnp.cos(phases) - chosen.imag @ jnp.sin(phases))
+            * jnp.real(product(chosen, jax.lax.complex(jnp.cos(phases), jnp.sin(phases))))
         )
 
         def network(omega):

@@ -16,6 +16,7 @@ from .._analysis.samples import hann
 from .._analysis.spectra import dominant_frequency
 from .._files.models import register
 from .._network.invariants import energy
+from .._network.products import product
 from .._simulate.api import simulate
 from .._util import checks
 from .._util.types import Array, Bool, Float
@@ -188,8 +189,8 @@ def _shares(y: Array, dt: Array, frequency: Array) -> Array:
         window = jnp.asarray(hann(y.size), y.dtype)
         phase = 2 * np.pi * jnp.outer(frequency, t)
         window = window / jnp.sum(window)
-        y = y - jnp.dot(window, y)
-        power = (jnp.cos(phase) @ (window * y)) ** 2 + (jnp.sin(phase) @ (window * y)) ** 2
-        return 2 * power / jnp.dot(window, y**2)
+        y = y - jnp.sum(window * y)
+        cosines, sines = (product(f(phase), window * y) for f in (jnp.cos, jnp.sin))
+        return 2 * (cosines**2 + sines**2) / jnp.sum(window * y**2)
 
     return jax.vmap(one)(y, dt, frequency)

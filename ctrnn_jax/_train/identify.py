@@ -15,12 +15,14 @@ from jax.flatten_util import ravel_pytree
 
 from .._network.activations import AbstractActivation, Linear
 from .._network.model import CTRNN
+from .._network.products import product
 from .._simulate.api import simulate
 from .._util.types import Array
 from .arguments import Draft
 from .least_squares import levenberg_marquardt
 from .linear_start import Modes, modes_of, read_out
 from .oscillator import Oscillator
+from .output_error import Model, in_pieces, normal_equations
 from .signal_report import fifth, foreseen
 from .waveform import upper_of_matrix, weights_of
 
@@ -35,7 +37,6 @@ _TINY = 1e-5  # the same of a linear one: tanh is then linear to 1e-11
 _STEP = 1.0  # rad, or decay times, in a step while fitting
 _ANGLE = 0.5  # the same of what is generated
 _ENOUGH = 1e-6  # relative gain of the last step
-_MOST_ENTRIES = 4e6  # of the derivatives of a piece of the samples by all unknowns
 
 
 class Unknowns(NamedTuple):
@@ -231,15 +232,9 @@ def trained(
 ) -> tuple[Fitted, np.ndarray]:
     """By the error of the first `used` samples, simulated; also the loss after each step."""
     values, unflatten = ravel_pytree(begin.unknowns)
-    dtype, size = values.dtype, len(task.y)
-    piece = int(np.clip(_MOST_ENTRIES / (task.draft.neurons * values.size), 1, 256))
-
-    def pieces(a: np.ndarray) -> Array:
-        padded = np.zeros((-(-size // piece) * piece, a.shape[1]), dtype)
-        padded[:size] = a
-        return jnp.asarray(padded.reshape(-1, piece, a.shape[1]))
-
-    y, u, count = pieces(task.y), pieces(task.u), jnp.asarray(used, jnp.int32)
+    dtype = values.dtype
+    y, u = (in_pieces(a, task.draft.neurons, values.size, dtype) for a in (task.y, task.u))
+    count = jnp.asarray(used, jnp.int32)
 
     def equations(values: np.ndarray) -> list[np.ndarray]:
         unknowns = unflatten(jnp.asarray(values, dtype))
@@ -257,54 +252,21 @@ def trained(
 def _outputs(unknowns: Unknowns, motion: Motion, u: Any) -> Array:
     inputs = jnp.asarray(u[:-1], unknowns.x0.dtype)
     xs = motion.states(unknowns, unknowns.x0, inputs)
-    return xs @ unknowns.readout.T + unknowns.offset[None]
+    return product(xs, unknowns.readout.T) + unknowns.offset[None]
 
 
 @eqx.filter_jit
 def _normal(
     unknowns: Unknowns, motion: Motion, y: Array, u: Array, used: Array
 ) -> tuple[Array, ...]:
-    """Σ r², Jᵀr and JᵀJ of the errors r of the first `used` samples, over √(used channels).
-
-    As `waveform` has them: derivatives of single samples side by side, then small products.
-    """
-    x0, readout, offset = unknowns.x0, unknowns.readout, unknowns.offset
-    _, piece, channels = y.shape
-    n = x0.size
+    x0, readout, offset = unknowns[4:]
     inner, unravel = ravel_pytree(unknowns[:4])
-    share = jax.lax.rsqrt((used * channels).astype(x0.dtype))
 
     def next_sample(x: Array, inner: Array, u: Array) -> Array:
-        upper, log_leak, drive, bias = unravel(inner)
-        there = Unknowns(upper, log_leak, drive, bias, x, readout, offset)
+        there = Unknowns(*unravel(inner), x, readout, offset)
         return motion.states(there, x, u[None])[-1]
 
-    after = jax.vmap(jax.jacrev(next_sample, (0, 1)), (0, None, 0))
-
-    def sensitive(S: Array, parts: tuple[Array, Array]) -> tuple[Array, Array]:
-        by_x, by_inner = parts
-        return by_x @ S + jnp.pad(by_inner, ((0, 0), (0, n))), S
-
-    def add(i: Any, sums: tuple[Array, ...]) -> tuple[Array, ...]:
-        x, S, error, slope, normal = sums
-        x, xs = jax.lax.scan(lambda x, u: (next_sample(x, inner, u), x), x, u[i])
-        S, Ss = jax.lax.scan(sensitive, S, after(xs, inner, u[i]))
-        inside = i * piece + jnp.arange(piece, dtype=used.dtype) < used
-        weight = jnp.where(inside, share, 0)[:, None]
-        r = weight * (xs @ readout.T + offset[None] - y[i])
-        eye = jnp.eye(channels, dtype=x.dtype)
-        by_readout = (eye[None, :, :, None] * xs[:, None, None, :]).reshape(piece, channels, -1)
-        by_offset = jnp.broadcast_to(eye, (piece, channels, channels))
-        J = jnp.concatenate([jnp.einsum("cn,bnp->bcp", readout, Ss), by_readout, by_offset], axis=2)
-        J = (weight[:, :, None] * J).reshape(piece * channels, -1)
-        r = r.ravel()
-        return x, S, error + r @ r, slope + J.T @ r, normal + J.T @ J
-
-    S = jnp.concatenate([jnp.zeros((n, inner.size), x0.dtype), jnp.eye(n, dtype=x0.dtype)], axis=1)
-    size = inner.size + n + readout.size + channels
-    zero = jnp.zeros((), x0.dtype)
-    start = (x0, S, zero, jnp.zeros(size, x0.dtype), jnp.zeros((size, size), x0.dtype))
-    return jax.lax.fori_loop(0, -(-used // piece), add, start)[2:]
+    return normal_equations(next_sample, Model(inner, x0, readout, offset), y, u, used)
 
 
 def oscillator_of(
@@ -324,7 +286,7 @@ def oscillator_of(
     A = weights_of(unknowns.upper, draft.neurons).as_matrix() * speed
     leak = jnp.exp(unknowns.log_leak) * speed
     drive = unknowns.drive / spread[None]
-    bias = unknowns.bias - drive @ zero
+    bias = unknowns.bias - product(drive, zero)
     x0, readout = unknowns.x0, unknowns.readout
     if draft.form == "rate":  # x' = speed σ(A' x + ...) is X' = σ(A X + ...) for X = x / speed
         x0, readout = x0 / speed, readout * speed

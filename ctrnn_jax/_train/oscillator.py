@@ -15,6 +15,7 @@ import numpy as np
 from .._analysis.modes import pseudo_inverse, skew_weights
 from .._files.models import register
 from .._network.model import CTRNN, states_for
+from .._network.products import product
 from .._simulate.api import simulate
 from .._util import checks
 from .._util.types import Array, ArrayLike, Float
@@ -165,5 +166,5 @@ def for_form(rnn: CTRNN, z: Array, readout: Array, speed: Array, form: str) -> O
     """
     A = rnn.weights.as_matrix() * speed
     if form == "rate":
-        z, readout = pseudo_inverse(A) @ z, readout @ A
+        z, readout = product(pseudo_inverse(A), z), product(readout, A)
     return Oscillator(CTRNN(skew_weights(A), rnn.activation, form), z, readout)

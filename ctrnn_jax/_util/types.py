@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Inexact, Int, PRNGKeyArray, PyTree
 
 __all__ = [
     "Array",
     "ArrayLike",
     "Bool",
     "Float",
+    "Inexact",
     "Int",
     "PRNGKeyArray",
     "PyTree",
@@ -23,6 +25,7 @@ __all__ = [
     "any_at_all",
     "finite_or_nan",
     "matmul_precision",
+    "precise_products",
 ]
 
 State: TypeAlias = Float[Array, " n *batch"]
@@ -39,6 +42,13 @@ def matmul_precision() -> Any:
     if jax.config.jax_default_matmul_precision is None:  # pyright: ignore[reportAttributeAccessIssue]
         return jax.lax.Precision.HIGHEST
     return None
+
+
+def precise_products() -> AbstractContextManager[Any]:
+    """In which the products of others' code have this precision, too, where they ask for none."""
+    if matmul_precision() is None:
+        return nullcontext()
+    return jax.default_matmul_precision("highest")
 
 
 def finite_or_nan(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*rest"]:

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._network.model import CTRNN
-from .._util.types import Array, Float, matmul_precision
+from .._network.products import product
+from .._util.types import Array, Float
 from ._leapfrog import add
 from .base import AbstractRetrace, Retraced
 
@@ -79,13 +80,13 @@ class Sweep(AbstractRetrace):
         if biases is None and self.bias is None:
             s, x = self._pad(zero), self._pad(x)
             s = self._over_substeps(lambda s, h, _: self._substep(s, x, h), s, h, None)
-            return self._product(self.A, s[: self.n])
+            return product(self.A, s[: self.n])
 
         def substep(total, h, bias):
             bias = self.bias if bias is None else bias
             s = self._pad(x + total + self.before * h * bias)
             s = self._substep(self._pad(zero), s, h)
-            return total + h * bias + self._product(self.A, s[: self.n])
+            return total + h * bias + product(self.A, s[: self.n])
 
         return self._over_substeps(substep, zero, h, biases)
 
@@ -134,15 +135,11 @@ class Sweep(AbstractRetrace):
         return rows, lax.dynamic_slice_in_dim(rows, visit.start, _BLOCK, axis=1)
 
     def _preactivation(self, s: Array, offset: Array | None, rows: Array, visit: _Visits) -> Array:
-        z = self._product(rows, s)
+        z = product(rows, s)
         return z if offset is None else z + _block(offset, visit)
 
     def _pad(self, x: Any) -> Any:
         return x if x is None else jnp.pad(x, ((0, self.padding), (0, 0)))
-
-    @staticmethod
-    def _product(a: Array, b: Array) -> Array:
-        return jnp.matmul(a, b, precision=matmul_precision())
 
     def start(self, x: Array, x_bar: Array) -> _Back:
         """See `AbstractRetrace`."""
@@ -188,11 +185,11 @@ class Sweep(AbstractRetrace):
     ) -> tuple[_Back, Array | None]:
         # With s counted from the end of the substep, z = x + A s there too.
         (x, x_bar, gradient), late_bar = self._undo_drift(back, bias, (1 - self.before) * h, dt)
-        s_bar = -self._product(self.A, x_bar)  # Aᵀ = -A
+        s_bar = -product(self.A, x_bar)  # Aᵀ = -A
         s, _, gradient, z_bar = self._undo(jnp.zeros_like(x), s_bar, x, h, dt, gradient)
-        x = x + self._product(self.A, s)
+        x = x + product(self.A, s)
         x_bar = x_bar + z_bar
-        A_bar = gradient.A.at[: self.n, : self.n].add(-self._product(x_bar, s.T))
+        A_bar = gradient.A.at[: self.n, : self.n].add(-product(x_bar, s.T))
         gradient = gradient._replace(A=A_bar)
         back, early_bar = self._undo_drift(_Back(x, x_bar, gradient), bias, self.before * h, dt)
         return back, None if bias is None else late_bar + early_bar
@@ -246,7 +243,7 @@ class Sweep(AbstractRetrace):
             s = _set_block(s, _block(s, visit) - moves, visit)
             columns = lax.dynamic_slice_in_dim(self.padded_A, visit.start, _BLOCK, axis=1)
             # Aᵀ = -A; inside the block it was done above.
-            s_bar = _set_block(s_bar - self._product(columns, z_bars), bar, visit)
+            s_bar = _set_block(s_bar - product(columns, z_bars), bar, visit)
             return (s, s_bar, power, parameters_bar), (moves, z_bars)
 
         state = s, s_bar, jnp.zeros_like(s[:1]), gradient.activation
@@ -256,9 +253,9 @@ class Sweep(AbstractRetrace):
         # z saw the neurons of one side after their moves of this sweep, those of the other before:
         # below the diagonal both sweeps saw the state in their middle.
         middle = s + moves[0]
-        A_bar = jnp.tril(self._product(z_bar, middle.T))
+        A_bar = jnp.tril(product(z_bar, middle.T))
         for each, seen in zip(z_bars, (s, middle + moves[-1]), strict=False):
-            A_bar = A_bar + jnp.triu(self._product(each, seen.T))
+            A_bar = A_bar + jnp.triu(product(each, seen.T))
         gradient = gradient._replace(
             A=gradient.A + A_bar,
             activation=parameters_bar,
