@@ -129,6 +129,32 @@ CALLS = {
             V,
             "W: expected finite values, got 1 non-finite of 4",
         ),
+        (
+            lambda: ct.DenseSkew.from_matrix(ones(2, 2).at[0, 1].set(-4.0)),
+            V,
+            "A: expected a skew-symmetric matrix, or skew_part=True, which takes (A - Aᵀ)/2, got a"
+            " symmetric part of size 1.5 beside weights of size 4",
+        ),
+        (
+            lambda: ct.DenseSkew.from_matrix(ones(2, 3)),
+            V,
+            "A: expected a square matrix of shape (n, n), got shape (2, 3)",
+        ),
+        (
+            lambda: ct.DenseSkew.from_matrix(NAN * ones(2, 2), skew_part=True),
+            V,
+            "A: expected finite values, got 4 non-finite of 4",
+        ),
+        (
+            lambda: ct.DenseSkew.from_matrix(ones(2, 2), tolerance=-1.0),
+            V,
+            f"tolerance: {number(-1.0)}",
+        ),
+        (
+            lambda: ct.DenseSkew.from_matrix(ones(2, 2), skew_part=1),
+            T,
+            "skew_part: expected True or False, got 1",
+        ),
         (lambda: ct.DenseSkew.init(KEY, 1), V, f"n: {whole(2, 1)}"),
         (lambda: ct.DenseSkew.init(KEY, 2.5), T, f"n: {whole(2, 2.5)}"),
         (lambda: ct.DenseSkew.init(KEY, True), T, f"n: {whole(2, True)}"),

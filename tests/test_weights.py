@@ -238,3 +238,28 @@ def test_lowers_for_cuda(cls, form, key):
         return rnn.prepared()(0.0, x), rnn(0.0, x), rnn.weights.as_matrix()
 
     jax.jit(f).trace(rnn, jnp.ones((6, 2))).lower(lowering_platforms=("cuda",))
+
+
+def test_weights_of_a_matrix(key):
+    """A skew-symmetric A comes back to the bit, anything else as its skew part, if at all."""
+    general = jax.random.normal(key, (5, 5))
+    A = general - general.T
+    np.testing.assert_array_equal(ct.DenseSkew.from_matrix(A).as_matrix(), A)
+    rounded = A.at[0, 1].multiply(1 + 2 * EPS)
+    assert ct.DenseSkew.from_matrix(rounded).size == 5
+    off = A.at[0, 1].add(1e-3)
+    with pytest.raises(ValueError, match=r"^A: expected a skew-symmetric matrix, or skew_part"):
+        ct.DenseSkew.from_matrix(off)
+    part = (general - general.T) / 2
+    for weights, expected in (
+        (ct.DenseSkew.from_matrix(off, tolerance=1e-2), (off - off.T) / 2),
+        (ct.DenseSkew.from_matrix(general, skew_part=True), part),
+        (jax.jit(ct.DenseSkew.from_matrix)(general), part),
+        (jax.jit(lambda A: ct.DenseSkew.from_matrix(A, tolerance=1e-2))(general), part),
+    ):
+        np.testing.assert_allclose(weights.as_matrix(), expected, rtol=0, atol=4 * EPS)
+    batch = jnp.stack([A, 2 * A])
+    mapped = jax.vmap(lambda A: ct.DenseSkew.from_matrix(A).as_matrix())(batch)
+    np.testing.assert_array_equal(mapped, batch)
+    slope = jax.grad(lambda A: jnp.vdot(ct.DenseSkew.from_matrix(A).as_matrix(), general))(A)
+    np.testing.assert_allclose(slope, part, rtol=0, atol=4 * EPS)

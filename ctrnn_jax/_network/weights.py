@@ -38,6 +38,18 @@ def _square(name: str, value, minimum: int) -> Array:
     return array
 
 
+def not_skew(A: np.ndarray, tolerance: float | None = None) -> str | None:
+    """How far A is from skew-symmetric, where it is so beyond rounding; else None.
+
+    tolerance: the largest entry of (A + Aᵀ)/2 as a share of that of A; None: 16 roundings.
+    """
+    share = 16 * float(np.finfo(A.dtype).eps) if tolerance is None else tolerance
+    symmetric, largest = (np.max(np.abs(a), initial=0) for a in (A / 2 + A.T / 2, A))
+    if symmetric <= share * largest:
+        return None
+    return f"a symmetric part of size {symmetric:.3g} beside weights of size {largest:.3g}"
+
+
 class DenseSkew(AbstractWeights):
     """A = W - Wᵀ from an unconstrained W.
 
@@ -57,6 +69,36 @@ class DenseSkew(AbstractWeights):
 
     def __init__(self, W):
         self.W = _square("W", W, 2)
+
+    @classmethod
+    def from_matrix(
+        cls, A: ArrayLike, *, tolerance: float | None = None, skew_part: bool = False
+    ) -> DenseSkew:
+        """The weights whose matrix is A: W = A/2, so that `as_matrix()` is A to the last bit.
+
+        Args:
+            A: (n, n), n >= 2, in 1/s, skew-symmetric. Where it is traced, its values are not
+                looked at: its skew part is taken.
+            tolerance: the largest entry of (A + Aᵀ)/2 that is let pass, as a share > 0 of the
+                largest one of A; unless given 16 roundings. What passes is left out of the weights.
+            skew_part: take (A - Aᵀ)/2 of any A.
+
+        Raises:
+            TypeError, ValueError: where A is not a finite square floating-point matrix, or not
+                skew-symmetric.
+
+        Example:
+            >>> weights = ct.DenseSkew.from_matrix(jnp.array([[0.0, 1.0], [-1.0, 0.0]]))
+        """
+        A = _square("A", A, 2)
+        if tolerance is not None:
+            tolerance = checks.positive_float("tolerance", tolerance)
+        if not checks.flag("skew_part", skew_part) and not checks.is_traced(A):
+            got = not_skew(np.asarray(A), tolerance)
+            if got is not None:
+                hint = "a skew-symmetric matrix, or skew_part=True, which takes (A - Aᵀ)/2"
+                checks.fail("A", hint, got)
+        return cls(A / 2)
 
     @classmethod
     def init(cls, key: PRNGKeyArray, n: int, *, scale: ArrayLike = 1.0, dtype=None) -> DenseSkew:
