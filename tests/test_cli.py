@@ -109,10 +109,11 @@ BAD = [
     (["--weights", "words.csv"], "--weights: expected rows of numbers"),
     (
         ["--weights", "two.npz"],
-        "--weights: expected an .npz file of one array, got 2 arrays: a, b\n",
+        "--weights: expected a file of one array, got 2 arrays: a (4, 4), b (4, 4) (--array"
+        " decides)\n",
     ),
     (["--weights", "broken.npz"], "--weights: expected a readable .npz file"),
-    (["--weights", "notes.txt"], "--weights: expected a .npy, .npz or .csv file, got notes.txt"),
+    (["--weights", "notes.txt"], "--weights: expected a .npy, .npz, .csv, .safetensors, .pt "),
     (["--initial-states", "general.npy"], "--states: expected the 4 states"),
     (["--initial-states", "wide.npy"], "--initial-states: expected shape (states, 4), got (2, 5)"),
     (["--out", "notes.txt"], "--out: expected a folder, got the file notes.txt"),

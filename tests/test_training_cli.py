@@ -261,8 +261,8 @@ BAD = [
     (["train", "--signal", "empty.csv"], "--signal: expected rows of numbers, got none"),
     (["train", "--signal", "commas.csv"], "one number or two (--decimal decides)"),
     (["train", "--signal", "rising.csv"], "a channel (--time-column or --columns decides)"),
-    (["train", "--signal", "two.npz"], "--signal: expected an .npz file of one array, got 2 arrays:"
-     " a, b (--array decides)"),
+    (["train", "--signal", "two.npz"], "--signal: expected a file of one array, got 2 arrays:"
+     " a (9,), b (9,) (--array decides)"),
     (["train", "--signal", "bad.wav"], "--signal: expected a readable .wav file, got bad.wav"),
     (["train", "--signal", "bad.npy"], "--signal: expected a readable .npy file, got bad.npy"),
     (["train", "--signal", "nan.npy"], "--signal: expected finite values, got 1 non-finite of 9"),
@@ -282,6 +282,7 @@ BAD = [
     (["generate", "rnn.ctrnn", "--duration", "1"], "MODEL: expected a file with an Oscillator"),
     (["generate", "ensemble.ctrnn", "--duration", "1"], "MODEL: expected one Oscillator, got an"),
     (["generate", "a.csv", "--duration", "1"], "a.csv: expected"),
+    ([*GENERATE[:-1], "a.csv"], "--out: expected a file that is not there yet, got a.csv"),
     (["generate", "m.ctrnn"], "--duration: expected the length of the signal in seconds, got none"),
     ([*GENERATE, "--inputs", "t.csv"], "--inputs: expected none, as MODEL has no inputs, got t"),
     ([*GENERATE, "--inputs", "no.csv"], "--inputs: expected an existing file, got no.csv"),

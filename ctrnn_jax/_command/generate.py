@@ -13,11 +13,10 @@ from typer import Argument, Option
 
 from .._files.models import load
 from .._files.signals import known_format, wav_rate, write_signal
-from .._files.writing import place_for
 from .._train.oscillator import Oscillator
 from .._util import checks
 from .drive import Inputs, read_inputs
-from .options import ARRAY, fits
+from .options import ARRAY, fits, new_file
 from .train_results import with_max_step
 
 _MOST_VALUES, _MOST_STEPS = 2**28, 2**31 - 1
@@ -60,9 +59,7 @@ def generate(
     model is accurate with, however far apart the samples are.
     """
     suffix = known_format("--out", out)
-    if out.is_dir():
-        checks.fail("--out", "a file", f"the folder {out}")
-    place_for(out.parent)
+    new_file(out)
     read = None if inputs is None else read_inputs(inputs)
     if duration is None and read is None:
         checks.fail("--duration", "the length of the signal in seconds", "none")

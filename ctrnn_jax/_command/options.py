@@ -17,6 +17,7 @@ import typer
 from jax.sharding import Mesh
 from typer import Option
 
+from .._files.arrays import FORMATS
 from .._files.writing import place_for
 from .._network import activations
 from .._simulate.devices import batch_mesh
@@ -25,7 +26,7 @@ from .._util import checks
 from .._util.classes import by_name, chosen, defined_in
 from ..solvers._foreign import adapted
 
-ARRAY = "a .npy, .npz or .csv file"
+ARRAY = FORMATS
 ACTIVATIONS: dict[str, Any] = by_name(defined_in(activations, activations.AbstractActivation))
 
 Out = Annotated[Path, Option(help="Folder for the results; made if missing.")]
@@ -66,6 +67,15 @@ def prepared(out: Path, dtype: str, device: str | None) -> Iterator[None]:
         jax.config.update("jax_enable_x64", True)
     with jax.default_device(_device(device)):
         yield
+
+
+def new_file(out: Path) -> None:
+    """Refuse what --out is not made for: a file that is there stays."""
+    if out.is_dir():
+        checks.fail("--out", "a file", f"the folder {out}")
+    if out.exists():
+        checks.fail("--out", "a file that is not there yet", out)
+    place_for(out.parent)
 
 
 def seed_of(seed: int) -> int:

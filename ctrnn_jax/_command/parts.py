@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +28,45 @@ def finite_array(option: str, array: np.ndarray, dtype: Any) -> jax.Array:
     return jnp.asarray(array)
 
 
-def read_part(option: str, path: Path, part: Callable[[Any], Any]) -> np.ndarray:
-    """An array out of a file of numbers, or the part of a file of this library that is meant."""
-    if path.suffix.lower() != ".ctrnn":
-        return read_array(option, path)
+@contextlib.contextmanager
+def loaded(option: str, path: Path) -> Iterator[Any]:
+    """What a file of this library holds, whatever its dtype: float64 is on meanwhile."""
     if not path.is_file():
         checks.fail(option, "an existing file", str(path))
     before = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        jax.config.update("jax_enable_x64", True)  # or files of float64 could not be loaded
-        found = load(path)
-        array = part(found)
-        if array is None:
+        jax.config.update("jax_enable_x64", True)
+        yield load(path)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def read_part(
+    option: str,
+    path: Path,
+    part: Callable[[Any], Any],
+    array: str | None = None,
+    *,
+    selects: bool = False,
+) -> np.ndarray:
+    """An array out of a file of numbers, or the part of a file of this library that is meant.
+
+    `array` and `selects` are those of `read_array`.
+    """
+    if path.suffix.lower() != ".ctrnn":
+        return read_array(option, path, array, selects=selects)
+    if array is not None:
+        checks.fail("array", "none: the file holds one network", repr(array))
+    with loaded(option, path) as found:
+        values = part(found)
+        if values is None:
             expected = "weights, a network or an oscillator"
             if part is states_of:
                 expected = "a trajectory with states, an oscillator or an array"
             if part is input_weights_of:
                 expected = "a network or an oscillator with input weights"
             checks.fail(option, f"a file with {expected}", type(found).__name__)
-        return np.asarray(array)
-    finally:
-        jax.config.update("jax_enable_x64", before)
+        return np.asarray(values)
 
 
 def matrix_of(found: Any) -> Any:

@@ -19,7 +19,7 @@ from .._files.models import save
 from .._files.writing import appearing_together, write_json
 from .._network.model import CTRNN
 from .._network.products import AbstractWeights
-from .._network.weights import DenseSkew, DenseWeights
+from .._network.weights import DenseSkew, DenseWeights, not_skew
 from .._simulate.api import MAX_STEPS, simulate
 from .._simulate.trajectory import Trajectory
 from .._util import checks
@@ -59,6 +59,9 @@ class Settings:
             help=f"Skew-symmetric matrix A (n, n) in 1/s: {ARRAY},"
             " or a .ctrnn file: the weights of its network."
         ),
+    ] = None
+    array: Annotated[
+        str | None, Option(help="Name of the array in a file of --weights that has several.")
     ] = None
     skew_part: Annotated[
         bool, Option("--skew-part", help="Use (A - A^T)/2 of a matrix that is not skew.")
@@ -349,9 +352,10 @@ def _network_and_states(
         states = 4096 if read is None or read.values.ndim == 2 else len(read.values)
     states = checks.integer("--states", states, 1)
     if settings.weights is None:
-        if settings.skew_part or settings.unconstrained:
-            option = "--skew-part" if settings.skew_part else "--unconstrained"
-            checks.fail(option, "a matrix in --weights", "none")
+        for option in ("array", "skew_part", "unconstrained"):
+            if getattr(settings, option):
+                option = f"--{option.replace('_', '-')}"
+                checks.fail(option, "a matrix in --weights", "none")
         n = checks.integer("--neurons", 20 if settings.neurons is None else settings.neurons, 2)
         _check_size(settings, n, states, saves)
         weights = DenseSkew.init(key_weights, n, scale=settings.scale, dtype=dtype)
@@ -368,7 +372,9 @@ def _network_and_states(
             bias = read_array("--bias", Path(settings.bias))
             bias = bias.ravel() if bias.ndim == 2 and 1 in bias.shape else bias
         bias = finite_array("--bias", bias, dtype)
-    leak = None if settings.leak is None else jnp.asarray(settings.leak, dtype)
+    leak = None
+    if settings.leak is not None:
+        leak = finite_array("--leak", np.asarray(settings.leak), dtype)
     activation = activation_named(settings.activation)
     B = _input_weights(settings, read, n, dtype)
     rnn = CTRNN(weights, activation, settings.form, bias=bias, leak=leak, input_weights=B)
@@ -387,7 +393,7 @@ def _network_and_states(
 
 def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
     assert settings.weights is not None
-    A = read_part("--weights", settings.weights, matrix_of)
+    A = read_part("--weights", settings.weights, matrix_of, settings.array, selects=True)
     if A.ndim != 2 or A.shape[0] != A.shape[1]:
         checks.fail("--weights", "a square matrix", f"shape {A.shape}")
     checks.finite("--weights", A)
@@ -395,11 +401,8 @@ def _weights(settings: Settings, dtype: Any) -> AbstractWeights:
         if settings.skew_part:
             checks.fail("--unconstrained", "either --skew-part or --unconstrained", "both")
         return DenseWeights(finite_array("--weights", A, dtype))
-    symmetric = np.max(np.abs(A + A.T), initial=0) / 2
-    if not settings.skew_part and symmetric > 16 * np.finfo(A.dtype).eps * np.max(np.abs(A)):
-        got = (
-            f"a symmetric part of size {symmetric:.3g} beside weights of size {np.abs(A).max():.3g}"
-        )
+    got = None if settings.skew_part else not_skew(A)  # at the precision of the file
+    if got is not None:
         hint = "a skew-symmetric matrix (or the option --skew-part or --unconstrained)"
         checks.fail("--weights", hint, got)
-    return DenseSkew(finite_array("--weights", A / 2, dtype))
+    return DenseSkew.from_matrix(finite_array("--weights", A, dtype), skew_part=True)

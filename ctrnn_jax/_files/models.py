@@ -12,6 +12,7 @@ import inspect
 import json
 import os
 import zipfile
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,7 +28,7 @@ from .._simulate.trajectory import Trajectory
 from .._util import checks
 from .._util.classes import defined_in
 from ..solvers import _names
-from .arrays import npy_array
+from .arrays import add_npy, npy_array
 from .writing import appearing
 
 FORMAT, VERSION = "ctrnn_jax", 1
@@ -64,7 +65,7 @@ def save(path: str | os.PathLike[str], obj: Any) -> None:
     """Write a model, a trajectory, or a tree of them to one file that `load` restores exactly.
 
     The file appears complete or not at all: where writing fails, one that was there before is
-    left as it was. The same object always gives the same bytes.
+    left as it was. The same object gives the same bytes in every process of one version.
 
     Args:
         path: where to; taken as given, no extension is added.
@@ -90,14 +91,13 @@ def save(path: str | os.PathLike[str], obj: Any) -> None:
         checks.fail("path", "a file", f"the folder {path!r}", IsADirectoryError)
     arrays: dict[str, np.ndarray] = {}
     tree = _encode(obj, "obj", arrays)
-    header = json.dumps({"format": FORMAT, "version": VERSION, "tree": tree})
+    written_by = version("ctrnn-jax")
+    header = json.dumps({"format": FORMAT, "version": VERSION, "library": written_by, "tree": tree})
     with appearing(Path(path), name="path") as temporary, open(temporary, "xb") as file:
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr(zipfile.ZipInfo(HEADER), header)
             for name, array in arrays.items():
-                with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
-                    bits = array.view(_stored(array.dtype))
-                    np.lib.format.write_array(member, bits, allow_pickle=False)
+                add_npy(archive, name.removesuffix(".npy"), array.view(_stored(array.dtype)))
         file.flush()
         os.fsync(file.fileno())
 
@@ -127,6 +127,15 @@ def load(path: str | os.PathLike[str]) -> Any:
         except Exception as error:  # damaged bytes make zipfile, json and numpy raise many kinds
             got = f"{type(error).__name__}: {error}"
             checks.fail(path, "an undamaged file written by ctrnn_jax.save", got)
+
+
+def writer(path: str | os.PathLike[str]) -> str | None:
+    """The version of this library that wrote a file, for one that `load` reads.
+
+    None where it does not say so, as those of the first version.
+    """
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read(HEADER)).get("library")
 
 
 def _refuse(expected: str, got: Any) -> NoReturn:

@@ -6,6 +6,7 @@ works under jit, vmap and grad.
 
 from __future__ import annotations
 
+import importlib
 import math
 import operator
 from collections.abc import Iterable
@@ -26,6 +27,15 @@ def fail(name: str, expected: str, got: Any, error: type[Exception] = ValueError
 def is_traced(x: Any) -> bool:
     """Whether the value of `x` is unknown until run time."""
     return isinstance(x, jax.core.Tracer)
+
+
+def module(name: str, *, extra: str | None = None) -> Any:
+    """A module that is not always installed: one of an extra of this package, or on its own."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name if extra is None else f'"ctrnn-jax[{extra}]"'
+        fail(name, f"what pip install {package} brings", error, ImportError)
 
 
 def float_array(
