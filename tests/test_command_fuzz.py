@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import X64
+from safetensors.numpy import save_file
 from scipy.io import wavfile
 
 import ctrnn_jax as ct
@@ -49,7 +50,8 @@ FILES = ["skew.npy", "skew.csv", "states.npy", "vector.npy", "vector.csv", "nan.
          "words.csv", "binary.csv", "empty.csv", "broken.npz", "two.npz", "good.npz", "folder.npy",
          "folder", "notes.txt", "m.ctrnn", "rnn.ctrnn", "half.ctrnn", "junk.ctrnn", "missing.npy",
          "report.json", "nested.json", "list.json", "y.csv", "t.csv", "tone.wav", "short.wav",
-         "half.wav", "/dev/null", "/proc/x/y", "notes.txt/x", "é.npy", "x" * 300,
+         "half.wav", "two.safetensors", "junk.safetensors", "junk.pt",
+         "/dev/null", "/proc/x/y", "notes.txt/x", "é.npy", "x" * 300,
          "", "."]  # fmt: skip
 OUT = ["o", "deep/er/o", "folder", *FILES, *WORDS]
 SOLVERS = ["euler", "rk4", "discrete_gradient", "poisson_splitting:4", "poisson_splitting:99"]
@@ -68,10 +70,12 @@ SMALL = {
     "bench": ["--quick"],
     "compare": [],
     "info": [],
+    "export": [],
 }
 OPTIONS = {
     "simulate": {
-        "--weights": FILES, "--initial-states": FILES, "--bias": FILES + NUMBERS, "--leak": NUMBERS,
+        "--weights": FILES, "--array": ["a", *WORDS], "--initial-states": FILES,
+        "--bias": FILES + NUMBERS, "--leak": NUMBERS,
         "--neurons": NUMBERS, "--scale": NUMBERS, "--states": NUMBERS, "--amplitude": NUMBERS,
         "--seed": NUMBERS, "--activation": ACTIVATIONS, "--form": FORMS, "--solver": SOLVERS,
         "--dt": NUMBERS, "--steps": NUMBERS, "--duration": NUMBERS, "--save-every": NUMBERS,
@@ -95,8 +99,11 @@ OPTIONS = {
     "bench": {"--suite": ["throughput", *WORDS], "--out": OUT},
     "compare": {},
     "info": {"--x": WORDS},
+    "export": {"--to": ["csv", "npz", "mat", "nc", "zarr", *WORDS],
+               "--out": [*OUT, "o.csv", "o.npz", "o.mat", "o.nc", "o.zarr"]},
 }  # fmt: skip
-ARGUMENTS = {"generate": ["m.ctrnn", *FILES], "compare": FILES}
+ARGUMENTS = {"generate": ["m.ctrnn", *FILES], "compare": FILES, "info": FILES,
+             "export": ["rnn.ctrnn", *FILES]}  # fmt: skip
 TOLD = r"expected .+, got .+|\[Errno|Invalid value|No such|Missing|requires an arg|[Uu]nexpected"
 
 
@@ -114,8 +121,10 @@ def folder(tmp_path, monkeypatch):
     np.save("objects.npy", np.array([{}, None]), allow_pickle=True)
     np.savez("two.npz", a=A, b=A)
     np.savez("good.npz", A)
+    save_file({"a": A, "b": A}, "two.safetensors")
     texts = {"skew.csv": "0,1\n-1,0\n", "vector.csv": "1\n2\n", "words.csv": "a,b\nc,d\n",
              "empty.csv": "", "notes.txt": "notes", "broken.npz": "PK\3\4", "junk.ctrnn": "PK\3\4",
+             "junk.safetensors": "PK\3\4", "junk.pt": "PK\3\4",
              "nested.json": "[" * 100000, "list.json": "[]", "y.csv": "1\n2\n1\n2\n",
              "t.csv": "t,y\n0,1\n1,2\n2,1\n3,2\n"}  # fmt: skip
     for name, text in texts.items():
@@ -138,7 +147,8 @@ def folder(tmp_path, monkeypatch):
 def combination(random):
     """The arguments of one call."""
     commands = list(OPTIONS)
-    command = commands[random.choice(len(commands), p=[0.5, 0.17, 0.15, 0.08, 0.04, 0.05, 0.01])]
+    shares = [0.44, 0.17, 0.15, 0.08, 0.04, 0.05, 0.02, 0.05]
+    command = commands[random.choice(len(commands), p=shares)]
     options = OPTIONS[command]
     chosen = []
     for _ in range(random.integers(1, 5) if options else 0):
@@ -146,7 +156,8 @@ def combination(random):
         values = options[name]
         chosen += [name] if values is None else [name, values[random.integers(len(values))]]
     places = ARGUMENTS.get(command, [])
-    count = {"generate": 1, "compare": 2}.get(command, 0) + int(random.random() < 0.05)
+    count = {"generate": 1, "compare": 2, "info": 1, "export": 1}.get(command, 0)
+    count += int(random.random() < 0.05)
     chosen += [places[random.integers(len(places))] for _ in range(count) if places]
     if command in ("train", "reproduce", "bench"):  # what is right takes seconds: one is wrong
         chosen += {

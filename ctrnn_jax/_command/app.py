@@ -12,7 +12,7 @@ import jax
 import typer
 
 from .._files import writing
-from . import bench, generate, info, reproduce, simulate, train
+from . import bench, export, generate, info, reproduce, simulate, train
 from .options import Context, as_command
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "
 _OPTIONS = {
     "num_steps": "steps",
     "x0": "initial_states",
+    "A": "weights",
     "target_hz": "frequency",
     "figures": "figure",
     "changes": "set_",
@@ -43,7 +44,7 @@ def ctrnn(
     """Continuous-time recurrent networks with skew-symmetric weights.
 
     Simulate them, train oscillators, generate their signals, reproduce the paper, measure the
-    speed.
+    speed, tell what files hold and export them.
     """
     if version:
         typer.echo(importlib.metadata.version("ctrnn-jax"))
@@ -56,6 +57,7 @@ app.command("simulate")(as_command(simulate.simulate_to_folder))
 app.command()(reproduce.reproduce)
 app.command("train")(as_command(train.train_to_folder))
 app.command()(generate.generate)
+app.command()(export.export)
 app.command()(info.info)
 app.add_typer(bench.app, name="bench")
 
@@ -74,7 +76,7 @@ def main() -> None:
             sys.exit(1)
         except MemoryError as error:
             _refuse(f"memory: expected enough for this run, got {error or 'too little'}")
-        except (ValueError, TypeError, OSError) as error:
+        except (ValueError, TypeError, OSError, ImportError) as error:
             _refuse(_with_options(str(error)))
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import equinox as eqx
+from importlib.metadata import version
+from typing import Any
 
+import equinox as eqx
+import jax
+import numpy as np
+
+from .._util import checks
+from .._util.labelled import Labelled
 from .._util.types import Array, Float, Int, PyTree
 
 
@@ -36,3 +43,55 @@ class Trajectory(eqx.Module):
     def num_stopped(self) -> Int[Array, ""]:
         """How many trajectories were stopped."""
         return (self.stopped_at >= 0).sum()
+
+    def to_xarray(self) -> Any:
+        """This run as an `xarray.Dataset`, ready for its plots, groups, and files.
+
+        Dimensions are `trajectory` (of states (batch, n); `batch_0`, `batch_1`, ... of further
+        leading axes), `time` and `neuron`. `time`, in s, is a coordinate; where trajectories have
+        times of their own, it is (..., save).
+
+        Returns:
+            A dataset of the variables `x` (..., time, neuron); `observed` and `folded`, of a tree
+            one for each leaf, such as `observed_energy`, of dimensions (..., time, ...) and
+            (..., ...); `stopped_at` and `unconverged_at` (...,). What there is not is left out.
+            Its attributes tell the version of this library.
+
+        Raises:
+            ImportError: where xarray is not installed: it is in the extra `files`.
+            TypeError: where values are traced.
+
+        Example:
+            >>> dataset = ct.simulate(rnn, x0, dt=0.1, num_steps=100).to_xarray()
+            >>> dataset.x.sel(time=5.0, method="nearest").std("trajectory")
+        """
+        return labelled_run(self).to_xarray()
+
+
+def labelled_run(run: Trajectory) -> Labelled:
+    """What a run holds, with names for its dimensions."""
+    if any(map(checks.is_traced, jax.tree.leaves(run))):
+        checks.fail("run", "known values: outside jit, vmap, grad", "a tracer", TypeError)
+    shape = np.shape(run.stopped_at)
+    batch = tuple(f"batch_{k}" for k in range(len(shape))) if len(shape) != 1 else ("trajectory",)
+    ts = np.asarray(run.ts)
+    if ts.ndim > 1 and (ts == ts.reshape(-1, ts.shape[-1])[0]).all():
+        ts = ts.reshape(-1, ts.shape[-1])[0]  # of a vmap, which repeats the times
+    saves = (*batch, "time" if ts.ndim == 1 else "save")
+    has_saves = run.xs is not None or bool(jax.tree.leaves(run.observed))
+    found = Labelled(
+        saves if has_saves else batch,
+        {"kind": "Trajectory", "ctrnn_jax_version": version("ctrnn-jax")},
+    )
+    dims = (*batch[: ts.ndim - 1], saves[-1])
+    found.add("time", ts, dims, units="s", long_name="time")
+    if run.xs is not None:
+        found.add("x", run.xs, (*saves, "neuron"), long_name="states of the neurons")
+    found.add_tree("observed", run.observed, saves, (*shape, ts.shape[-1]))
+    found.add_tree("folded", run.folded, batch, shape)
+    for name, what in (
+        ("stopped_at", "step at which the trajectory was stopped"),
+        ("unconverged_at", "first step that was not solved to the tolerance"),
+    ):
+        found.add(name, getattr(run, name), batch, long_name=f"{what}, -1: none")
+    return found
