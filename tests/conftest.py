@@ -52,6 +52,23 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
+def ctrnn(tmp_path, monkeypatch, capfd):
+    """The command, in this process as that is faster: status, standard output and error."""
+    from ctrnn_jax._command import app  # by now the types of its arguments are checked
+
+    def run(*arguments):
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["ctrnn", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            app.main()
+        return end.value.code, *capfd.readouterr()
+
+    monkeypatch.chdir(tmp_path)
+    yield run
+    jax.config.update("jax_enable_x64", X64)
+
+
+@pytest.fixture
 def key():
     """A fixed key."""
     return jax.random.key(20250414)
