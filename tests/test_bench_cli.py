@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctrnn_jax._command import app, bench
+from ctrnn_jax._command import bench
 
 FOLDER = bench.suites_folder()
 STUB = """
@@ -75,19 +75,11 @@ def checkout(tmp_path, monkeypatch, measure):
 
 
 @pytest.fixture
-def ctrnn(tmp_path, monkeypatch, capfd, checkout):
-    """The command in this process, which is faster: status, standard output and error."""
+def ctrnn(ctrnn, tmp_path, monkeypatch, checkout):
+    """In a folder beside the checkout."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-
-    def run(*arguments):
-        capfd.readouterr()
-        monkeypatch.setattr(sys, "argv", ["ctrnn", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            app.main()
-        return end.value.code, *capfd.readouterr()
-
-    return run
+    return ctrnn
 
 
 def _files(folder):

@@ -150,14 +150,10 @@ def test_lowers_for_cuda():
 
 
 SHAPE = sequence_models.Shape(m=2, k=3, T=9, pool="last")
-MODELS = [
-    pytest.param(name, marks=[pytest.mark.long] * (i % 3 > 0))
-    for i, name in enumerate(sequence_models.MODELS)
-]
 
 
 @pytest.mark.skipif(X64, reason="models of float32, as the suite has")
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sequence_models.MODELS)
 def test_sequence_models_answer_within_their_budget(name):
     n = sequence_models.width(name, SHAPE, 700)
     assert 0.7 * 700 < sequence_models.parameters(name, SHAPE, n) <= 700

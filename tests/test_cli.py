@@ -21,7 +21,8 @@ from ctrnn_jax.solvers._names import solver_named
 QUICK = ["--states", "8", "--steps", "40", "--neurons", "4", "--no-progress"]
 
 
-def ctrnn(folder, *arguments):
+def process(folder, *arguments):
+    """The command as it is typed: status and what was told."""
     environment = {**os.environ, "MPLBACKEND": "Agg", "COLUMNS": "80"}
     command = [sys.executable, "-m", "ctrnn_jax", *map(str, arguments)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -33,7 +34,7 @@ def test_simulate_takes_the_users_own_data(tmp_path):
     np.savetxt(tmp_path / "A.csv", W - W.T, delimiter=",")
     np.save(tmp_path / "x0.npy", np.random.default_rng(1).normal(size=(6, 3)))
     np.savez(tmp_path / "b.npz", b=np.array([0.1, 0.2, 0.3]))
-    done = ctrnn(
+    done = process(
         tmp_path, "simulate", "--out", "deep/er", "--weights", "A.csv",
         "--initial-states", "x0.npy",
         "--bias", "b.npz", "--activation", "hard-tanh", "--solver", "RK4", "--dt", "0.01",
@@ -76,15 +77,15 @@ def test_simulate_takes_the_users_own_data(tmp_path):
 
 
 @pytest.mark.long
-def test_info():
-    done = ctrnn(".", "info")
-    assert done.returncode == 0 and "jaxlib" in done.stdout and "devices" in done.stdout
+def test_info(ctrnn):
+    status, told, _ = ctrnn("info")
+    assert status == 0 and "jaxlib" in told and "devices" in told
 
 
 @pytest.mark.long
-def test_help_explains():
-    assert "simulate" in ctrnn(".", "--help").stdout
-    assert "--initial-states" in ctrnn(".", "simulate", "--help").stdout
+def test_help_explains(ctrnn):
+    assert "simulate" in ctrnn("--help")[1]
+    assert "--initial-states" in ctrnn("simulate", "--help")[1]
 
 
 BAD = [
@@ -158,7 +159,7 @@ BAD = [
 @pytest.mark.parametrize(
     "arguments,message", BAD, ids=lambda a: " ".join(a) if isinstance(a, list) else ""
 )
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
+def test_bad_input_is_one_line_and_leaves_nothing(ctrnn, tmp_path, arguments, message):
     np.save(tmp_path / "general.npy", np.arange(16.0).reshape(4, 4))
     np.save(tmp_path / "flat.npy", np.zeros(4))
     np.savez(tmp_path / "two.npz", a=np.eye(4), b=np.eye(4))
@@ -172,21 +173,21 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
     (tmp_path / "notes.txt").write_text("notes")
     before = sorted(p.name for p in tmp_path.iterdir())
     out = [] if "--out" in arguments else ["--out", "out"]
-    done = ctrnn(tmp_path, "simulate", *QUICK, *out, *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr and done.stderr.count("\n") == 1
+    status, _, error = ctrnn("simulate", *QUICK, *out, *arguments)
+    assert status == 2
+    assert message in error and error.count("\n") == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
 @pytest.mark.long
-def test_its_own_files_are_weights_and_states(tmp_path):
+def test_its_own_files_are_weights_and_states(ctrnn, tmp_path):
     rnn = ct.CTRNN(ct.BlockSkew(jnp.array([1.0, 2.0], jnp.float32)))
     x0 = jnp.ones((3, 4), jnp.float32)
     ct.save(tmp_path / "network.ctrnn", rnn)
     ct.save(tmp_path / "run.ctrnn", ct.simulate(rnn, x0, dt=0.1, num_steps=5))
     options = ["--weights", "network.ctrnn", "--initial-states", "run.ctrnn", "--out", "o"]
-    done = ctrnn(tmp_path, "simulate", "--steps", "2", *options)
-    assert done.returncode == 0, done.stderr
+    status, _, error = ctrnn("simulate", "--steps", "2", *options)
+    assert status == 0, error
     first, then = (ct.load(tmp_path / name) for name in ("run.ctrnn", "o/trajectory.ctrnn"))
     assert first.xs is not None and np.array_equal(first.xs[:, -1], then.xs[:, 0])
     matrix = ct.load(tmp_path / "o" / "network.ctrnn").weights.as_matrix()
@@ -195,11 +196,11 @@ def test_its_own_files_are_weights_and_states(tmp_path):
 
 @pytest.mark.parametrize("option", ["--skew-part", "--unconstrained"])
 @pytest.mark.long
-def test_general_matrices_on_demand(tmp_path, option):
+def test_general_matrices_on_demand(ctrnn, tmp_path, option):
     A = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
     np.save(tmp_path / "A.npy", A)
-    done = ctrnn(tmp_path, "simulate", *QUICK, "--weights", "A.npy", option, "--out", "o")
-    assert done.returncode == 0, done.stderr
+    status, _, error = ctrnn("simulate", *QUICK, "--weights", "A.npy", option, "--out", "o")
+    assert status == 0, error
     kept = np.asarray(ct.load(tmp_path / "o" / "network.ctrnn").weights.as_matrix())
     assert np.allclose(kept, (A - A.T) / 2 if option == "--skew-part" else A, atol=1e-6)
 
@@ -314,9 +315,10 @@ def test_nothing_to_draw_costs_no_results(tmp_path, state, max_norm):
 
 
 @pytest.mark.long
-def test_alone_it_helps_and_tells_its_version():
-    assert "simulate" in ctrnn(".").stdout and ctrnn(".").returncode == 0
-    assert re.fullmatch(r"\d+\.\d+\.\d+\n", ctrnn(".", "--version").stdout)
+def test_alone_it_helps_and_tells_its_version(ctrnn):
+    status, told, _ = ctrnn()
+    assert "simulate" in told and status == 0
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", ctrnn("--version")[1])
 
 
 @pytest.mark.parametrize(
@@ -352,15 +354,14 @@ def test_all_cores_unless_told_otherwise(monkeypatch, states, solver, device, si
 
 
 @pytest.mark.long
-def test_devices_share_the_states(tmp_path):
-    done = ctrnn(tmp_path, "simulate", *QUICK, "--devices", 2, "--out", "two")
-    assert done.returncode == 0 and "on 2 device(s)" in done.stdout, done.stderr
-    ctrnn(tmp_path, "simulate", *QUICK, "--out", "one")
+def test_devices_share_the_states(ctrnn, tmp_path):
+    status, told, error = ctrnn("simulate", *QUICK, "--devices", 2, "--out", "two")
+    assert status == 0 and "on 2 device(s)" in told, error
+    ctrnn("simulate", *QUICK, "--out", "one")
     two, one = (ct.load(tmp_path / name / "trajectory.ctrnn").xs for name in ("two", "one"))
     np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
-    done = ctrnn(tmp_path, "simulate", *QUICK, "--devices", 0)
-    assert done.returncode == 2
-    assert done.stderr.strip() == "ctrnn: --devices: expected an integer >= 1, got 0"
+    status, _, error = ctrnn("simulate", *QUICK, "--devices", 0)
+    assert status == 2 and error.strip() == "ctrnn: --devices: expected an integer >= 1, got 0"
 
 
 INPUTS = 0.3 * np.sin(np.arange(60)[:, None] * np.array([0.1, 0.33]))

@@ -93,10 +93,11 @@ def test_newton_takes_over_and_failure_is_told_of_each_trajectory(solver):
     x0 = normal(6, 4, 4)
     run = ct.simulate(rnn, x0, dt=4.0, num_steps=5, solver=solver)  # h|A|/2 = 2
     assert np.all(np.asarray(run.unconverged_at) == -1)
-    # A trajectory at rest is solved at once; the others are not, in one iteration without Newton.
+    # A trajectory at rest is solved at once; of the others no update is ever so small, unless it is
+    # 0 by chance.
     strict = type(solver)(tol=1e-30, max_iterations=1)
-    run = ct.simulate(rnn, x0.at[2].set(0.0), dt=0.1, num_steps=3, solver=strict)
-    assert np.asarray(run.unconverged_at).tolist() == [1, 1, -1, 1]
+    run = ct.simulate(rnn, x0.at[2].set(0.0), dt=0.1, num_steps=50, solver=strict)
+    assert (np.asarray(run.unconverged_at) > 0).tolist() == [True, True, False, True]
 
 
 @pytest.mark.parametrize("name", SOLVERS)

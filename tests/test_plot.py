@@ -1,6 +1,7 @@
 """What is drawn is checked by its data; every picture was also looked at by eye."""
 
 import inspect
+import io
 
 import jax.numpy as jnp
 import matplotlib
@@ -356,6 +357,15 @@ def test_a_balance_of_a_batch_is_medians_and_bands():
     np.testing.assert_allclose(right, EPS * 1.5 * t[1:], rtol=1e-5)
     with pytest.raises(ValueError, match="balance: expected 2 finite states at least, got fewer"):
         plot.energy_balance(balance_of(*np.full((3, 2, 5), np.nan)))
+
+
+@pytest.mark.parametrize("quiet", [3, 9])  # saves until an input comes, of 9: until none
+def test_energy_balance_draws_what_is_missing_of_nothing(quiet):
+    supplied = np.maximum(np.arange(9.0) - quiet, 0)[None]
+    ax = plot.energy_balance(balance_of(7 + supplied, supplied, 0 * supplied))
+    ax.figure.savefig(io.BytesIO())
+    low, high = np.log10(ax.figure.axes[1].get_ylim())
+    assert 4 < high - low < 60
 
 
 # ------------------------------------------------------------------------------------ spectra

@@ -14,25 +14,9 @@ from conftest import X64
 from scipy.io import wavfile
 
 import ctrnn_jax as ct
-from ctrnn_jax._command import app
 from ctrnn_jax._files.signals import read_signal, write_signal
 
 QUIET = ["--no-progress"]
-
-
-@pytest.fixture
-def ctrnn(tmp_path, monkeypatch, capsys):
-    """The command in this process, which is faster: status, standard output and error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ctrnn", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            app.main()
-        return end.value.code, *capsys.readouterr()
-
-    monkeypatch.chdir(tmp_path)
-    yield run
-    jax.config.update("jax_enable_x64", X64)
 
 
 def _files(folder):

@@ -17,7 +17,7 @@ _SUPPLIED: dict[str, Any] = {"color": LINE, "linewidth": 1.5, "linestyle": "--"}
 _DISSIPATED: dict[str, Any] = {"color": "#c44e00", "linewidth": 1.5, "linestyle": "-."}
 _MISSING: dict[str, Any] = {"color": "black", "linewidth": 0.9, "linestyle": ":"}
 _SHARE = 0.36  # of the height, below all else, for what is missing
-_DECADES = 4  # least range of its axis
+_DECADES, _MOST_DECADES = 4, 12  # range of its axis
 
 
 def energy_balance(balance: EnergyBalance, *, ax: Axes | None = None) -> Axes:
@@ -66,16 +66,17 @@ def energy_balance(balance: EnergyBalance, *, ax: Axes | None = None) -> Axes:
     ax.set_ylim(bottom=low - (high - low) * _SHARE / (1 - _SHARE), auto=None)
 
     later = some & (np.arange(len(ts)) > 0)
-    unit = np.finfo(missing.dtype).eps * np.maximum(exchanged, np.finfo(missing.dtype).tiny)
-    size = np.where(finite, np.maximum(np.abs(missing), unit), np.nan)[:, later]
+    worst, most = np.abs(missing[finite]).max(), exchanged[finite].max()
+    eps = np.finfo(missing.dtype).eps
+    least = eps * np.maximum(exchanged, eps * (most or 1))
+    size = np.where(finite, np.maximum(np.abs(missing), least), np.nan)[:, later]
     right = ax.twinx()
     right.set(yscale="log", ylabel="|missing energy| (a.u.)")
     _draw(right, ts[later], size, _MISSING, "|missing| (right)")
-    worst, most = np.abs(missing[finite]).max(), exchanged[finite].max()
     add_legend(ax, f"missing: at most {worst:.2g}, exchanged: {most:.2g}")
     # Below the others: so many decades that the largest is as high as the share allows.
     bottom, top = np.log10(np.nanquantile(size, (0.01, 1)))
-    bottom, top = min(bottom, top - _DECADES), top + 0.3
+    bottom, top = np.clip(bottom, top - _MOST_DECADES, top - _DECADES), top + 0.3
     taken = (low - ax.get_ylim()[0]) / np.ptp(ax.get_ylim())
     right.set_ylim(10.0**bottom, 10.0 ** min(bottom + (top - bottom) / taken, 300))
     return ax
