@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from scipy.io import loadmat
 
 import ctrnn_jax as ct
-from ctrnn_jax._command import app, simulate
+from ctrnn_jax._command import simulate
 from ctrnn_jax._files.arrays import read_array
 from ctrnn_jax._files.models import writer
 
@@ -33,14 +33,6 @@ def run_of(shape=(3,), **options):
     largest = (jnp.zeros((), F), lambda carry, t, x: jnp.maximum(carry, jnp.abs(x).max()))
     options = {"observe": observed, "fold": largest, "max_norm": 0.9, **options}
     return ct.simulate(RNN, x0, dt=0.1, num_steps=6, save_every=2, solver=ct.RK4(), **options)
-
-
-def ctrnn(monkeypatch, capsys, *arguments):
-    """Status, standard output and error of the command."""
-    monkeypatch.setattr(sys, "argv", ["ctrnn", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        app.main()
-    return end.value.code, *capsys.readouterr()
 
 
 @pytest.mark.parametrize(
@@ -98,10 +90,10 @@ def table_of(path):
 
 
 @pytest.mark.parametrize("to", FORMATS[1:])
-def test_trajectories_come_back_to_the_bit(tmp_path, monkeypatch, capsys, to):
+def test_trajectories_come_back_to_the_bit(ctrnn, tmp_path, to):
     run = run_of()
     ct.save(tmp_path / "run.ctrnn", run)
-    status, told, error = ctrnn(monkeypatch, capsys, "export", tmp_path / "run.ctrnn", "--to", to)
+    status, told, error = ctrnn("export", tmp_path / "run.ctrnn", "--to", to)
     assert status == 0 and told.count("\n") == 1 and "x (3, 4, 4)" in told, error
     arrays, attributes = read_back(tmp_path / f"run.{to}")
     assert attributes["kind"] == "Trajectory"
@@ -121,10 +113,10 @@ def test_trajectories_come_back_to_the_bit(tmp_path, monkeypatch, capsys, to):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["run.ctrnn", f"run.{to}"])
 
 
-def test_a_table_of_a_run_has_a_row_for_each_save(tmp_path, monkeypatch, capsys):
+def test_a_table_of_a_run_has_a_row_for_each_save(ctrnn, tmp_path):
     run = run_of((2, 3))
     ct.save(tmp_path / "run.ctrnn", run)
-    assert ctrnn(monkeypatch, capsys, "export", tmp_path / "run.ctrnn", "--to", "csv")[0] == 0
+    assert ctrnn("export", tmp_path / "run.ctrnn", "--to", "csv")[0] == 0
     table = table_of(tmp_path / "run.csv")
     assert [*table][:7] == ["batch_0", "batch_1", "time", "x1", "x2", "x3", "x4"]
     assert {"observed_norm", "observed_z_0_real2", "folded", "stopped_at"} <= {*table}
@@ -135,20 +127,18 @@ def test_a_table_of_a_run_has_a_row_for_each_save(tmp_path, monkeypatch, capsys)
     assert F.type(row.folded) == run.folded[1, 2]
 
 
-def test_a_table_of_one_trajectory_is_read_as_a_signal(tmp_path, monkeypatch, capsys):
+def test_a_table_of_one_trajectory_is_read_as_a_signal(ctrnn, tmp_path):
     run = run_of((), observe=None, fold=None)
     ct.save(tmp_path / "run.ctrnn", run)
-    ctrnn(monkeypatch, capsys, "export", tmp_path / "run.ctrnn", "--out", tmp_path / "y.csv")
+    ctrnn("export", tmp_path / "run.ctrnn", "--out", tmp_path / "y.csv")
     signal = ct.read_signal(tmp_path / "y.csv", columns=["x1", "x3"])
     assert signal.dt == pytest.approx(0.2, rel=1e-6)
     np.testing.assert_array_equal(signal.samples.astype(F), np.asarray(run.xs)[:, [0, 2]])
 
 
-def test_a_table_of_a_run_without_saves_has_a_row_for_each_trajectory(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_table_of_a_run_without_saves_has_a_row_for_each_trajectory(ctrnn, tmp_path):
     ct.save(tmp_path / "run.ctrnn", run_of(keep_states=False, observe=None))
-    ctrnn(monkeypatch, capsys, "export", tmp_path / "run.ctrnn", "--to", "csv")
+    ctrnn("export", tmp_path / "run.ctrnn", "--to", "csv")
     table = table_of(tmp_path / "run.csv")
     assert [*table] == ["trajectory", "folded", "stopped_at", "unconverged_at"] and len(table) == 3
 
@@ -161,12 +151,12 @@ def network(key=None):
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_networks_and_oscillators(tmp_path, monkeypatch, capsys, to):
+def test_networks_and_oscillators(ctrnn, tmp_path, to):
     rnn = network()
     readout = jnp.arange(8.0, dtype=F).reshape(2, 4)
     model = ct.Oscillator(rnn, jnp.ones(4, F), readout, ["x0"], offset=jnp.ones(2, F))
     ct.save(tmp_path / "m.ctrnn", model)
-    assert ctrnn(monkeypatch, capsys, "export", tmp_path / "m.ctrnn", "--to", to)[0] == 0
+    assert ctrnn("export", tmp_path / "m.ctrnn", "--to", to)[0] == 0
     A = np.asarray(rnn.weights.as_matrix())
     if to == "csv":
         table = table_of(tmp_path / "m.csv")
@@ -186,20 +176,20 @@ def test_networks_and_oscillators(tmp_path, monkeypatch, capsys, to):
     assert (told["activation"], told["form"], told["frozen"]) == ("Sin", "current", "x0")
 
 
-def test_ensembles_and_weights_alone(tmp_path, monkeypatch, capsys):
+def test_ensembles_and_weights_alone(ctrnn, tmp_path):
     ensemble = jax.vmap(network)(jax.random.split(jax.random.key(1), 3))
     for name, obj in (("e", ensemble), ("w", network().weights)):
         ct.save(tmp_path / f"{name}.ctrnn", obj)
-        ctrnn(monkeypatch, capsys, "export", tmp_path / f"{name}.ctrnn", "--to", "nc")
+        ctrnn("export", tmp_path / f"{name}.ctrnn", "--to", "nc")
     with xr.open_dataset(tmp_path / "e.nc") as data:
         assert data.A.dims == ("member", "neuron", "source") and data.bias.dims == data.A.dims[:2]
         matrix = jax.vmap(lambda weights: weights.as_matrix())(ensemble.weights)
         np.testing.assert_array_equal(data.A, matrix)
         assert data.A.attrs["units"] == "1/s" and data.leak.dims == ("member",)
-    ctrnn(monkeypatch, capsys, "export", tmp_path / "e.ctrnn", "--to", "csv")
+    ctrnn("export", tmp_path / "e.ctrnn", "--to", "csv")
     assert len(table_of(tmp_path / "e.csv")) == 3 * 4
     # A table of weights alone is a matrix that the command reads.
-    ctrnn(monkeypatch, capsys, "export", tmp_path / "w.ctrnn", "--to", "csv")
+    ctrnn("export", tmp_path / "w.ctrnn", "--to", "csv")
     matrix = read_array("--weights", tmp_path / "w.csv").astype(F)
     np.testing.assert_array_equal(matrix, network().weights.as_matrix())
 
@@ -220,25 +210,22 @@ BAD = [
 
 
 @pytest.mark.parametrize("arguments,message", BAD)
-def test_bad_exports_are_one_line_and_leave_nothing(
-    tmp_path, monkeypatch, capsys, arguments, message
-):
-    monkeypatch.chdir(tmp_path)
+def test_bad_exports_are_one_line_and_leave_nothing(ctrnn, tmp_path, arguments, message):
     ct.save("run.ctrnn", run_of())
     ct.save("tree.ctrnn", {"rnn": RNN})
     np.savez("run.npz", a=np.eye(2))
     (tmp_path / "folder").mkdir()
     before = {p.name: p.stat().st_size for p in tmp_path.iterdir()}
-    status, _, error = ctrnn(monkeypatch, capsys, "export", *arguments)
+    status, _, error = ctrnn("export", *arguments)
     assert status == 2 and error.startswith(f"ctrnn: {message}") and error.count("\n") == 1, error
     assert {p.name: p.stat().st_size for p in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("module,to", [("xarray", "nc"), ("zarr", "zarr")])
-def test_what_is_not_installed_is_named(tmp_path, monkeypatch, capsys, module, to):
+def test_what_is_not_installed_is_named(ctrnn, tmp_path, monkeypatch, module, to):
     monkeypatch.setitem(sys.modules, module, None)  # as Python marks what cannot be imported
     ct.save(tmp_path / "run.ctrnn", run_of())
-    status, _, error = ctrnn(monkeypatch, capsys, "export", tmp_path / "run.ctrnn", "--to", to)
+    status, _, error = ctrnn("export", tmp_path / "run.ctrnn", "--to", to)
     hint = f'{module}: expected what pip install "ctrnn-jax[files]" brings, got '
     assert status == 2 and error.startswith(f"ctrnn: {hint}") and error.count("\n") == 1
     if module == "xarray":
@@ -247,29 +234,29 @@ def test_what_is_not_installed_is_named(tmp_path, monkeypatch, capsys, module, t
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capsys, to):
+def test_a_full_disk_leaves_nothing(ctrnn, tmp_path, to):
     resource = pytest.importorskip("resource")
     ct.save(tmp_path / "w.ctrnn", ct.DenseWeights.init(jax.random.key(0), 100))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        status, _, error = ctrnn(monkeypatch, capsys, "export", tmp_path / "w.ctrnn", "--to", to)
+        status, _, error = ctrnn("export", tmp_path / "w.ctrnn", "--to", to)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert status == 2 and error.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["w.ctrnn"]
 
 
-def test_info_tells_what_a_file_holds(tmp_path, monkeypatch, capsys):
+def test_info_tells_what_a_file_holds(ctrnn, tmp_path):
     ct.save(tmp_path / "m.ctrnn", network())
     ct.save(tmp_path / "t.ctrnn", {"runs": [run_of()], "seed": 3, "σ": ct.Tanh()})
-    status, told, _ = ctrnn(monkeypatch, capsys, "info", tmp_path / "m.ctrnn")
+    status, told, _ = ctrnn("info", tmp_path / "m.ctrnn")
     rows = dict(re.split(" +", row, maxsplit=1) for row in told.splitlines())
     assert status == 0
     assert (rows["kind"], rows["weights"], rows["activation"]) == ("CTRNN", "Damped", "Sin")
     assert rows["A"] == f"{F} (4, 4): neuron, source, in 1/s" and rows["form"] == "current"
     assert rows["ctrnn_jax_version"] == writer(tmp_path / "m.ctrnn") == ct.__version__
-    _, told, _ = ctrnn(monkeypatch, capsys, "info", tmp_path / "t.ctrnn")
+    _, told, _ = ctrnn("info", tmp_path / "t.ctrnn")
     for row in (
         r"kind +dict of 3",
         r"runs\.0\.kind +Trajectory",
@@ -280,23 +267,22 @@ def test_info_tells_what_a_file_holds(tmp_path, monkeypatch, capsys):
         r"σ +Tanh",
     ):
         assert re.search(rf"^{row}$", told, re.M), (row, told)
-    status, _, error = ctrnn(monkeypatch, capsys, "info", tmp_path / "no.ctrnn")
+    status, _, error = ctrnn("info", tmp_path / "no.ctrnn")
     assert status == 2 and error.startswith("ctrnn: FILE: expected an existing file, got ")
 
 
 @pytest.mark.long
-def test_settings_of_a_run_are_found_beside_it(tmp_path, monkeypatch, capsys):
+def test_settings_of_a_run_are_found_beside_it(ctrnn, tmp_path):
     simulate.simulate_to_folder(
         simulate.Settings(tmp_path, states=2, neurons=2, steps=40, solver="rk4", progress=False)
     )
-    capsys.readouterr()
     run = ct.load(tmp_path / "trajectory.ctrnn")
     ct.save(tmp_path / "other.ctrnn", jax.tree.map(lambda leaf: leaf[:1], run))
     for name, known in (("trajectory", True), ("other", False)):
-        _, told, _ = ctrnn(monkeypatch, capsys, "info", tmp_path / f"{name}.ctrnn")
+        _, told, _ = ctrnn("info", tmp_path / f"{name}.ctrnn")
         assert (re.search(r"^solver +RK4$", told, re.M) is not None) == known
         assert (re.search(r"^dt +0.05$", told, re.M) is not None) == known
-    ctrnn(monkeypatch, capsys, "export", tmp_path / "trajectory.ctrnn", "--to", "npz")
+    ctrnn("export", tmp_path / "trajectory.ctrnn", "--to", "npz")
     assert read_back(tmp_path / "trajectory.npz")[1]["solver"] == "RK4"
 
 
@@ -321,7 +307,7 @@ def several(request, tmp_path):
     return path
 
 
-def test_weights_by_name(several, monkeypatch, capsys):
+def test_weights_by_name(ctrnn, several):
     np.testing.assert_array_equal(read_array("--weights", several, "cell.A"), SKEW)
     settings = simulate.Settings(weights=several, array="cell.A")
     weights = simulate._weights(settings, F)
@@ -336,7 +322,7 @@ def test_weights_by_name(several, monkeypatch, capsys):
         (["--array", "W"], "--array: expected a matrix in --weights, got none"),
     ):  # fmt: skip
         arguments = [*arguments, "--out", several.parent / "o", "--no-progress"]
-        status, _, error = ctrnn(monkeypatch, capsys, "simulate", *arguments)
+        status, _, error = ctrnn("simulate", *arguments)
         assert status == 2 and re.fullmatch(f"ctrnn: {message}\n", error), error
 
 
@@ -370,7 +356,7 @@ def test_torch_is_asked_for(tmp_path, monkeypatch):
         read_array("--weights", tmp_path / "a.pt")
 
 
-def test_x64_is_as_before(tmp_path, monkeypatch, capsys):
+def test_x64_is_as_before(ctrnn, tmp_path):
     ct.save(tmp_path / "run.ctrnn", run_of())
-    ctrnn(monkeypatch, capsys, "export", tmp_path / "run.ctrnn", "--to", "npz")
+    ctrnn("export", tmp_path / "run.ctrnn", "--to", "npz")
     assert jax.config.jax_enable_x64 == X64
