@@ -24,6 +24,7 @@ import numpy as np
 
 from .._network import activations, products, weights
 from .._network.model import CTRNN
+from .._simulate.resume import End, Remembered
 from .._simulate.trajectory import Trajectory
 from .._util import checks
 from .._util.classes import defined_in
@@ -50,7 +51,7 @@ def register(*classes: type[eqx.Module]) -> None:
             checks.fail("classes", "names that are not taken", repr(cls.__name__))
 
 
-register(CTRNN, Trajectory)
+register(CTRNN, Trajectory, End, Remembered)
 register(*defined_in(activations, activations.AbstractActivation))
 register(*defined_in(weights, products.AbstractWeights))
 register(*defined_in(products, products.AbstractWeights))  # what weights prepare for a loop
@@ -263,6 +264,12 @@ def _decode_module(name: str, fields: dict[str, Any]) -> eqx.Module:
         _refuse("a class known to ctrnn_jax.save", name)
     cls = _CLASSES[name]
     expected = {field.name for field in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
+    later = {
+        field.name: field.default
+        for field in dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+        if field.default is not dataclasses.MISSING and field.name not in fields
+    }
+    fields = later | fields  # a file of before there was the field
     if fields.keys() != expected:
         _refuse(f"{name} with fields {sorted(expected)}", sorted(fields))
     # As equinox unflattens: without __init__, whose checks refuse the stacked arrays of vmap.

@@ -28,13 +28,18 @@ _MAX_STEPS = 16**6
 _SEGMENT_STEPS = 512
 
 
-def adaptive_segment_steps(problem: Problem, plan: Plan, columns: Array, drive: Drive) -> int:
-    """Steps on the grid in a segment: of all of them, where fold and max_norm need the states."""
-    return max(64, 2**22 // columns.size) if _needs_all(problem, plan, drive) else _SEGMENT_STEPS
+def adaptive_segment_steps(plan: Plan, needs_all: bool, size: int) -> int:
+    """Steps on the grid in a segment of `size` numbers.
+
+    Fewer where the states after all of them are needed, for fold and max_norm. By the size of the
+    whole batch, so that a run goes on alike on other devices.
+    """
+    return min(_SEGMENT_STEPS, max(64, 2**22 // size)) if needs_all else _SEGMENT_STEPS
 
 
-def _needs_all(problem: Problem, plan: Plan, drive: Drive) -> bool:
-    return plan.update is not None or problem.max_norm is not None or drive.kind == HELD
+def needs_all(problem: Problem, plan: Plan) -> bool:
+    """Whether the states after all steps on the grid are looked at."""
+    return plan.update is not None or problem.max_norm is not None
 
 
 class _Shifted(eqx.Module):
@@ -112,10 +117,10 @@ def adaptive_segments(problem: Problem, plan: Plan, drive: Drive) -> Advance:
     dt, update, max_norm = problem.dt, plan.update, problem.max_norm
     solve = _one_trajectory(problem, plan, drive)
 
-    def solve_each(carry: Carry, ts, held):
+    def solve_each(carry: Carry, x, step, ts, held):
         # A stopped trajectory sits where steps become tiny; it waits at the origin instead.
-        start = jnp.where(carry.stopped_at < 0, carry.x, 0)
-        began = carry.step.astype(carry.x.dtype) * dt
+        start = jnp.where(carry.stopped_at < 0, x, 0)
+        began = step.astype(x.dtype) * dt
         u = None if held is None else _Constant(held)
         inputs = None if held is None else _Constant(1 if held.ndim == 2 else None)
         each = jax.vmap(solve, in_axes=(1, None, None, inputs), out_axes=(2, 0, 0))
@@ -123,10 +128,16 @@ def adaptive_segments(problem: Problem, plan: Plan, drive: Drive) -> Advance:
             return each(start, ts, began, u)
 
     def advance(carry: Carry, segment: Segment):
-        stride = 1 if _needs_all(problem, plan, drive) else segment.steps
-        points = segment.intervals * segment.steps // stride
-        k = carry.step + stride * jnp.arange(1, points + 1, dtype=carry.step.dtype)
-        ts = (k - carry.step).astype(carry.x.dtype) * dt
+        # A run that goes on within a segment is solved from where that began, once more: to the
+        # same bits. Then it is looked at from where it stopped.
+        held = drive.kind == HELD
+        origin = carry.solver if segment.done else carry.x
+        began = carry.step - segment.done * segment.steps
+        stride = 1 if held or needs_all(problem, plan) else segment.steps
+        points = (segment.done + segment.intervals) * segment.steps // stride
+        seen = segment.done * segment.steps // stride
+        k = began + stride * jnp.arange(1, points + 1, dtype=carry.step.dtype)
+        ts = (k - began).astype(carry.x.dtype) * dt
 
         def point(carry: Carry, inputs):
             k, t, x, reached, ok = inputs
@@ -150,16 +161,17 @@ def adaptive_segments(problem: Problem, plan: Plan, drive: Drive) -> Advance:
         def step_on_grid(carry: Carry, inputs):
             # The input jumps at both ends: each step is a run of its own.
             k, held = inputs
-            xs, reached, ok = solve_each(carry, dt[None], held)
+            xs, reached, ok = solve_each(carry, carry.x, carry.step, dt[None], held)
             return point(carry, (k, dt, xs[0], reached, ok))
 
-        if drive.kind == HELD:
+        if held:
             one = jax.checkpoint(step_on_grid, prevent_cse=False)
             carry, xs = lax.scan(one, carry, (k, drive.held(carry.step, points)))
         else:
-            xs, reached, ok = solve_each(carry, ts, None)
-            every = (reached, ok)
-            carry, xs = lax.scan(lambda c, i: point(c, (*i, *every)), carry, (k, ts, xs))
+            xs, reached, ok = solve_each(carry, origin, began, ts, None)
+            each = k[seen:], ts[seen:], xs[seen:]
+            carry, xs = lax.scan(lambda c, i: point(c, (*i, reached, ok)), carry, each)
+            carry = carry._replace(solver=origin)
         return carry, xs[segment.steps // stride - 1 :: segment.steps // stride]
 
     return advance

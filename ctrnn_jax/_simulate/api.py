@@ -20,7 +20,8 @@ from ..solvers._foreign import adapted
 from ..solvers.base import Declarations
 from .drive import Batch
 from .problem import Plan, Problem, Tolerances
-from .run import run
+from .resume import Begun, End
+from .run import fingerprint_of, run
 from .segments import square_root_segment
 from .trajectory import Trajectory
 
@@ -31,7 +32,7 @@ _NO_METER = diffrax.NoProgressMeter()
 
 def simulate(
     rnn: CTRNN,
-    x0: ArrayLike,
+    x0: ArrayLike | End,
     *,
     dt: ArrayLike,
     num_steps: int,
@@ -58,7 +59,14 @@ def simulate(
 
     Args:
         rnn: the network, n neurons.
-        x0: (..., n) initial states, of the network's dtype.
+        x0: (..., n) initial states, of the network's dtype; or the `end` of a run, which goes on
+            from there: time and steps count on, nothing is forgotten, and another network, dt,
+            solver, tolerance or noise is refused. Two runs then make the steps of one, to the last
+            bit wherever XLA rounds alike in the programs of both: so it was found for the explicit
+            and splitting solvers, to a rounding for implicit ones. Held inputs are those of the
+            steps to come, `init` of `fold` is not asked for again, and the first save is the last
+            one of before. With adaptive steps and the same `save_every` the later run is that of
+            one, too; saves of the last 512 steps of the earlier one agree to the tolerances.
         dt: time step in seconds, > 0.
         num_steps: number of steps, a multiple of `save_every`.
         solver: any diffrax solver of ordinary differential equations, or one of this package.
@@ -119,7 +127,8 @@ def simulate(
         >>> trajectory.xs.shape
         (4096, 101, 20)
     """
-    x0 = states_for(rnn, x0)
+    end = x0 if isinstance(x0, End) else None
+    x0 = states_for(rnn, x0 if end is None else end.x)
     if x0.size == 0:
         checks.fail("x0", "at least one initial state", f"shape {x0.shape}")
     dt = checks.number("dt", dt, x0.dtype, positive=True)
@@ -127,8 +136,9 @@ def simulate(
     num_steps = checks.integer("num_steps", num_steps, 1)
     if num_steps % save_every:
         checks.fail("num_steps", f"a multiple of save_every = {save_every}", num_steps)
-    if num_steps > MAX_STEPS:
-        checks.fail("num_steps", f"at most {MAX_STEPS}", num_steps)
+    before = 0 if end is None or checks.is_traced(end.step) else int(end.step)
+    if num_steps > MAX_STEPS - before:
+        checks.fail("num_steps", f"at most {MAX_STEPS - before}", num_steps)
     check_solver(solver, noisy=noise is not None)
     declared = adapted(solver)
     declared.check(rnn, x0)
@@ -160,6 +170,7 @@ def simulate(
         fold=initial,
         max_norm=max_norm,
         meter=_progress_meter(progress, num_steps),
+        start=None if end is None else end.step,
     )
     plan = Plan(
         num_steps=num_steps,
@@ -170,8 +181,13 @@ def simulate(
         adjoint=adjoint,
         mesh=mesh,
         platform=_platform(mesh, x0),
+        segment=None if end is None else end.segment,
     )
-    return _compiled(run, problem, Batch(x0, each, key), plan)
+    begun = None
+    if end is not None:
+        end.check(rnn, solver, lambda: _compiled(fingerprint_of, problem, key))
+        begun = Begun(end.solver, end.folded, end.stopped_at, end.unconverged_at)
+    return _compiled(run, problem, Batch(x0, each, key, begun), plan)
 
 
 def check_solver(solver: Any, noisy: bool = False) -> None:

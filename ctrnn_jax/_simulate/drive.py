@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._network.inputs import CONTINUOUS, HELD, input_at
-from .._util.types import Array, Float, PyTree, Scalar
+from .._util.types import Array, Float, Int, PyTree, Scalar
 from ..solvers.base import Input, time_at
+from .resume import Begun
 
 
 class Batch(NamedTuple):
@@ -22,11 +23,13 @@ class Batch(NamedTuple):
         x0: (batch, n) initial states.
         inputs: (batch, num_steps, m) inputs, each held through its step, or None.
         keys: (batch,) PRNG keys of its noise, or None.
+        begun: what is known of it, where its run goes on, or None.
     """
 
     x0: Float[Array, "batch n"]
     inputs: Float[Array, "batch num_steps m"] | None
     keys: Any
+    begun: Begun | None = None
 
 
 class Continuous(eqx.Module):
@@ -54,6 +57,7 @@ class Drive(eqx.Module):
         first: of the rows of `each`, the first of this block.
         columns: trajectories in this block.
         path: a function of time, or None.
+        start: the step that the first of the held inputs is for; None: 0.
     """
 
     shared: Float[Array, "num_steps m"] | None
@@ -61,6 +65,7 @@ class Drive(eqx.Module):
     first: Any
     columns: int = eqx.field(static=True)
     path: Continuous | None
+    start: Int[Array, ""] | None = None
 
     @property
     def kind(self) -> str | None:
@@ -74,6 +79,8 @@ class Drive(eqx.Module):
 
         Taken where it is wanted, so that no more than a segment is ever copied.
         """
+        if self.start is not None:
+            step = step - self.start
         if self.shared is not None:
             return lax.dynamic_slice_in_dim(self.shared, step, count)
         if self.each is None:
@@ -91,9 +98,9 @@ class Drive(eqx.Module):
 
     def at_start(self, dt: Scalar) -> Input | None:
         """The input during the first step."""
-        zero = jnp.zeros((), jnp.int32)
-        held = self.held(zero, 1)
-        return self.during(zero, None if held is None else held[0], dt)
+        first = jnp.zeros((), jnp.int32) if self.start is None else self.start
+        held = self.held(first, 1)
+        return self.during(first, None if held is None else held[0], dt)
 
 
 def in_parts(held: PyTree, parts: int) -> PyTree:

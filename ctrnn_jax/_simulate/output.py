@@ -21,11 +21,13 @@ class Saves(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """Leaves (batch, ...); see `Trajectory`."""
+    """Leaves (batch, ...); see `Trajectory` and `End`."""
 
     folded: PyTree
     stopped_at: Int[Array, " batch"]
     unconverged_at: Int[Array, " batch"]
+    x: Float[Array, "batch n"] | None
+    solver: list[Array]
 
 
 def saves_of(

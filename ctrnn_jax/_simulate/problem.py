@@ -45,6 +45,7 @@ class Problem(NamedTuple):
         fold: the carry that a fold begins with, or a function of the initial state that makes it.
         max_norm: a scalar; a state beyond it stops its trajectory, as one that is not finite does.
         meter: of progress.
+        start: steps made before, of a run that goes on; None: 0.
     """
 
     rnn: CTRNN
@@ -56,6 +57,7 @@ class Problem(NamedTuple):
     fold: Any
     max_norm: Any
     meter: diffrax.AbstractProgressMeter
+    start: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Plan:
         adjoint: "checkpointed", "direct" or "reversible".
         mesh: devices that share the batch, or None.
         platform: what the program is for: "cpu", "gpu", ...
+        segment: of adaptive steps that go on, see `End`; else None.
     """
 
     num_steps: int
@@ -81,6 +84,7 @@ class Plan:
     adjoint: str
     mesh: Mesh | None
     platform: str
+    segment: tuple[int, int, int] | None = None
 
     @property
     def saved_steps(self) -> Int[Array, " saves"]:

@@ -7,6 +7,7 @@ mode (`reversible.py`), or adaptive ones (`adaptive.py`).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from functools import partial
 from typing import Any
@@ -15,16 +16,20 @@ import diffrax
 import jax
 import jax.numpy as jnp
 
+from .._network.inputs import HELD
+from .._util import checks
 from .._util.types import Array, Float, PyTree
 from ..solvers._foreign import adapted
 from ..solvers._noise import Noisy, keys_of_rows
-from .adaptive import adaptive_segment_steps, adaptive_segments
+from ..solvers.base import Declarations
+from .adaptive import adaptive_segment_steps, adaptive_segments, needs_all
 from .blocks import over_blocks
 from .devices import local_devices, over_devices
 from .drive import Batch, Continuous, Drive, continuous
 from .fixed import fixed_segments, within
 from .output import Ends, Saves, no_saves_yet, saves_of, write
 from .problem import Plan, Problem, initial_fold
+from .resume import Begun, Remembered, as_rows, batch_axes, fingerprint, from_rows, made_with
 from .reversible import reversible_segment_steps, reversible_segments
 from .segments import Advance, Carry, Progress, run_segments, square_root_segment
 from .size_rules import block_size, saved_at_once
@@ -35,6 +40,7 @@ def run(problem: Problem, each: Batch, plan: Plan) -> Trajectory:
     """The trajectory of each initial state; leaves of `each` lead with the axes of the batch."""
     x0 = each.x0
     *batch, n = x0.shape
+    made = made_with(problem.rnn, problem.solver), fingerprint_of(problem, each.keys)
     problem = problem._replace(rnn=problem.rnn.prepared())
     if callable(problem.inputs) or isinstance(problem.inputs, diffrax.AbstractPath):
         problem = problem._replace(inputs=continuous(problem.inputs, x0.dtype))
@@ -42,7 +48,10 @@ def run(problem: Problem, each: Batch, plan: Plan) -> Trajectory:
         x0=x0.reshape(-1, n),
         inputs=None if each.inputs is None else each.inputs.reshape(-1, *each.inputs.shape[-2:]),
         keys=None if each.keys is None else keys_of_rows(each.keys, math.prod(batch)),
+        begun=jax.tree.map(lambda a: a.reshape(-1, *a.shape[len(batch) :]), each.begun),
     )
+    segment = _adaptive_segment(plan, problem, rows)
+    plan = dataclasses.replace(plan, segment=segment)
     one_device = partial(_on_one_device, plan)
     if plan.mesh is None:
         saves, ends = one_device(problem, rows)
@@ -58,8 +67,42 @@ def run(problem: Problem, each: Batch, plan: Plan) -> Trajectory:
             gradients_alone=not adaptive,
         )
     saves, ends = jax.tree.map(lambda a: a.reshape(*batch, *a.shape[1:]), (saves, ends))
-    ts = plan.saved_steps.astype(x0.dtype) * problem.dt
-    return Trajectory(ts=ts, **saves._asdict(), **ends._asdict())
+    steps = plan.saved_steps
+    if problem.start is not None:
+        steps = problem.start + steps
+    if segment is not None:
+        saved, done, save_every = segment
+        segment = saved, (done + len(steps) - 1) % saved, save_every
+        if not segment[1]:  # the next segment begins with the last state
+            ends = ends._replace(solver=[])
+    return Trajectory(
+        ts=steps.astype(x0.dtype) * problem.dt,
+        xs=saves.xs,
+        observed=saves.observed,
+        folded=ends.folded,
+        stopped_at=ends.stopped_at,
+        unconverged_at=ends.unconverged_at,
+        remembered=Remembered(ends.x, ends.solver, steps[-1], made[1], made[0], segment),
+    )
+
+
+def fingerprint_of(problem: Problem, key: Any) -> Array:
+    """Of what has to be the same where the run goes on."""
+    solver, tolerances = problem.solver, problem.tolerances
+    return fingerprint(problem.rnn, problem.dt, solver, tolerances, (problem.noise, key))
+
+
+def _adaptive_segment(plan: Plan, problem: Problem, rows: Batch) -> tuple[int, int, int] | None:
+    """Saves in a segment of adaptive steps, how many of the first are made, and steps between."""
+    held = rows.inputs is not None or isinstance(problem.inputs, jax.Array)
+    if problem.tolerances is None or held:  # held inputs: each step on the grid is solved alone
+        return None
+    steps = adaptive_segment_steps(plan, needs_all(problem, plan), rows.x0.size)
+    if plan.save_every > steps:
+        return None
+    if plan.segment is not None and plan.segment[2] == plan.save_every:
+        return plan.segment
+    return steps // plan.save_every, 0, plan.save_every
 
 
 def _on_one_device(plan: Plan, problem: Problem, rows: Batch) -> tuple[Saves, Ends]:
@@ -94,23 +137,30 @@ def _run_block(
         first=first,
         columns=len(rows.x0),
         path=problem.inputs if smooth else None,
+        start=problem.start,
     )
+    begun = rows.begun
     advance, solver_state, segment_steps = _segments(plan, problem, columns, drive, rows.keys)
+    axes = _batch_axes(problem, columns, drive, rows.keys)
+    if begun is not None and (problem.tolerances is None or (plan.segment and plan.segment[1])):
+        solver_state = from_rows(begun.solver, axes)
 
     def store(saves, index, steps, states):
         made = saves_of(plan, problem.dt, steps, states[..., : len(rows.x0)])
         return jax.tree.map(lambda whole, part: write(whole, part, first, index), saves, made)
 
-    start = jnp.zeros((), jnp.int32)
+    start = jnp.zeros((), jnp.int32) if problem.start is None else problem.start
     never = jnp.full(columns.shape[1:], -1, jnp.int32)
     carry = Carry(
         x=columns,
         solver=solver_state,
         fold=initial_fold(problem, plan, columns),
         step=start,
-        stopped_at=jnp.where(within(columns, problem.max_norm), never, 0),
+        stopped_at=jnp.where(within(columns, problem.max_norm), never, start),
         unconverged_at=never,
     )
+    if begun is not None:
+        carry = _going_on(carry, begun)
     carry, saves, meter_state = run_segments(
         advance,
         carry,
@@ -120,8 +170,53 @@ def _run_block(
         save_every=plan.save_every,
         segment_steps=segment_steps,
         progress=progress,
+        saves_each=None if plan.segment is None else plan.segment[:2],
     )
-    return meter_state, saves, Ends(carry.fold, carry.stopped_at, carry.unconverged_at)
+    x = None if plan.keep_states else carry.x.T
+    remembered = as_rows(carry.solver, axes, len(rows.x0))
+    ends = Ends(carry.fold, carry.stopped_at, carry.unconverged_at, x, remembered)
+    return meter_state, saves, ends
+
+
+def _going_on(carry: Carry, begun: Begun) -> Carry:
+    """The carry where it begins anew, with what is known of each trajectory."""
+    fold = carry.fold
+    if begun.folded is not None and fold is not None:
+        shapes, known = (
+            jax.tree.map(lambda a: (a.shape, a.dtype), tree) for tree in (fold, begun.folded)
+        )
+        if shapes != known:
+            checks.fail("fold", "the carry of the run that goes on", "another")
+        fold = begun.folded
+    stopped = begun.stopped_at
+    return carry._replace(
+        fold=fold,
+        stopped_at=jnp.where(stopped >= 0, stopped, carry.stopped_at),
+        unconverged_at=begun.unconverged_at,
+    )
+
+
+def _batch_axes(problem: Problem, columns: Array, drive: Drive, keys: Any) -> PyTree:
+    """Of what the solver hands on from step to step."""
+    u = drive.at_start(problem.dt)
+
+    def of_one(fraction: Any) -> Array:  # as the number of trajectories differs
+        assert u is not None
+        return u(fraction).reshape(u(fraction).shape[0], -1)[:, 0]
+
+    def begin(batch: int) -> PyTree:
+        x = jnp.zeros((columns.shape[0], batch), columns.dtype)
+        some = None if keys is None else jnp.repeat(keys[:1], batch)
+        return _solver(problem, some).begin(problem.rnn, problem.dt, x, u and of_one)[0]
+
+    if problem.tolerances is not None:
+        return None if drive.kind == HELD else 1
+    return batch_axes(begin)
+
+
+def _solver(problem: Problem, keys: Any) -> Declarations:
+    solver = adapted(problem.solver)
+    return solver if problem.noise is None else Noisy(problem.solver, problem.noise, keys)
 
 
 def _segments(
@@ -129,14 +224,10 @@ def _segments(
 ) -> tuple[Advance, PyTree, int]:
     """How a segment is run, what the solver remembers before the first, and steps in each."""
     if problem.tolerances is not None:
-        return (
-            adaptive_segments(problem, plan, drive),
-            None,
-            adaptive_segment_steps(problem, plan, columns, drive),
-        )
-    solver = adapted(problem.solver)
-    if problem.noise is not None:
-        solver = Noisy(problem.solver, problem.noise, keys)
+        origin = None if drive.kind == HELD else columns
+        steps = adaptive_segment_steps(plan, needs_all(problem, plan), columns.size)
+        return adaptive_segments(problem, plan, drive), origin, steps
+    solver = _solver(problem, keys)
     at_start = drive.at_start(problem.dt)
     remembered, step = solver.begin(problem.rnn, problem.dt, columns, at_start)
     if plan.adjoint == "reversible" and plan.update is None and problem.max_norm is None:

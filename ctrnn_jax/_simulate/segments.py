@@ -29,11 +29,15 @@ class Carry(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """`intervals` times `steps` steps; the state after each interval is saved where `save` says."""
+    """`intervals` times `steps` steps; the state after each interval is saved where `save` says.
+
+    `done` intervals more are made: the run goes on within the segment.
+    """
 
     intervals: int
     steps: int
     save: bool
+    done: int = 0
 
 
 class Progress(NamedTuple):
@@ -65,8 +69,11 @@ def run_segments(
     save_every: int,
     segment_steps: int,
     progress: Progress,
+    saves_each: tuple[int, int] | None = None,
 ) -> tuple[Carry, PyTree, PyTree]:
     """All steps in segments of about `segment_steps`.
+
+    Or of just as many saves as `saves_each` says, and how many of the first segment are made.
 
     `store(saves, index, steps, states)` writes states (saves, n, batch) into `saves`, of which they
     are those from `index` on, made after `steps`. The saves are handed on rather than joined
@@ -75,12 +82,12 @@ def run_segments(
 
     Returns the carry, the saves, and the state of the progress meter.
     """
-    num_saves = num_steps // save_every
+    num_saves, start = num_steps // save_every, carry.step
 
     def make(state, segment: Segment):
         carry, meter_state = state
         carry, states = advance(carry, segment)
-        done = carry.step.astype(carry.x.dtype) / num_steps
+        done = (carry.step - start).astype(carry.x.dtype) / num_steps
         return (carry, progress.step(meter_state, done)), states
 
     def stored(saves, index, carry: Carry, states):
@@ -94,10 +101,10 @@ def run_segments(
         every = jnp.arange(indices.start, indices.stop, indices.step, dtype=jnp.int32)
         return lax.scan(lambda state, index: (body(state, index), None), state, every)[0]
 
-    def some_saves(count: int):
+    def some_saves(count: int, done: int = 0):
         def body(state, index):
             state, saves = state
-            state, states = make(state, Segment(count, save_every, save=True))
+            state, states = make(state, Segment(count, save_every, save=True, done=done))
             return state, stored(saves, index, state[0], states)
 
         return body
@@ -111,11 +118,14 @@ def run_segments(
         return state, stored(saves, index, state[0], state[0].x[None])
 
     state = (carry, progress.state), saves
-    if save_every <= segment_steps:
-        each = near_divisor(num_saves, segment_steps // save_every)
-        last = num_saves % each
-        if num_saves >= each:
-            state = repeat(some_saves(each), state, range(0, num_saves - last, each))
+    if saves_each is not None or save_every <= segment_steps:
+        each, done = saves_each or (near_divisor(num_saves, segment_steps // save_every), 0)
+        first = min(each - done, num_saves) if done else 0
+        last = (num_saves - first) % each
+        if first:
+            state = some_saves(first, done)(state, 0)
+        if num_saves - first >= each:
+            state = repeat(some_saves(each), state, range(first, num_saves - last, each))
         if last:
             state = some_saves(last)(state, num_saves - last)
     else:

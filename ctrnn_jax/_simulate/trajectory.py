@@ -12,6 +12,7 @@ import numpy as np
 from .._util import checks
 from .._util.labelled import Labelled
 from .._util.types import Array, Float, Int, PyTree
+from .resume import End, Remembered
 
 
 class Trajectory(eqx.Module):
@@ -38,6 +39,30 @@ class Trajectory(eqx.Module):
     folded: PyTree
     stopped_at: Int[Array, "*batch"]
     unconverged_at: Int[Array, "*batch"]
+    remembered: Remembered | None = None
+
+    @property
+    def end(self) -> End:
+        """All that the next step needs: `simulate(rnn, run.end, ...)` goes on from there.
+
+        Raises:
+            ValueError: for a trajectory that `simulate` did not make.
+        """
+        if self.remembered is None:
+            checks.fail("end", "a trajectory made by simulate", "one without an end")
+        x = self.remembered.x if self.xs is None else self.xs[..., -1, :]
+        assert x is not None
+        return End(
+            x=x,
+            solver=self.remembered.solver,
+            folded=self.folded,
+            stopped_at=self.stopped_at,
+            unconverged_at=self.unconverged_at,
+            step=self.remembered.step,
+            fingerprint=self.remembered.fingerprint,
+            made_with=self.remembered.made_with,
+            segment=self.remembered.segment,
+        )
 
     @property
     def num_stopped(self) -> Int[Array, ""]:

@@ -259,11 +259,12 @@ def _outputs(unknowns: Unknowns, motion: Motion, u: Any) -> Array:
 def _normal(
     unknowns: Unknowns, motion: Motion, y: Array, u: Array, used: Array
 ) -> tuple[Array, ...]:
-    x0, readout, offset = unknowns[4:]
+    x0, readout, offset = unknowns.x0, unknowns.readout, unknowns.offset
     inner, unravel = ravel_pytree(unknowns[:4])
 
     def next_sample(x: Array, inner: Array, u: Array) -> Array:
-        there = Unknowns(*unravel(inner), x, readout, offset)
+        upper, log_leak, drive, bias = unravel(inner)
+        there = Unknowns(upper, log_leak, drive, bias, x, readout, offset)
         return motion.states(there, x, u[None])[-1]
 
     return normal_equations(next_sample, Model(inner, x0, readout, offset), y, u, used)

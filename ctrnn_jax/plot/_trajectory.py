@@ -188,7 +188,7 @@ def energy_drift(rnn: CTRNN, trajectory: Trajectory, *, ax: Axes | None = None) 
     at = orbits.last[cut]
     add_mark(ax, "stopped", orbits.ts[at], drift[cut, at], f"stopped ({len(cut)} of {len(drift)})")
     if rounded:
-        ax.axhline(unit, linestyle=":", color="0.4", linewidth=1, label="rounding unit")
+        ax.axhline(float(unit), linestyle=":", color="0.4", linewidth=1, label="rounding unit")
     ax.set(xlabel="time (s)", ylabel="|relative energy drift|")
     told = None
     if len(worst):
