@@ -277,7 +277,9 @@ def test_settings_of_a_run_are_found_beside_it(ctrnn, tmp_path):
         simulate.Settings(tmp_path, states=2, neurons=2, steps=40, solver="rk4", progress=False)
     )
     run = ct.load(tmp_path / "trajectory.ctrnn")
-    ct.save(tmp_path / "other.ctrnn", jax.tree.map(lambda leaf: leaf[:1], run))
+    ct.save(
+        tmp_path / "other.ctrnn", jax.tree.map(lambda leaf: leaf[:1] if leaf.ndim else leaf, run)
+    )
     for name, known in (("trajectory", True), ("other", False)):
         _, told, _ = ctrnn("info", tmp_path / f"{name}.ctrnn")
         assert (re.search(r"^solver +RK4$", told, re.M) is not None) == known
