@@ -185,7 +185,7 @@ def simulate(
     )
     begun = None
     if end is not None:
-        end.check(rnn, solver, lambda: _compiled(fingerprint_of, problem, key))
+        end.check(_compiled(fingerprint_of, problem, key))
         begun = Begun(end.solver, end.folded, end.stopped_at, end.unconverged_at)
     return _compiled(run, problem, Batch(x0, each, key, begun), plan)
 

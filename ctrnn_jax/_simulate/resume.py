@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,8 +15,16 @@ from .._network.model import CTRNN
 from .._util import checks
 from .._util.types import Array, Float, Int, PyTree
 
-# What a fingerprint is made of, by the arguments of `simulate`.
-_PARTS = ("rnn", "dt", "solver", "rtol, atol", "noise, key")
+# What a fingerprint is made of, by the arguments of `simulate`, and what it tells of others.
+_PARTS = (
+    ("solver", "another"),
+    ("rnn", "another"),
+    ("rnn", "other values"),
+    ("dt", "another"),
+    ("solver", "other values"),
+    ("rtol, atol", "others"),
+    ("noise, key", "others"),
+)
 
 
 class End(eqx.Module):
@@ -29,8 +38,7 @@ class End(eqx.Module):
         folded: the carry of `fold`, or None.
         stopped_at, unconverged_at: (...,), as in `Trajectory`.
         step: steps made since time 0.
-        fingerprint: (5,) checksums of network, dt, solver, tolerances, and noise with its key.
-        made_with: solver and network as text, their values left out.
+        fingerprint: (7,) checksums of solver, network, dt, tolerances, and noise with its key.
         segment: of adaptive steps: saves of a segment, how many of the last one are made, and steps
             between saves; else None.
     """
@@ -42,24 +50,17 @@ class End(eqx.Module):
     unconverged_at: Int[Array, "*batch"]
     step: Int[Array, ""]
     fingerprint: Array
-    made_with: tuple[str, str] = eqx.field(static=True)
     segment: tuple[int, int, int] | None = eqx.field(static=True)
 
-    def check(self, rnn: CTRNN, solver: Any, fingerprint: Callable[[], Array]) -> None:
+    def check(self, found: Array) -> None:
         """Refuse to go on with another network, solver, dt, tolerances or noise."""
-        for name, now, then in zip(
-            ("solver", "rnn"), made_with(rnn, solver), self.made_with, strict=True
-        ):
-            if now != then:
-                checks.fail(name, f"that of the run that goes on, {_short(then)}", _short(now))
-        found = fingerprint()
         if checks.is_traced(found) or checks.is_traced(self.fingerprint):
             return
         if self.fingerprint.shape != found.shape:
             checks.fail("x0", "the end of one run; map over several by jax.vmap", "several")
-        for name, now, then in zip(_PARTS, found, self.fingerprint, strict=True):
+        for (name, got), now, then in zip(_PARTS, found, self.fingerprint, strict=True):
             if now != then:
-                checks.fail(name, "what the run that goes on was made with", "other values")
+                checks.fail(name, "what the run that goes on was made with", got)
 
 
 class Remembered(eqx.Module):
@@ -69,7 +70,6 @@ class Remembered(eqx.Module):
     solver: list[Array]
     step: Int[Array, ""]
     fingerprint: Array
-    made_with: tuple[str, str] = eqx.field(static=True)
     segment: tuple[int, int, int] | None = eqx.field(static=True)
 
 
@@ -82,31 +82,27 @@ class Begun(NamedTuple):
     unconverged_at: Int[Array, " batch"]
 
 
-def made_with(rnn: CTRNN, solver: Any) -> tuple[str, str]:
-    """Solver and network as text, without values."""
-    rnn, solver = jax.tree.map(
-        lambda leaf: leaf, (rnn, solver)
-    )  # as traced ones: no field left out
-    return eqx.tree_pformat(solver), eqx.tree_pformat(rnn)
+def fingerprint(rnn: CTRNN, dt: Any, solver: Any, tolerances: Any, noise: Any) -> Array:
+    """Checksums of what solver and network are, and of the bits of all values."""
+    # Flattened once, as those that are traced: what is left out as a default is the same then.
+    parts = jax.tree.map(lambda leaf: leaf, (solver, rnn))
+    texts = [zlib.crc32(eqx.tree_pformat(part).encode()) for part in parts]
+    # Two sums, one of the largest part: each is compiled.
+    bits = [_all_bits(part) for part in (dt, solver, tolerances, noise)]
+    longest = max(b.size for b in bits)
+    rows = jnp.stack([jnp.pad(b, (0, longest - b.size)) for b in bits])
+    sums = [jnp.asarray(texts, jnp.uint32), _checksum(_all_bits(rnn)[None]), _checksum(rows)]
+    return jnp.concatenate(sums)
 
 
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) < 80 else text[:77] + "..."
+def _checksum(bits: Array) -> Array:
+    place = jnp.arange(bits.shape[1], dtype=jnp.uint32) * jnp.uint32(2654435761) + jnp.uint32(1)
+    return jnp.sum(bits * (place | jnp.uint32(1))[None], axis=1, dtype=jnp.uint32)
 
 
-def fingerprint(*parts: PyTree) -> Array:
-    """A checksum of the bits of each part, and of where they are."""
-
-    def checksum(part: PyTree) -> Array:
-        total = jnp.zeros((), jnp.uint32)
-        for i, leaf in enumerate(jax.tree.leaves(eqx.filter(part, eqx.is_array_like))):
-            bits = _bits(leaf)
-            place = jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(2654435761)
-            total += jnp.sum(bits * (place + jnp.uint32(2 * i + 1)), dtype=jnp.uint32)
-        return total
-
-    return jnp.stack([checksum(part) for part in parts])
+def _all_bits(part: PyTree) -> Array:
+    leaves = jax.tree.leaves(eqx.filter(part, eqx.is_array_like))
+    return jnp.concatenate([jnp.zeros(1, jnp.uint32), *map(_bits, leaves)])
 
 
 def _bits(leaf: Any) -> Array:

@@ -29,7 +29,7 @@ from .drive import Batch, Continuous, Drive, continuous
 from .fixed import fixed_segments, within
 from .output import Ends, Saves, no_saves_yet, saves_of, write
 from .problem import Plan, Problem, initial_fold
-from .resume import Begun, Remembered, as_rows, batch_axes, fingerprint, from_rows, made_with
+from .resume import Begun, Remembered, as_rows, batch_axes, fingerprint, from_rows
 from .reversible import reversible_segment_steps, reversible_segments
 from .segments import Advance, Carry, Progress, run_segments, square_root_segment
 from .size_rules import block_size, saved_at_once
@@ -40,7 +40,7 @@ def run(problem: Problem, each: Batch, plan: Plan) -> Trajectory:
     """The trajectory of each initial state; leaves of `each` lead with the axes of the batch."""
     x0 = each.x0
     *batch, n = x0.shape
-    made = made_with(problem.rnn, problem.solver), fingerprint_of(problem, each.keys)
+    marks = fingerprint_of(problem, each.keys)
     problem = problem._replace(rnn=problem.rnn.prepared())
     if callable(problem.inputs) or isinstance(problem.inputs, diffrax.AbstractPath):
         problem = problem._replace(inputs=continuous(problem.inputs, x0.dtype))
@@ -82,7 +82,7 @@ def run(problem: Problem, each: Batch, plan: Plan) -> Trajectory:
         folded=ends.folded,
         stopped_at=ends.stopped_at,
         unconverged_at=ends.unconverged_at,
-        remembered=Remembered(ends.x, ends.solver, steps[-1], made[1], made[0], segment),
+        remembered=Remembered(ends.x, ends.solver, steps[-1], marks, segment),
     )
 
 

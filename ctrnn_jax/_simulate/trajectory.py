@@ -60,7 +60,6 @@ class Trajectory(eqx.Module):
             unconverged_at=self.unconverged_at,
             step=self.remembered.step,
             fingerprint=self.remembered.fingerprint,
-            made_with=self.remembered.made_with,
             segment=self.remembered.segment,
         )
 
