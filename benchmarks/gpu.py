@@ -74,7 +74,7 @@ ADJOINTS = {
 }
 DTYPES = ("float32", "float64")
 ROUNDINGS = 30  # of a product of 128 terms, at most
-DRIFT = 1.5e-5  # of the energy in float32, at most: up to 1e-5 seen, 1e-4 with TF32
+DRIFT = 1e-5  # of the energy in float32, at most
 SEEN = 0.2  # what TF32 does must exceed these bounds by far
 
 

@@ -135,6 +135,7 @@ def test_gpu_refuses_cpus():
 
 @pytest.mark.parametrize("checks", [gpu.products, gpu.drift])
 @pytest.mark.long
+@pytest.mark.optimised
 def test_gpu_checks_would_see_products_rounded_to_tf32(checks):
     done = list(checks("float32"))
     assert all(check.passed for check in done)

@@ -113,6 +113,7 @@ def test_gradients_by_what_functions_close_over(name):
     ids=lambda value: type(value).__name__,
 )
 @pytest.mark.long
+@pytest.mark.optimised
 def test_linear_equations_do_not_wait_for_each_other(solver, dt):
     # Many enough for jaxlib to spread them over the threads that the devices run on.
     rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(0), 20, scale=2.0))
@@ -122,9 +123,7 @@ def test_linear_equations_do_not_wait_for_each_other(solver, dt):
     shared = jax.block_until_ready(run(mesh=ct.batch_mesh()))
     faulthandler.cancel_dump_traceback_later()
     alone = run()
-    # Rounding decides at which iteration an equation counts as solved, and steps of h|A| = 4 and more
-    # magnify that: 7e-10 was seen once, and mostly nothing.
-    assert largest_difference(shared.xs, alone.xs) <= 1e8 * EPS
+    assert largest_difference(shared.xs, alone.xs) <= 1e5 * EPS
 
 
 @pytest.mark.long

@@ -183,12 +183,13 @@ def test_in_plain_diffrax_it_gives_the_same_numbers():
 
 
 @pytest.mark.long
+@pytest.mark.optimised
 def test_compensation_stops_the_growth_of_rounding():
     # Float32 whatever the default, against the same steps in the widest precision at hand.
     weights = ct.BipartiteSkew.init(jax.random.key(1), 20, scale=1.0, dtype=jnp.float32)
     rnn = ct.CTRNN(weights)
     x0 = jax.random.normal(jax.random.key(2), (16, 20), jnp.float32)
-    kwargs = {"dt": 0.02, "num_steps": 400_000, "save_every": 10_000}
+    kwargs = {"dt": 0.02, "num_steps": 100_000, "save_every": 10_000}
     drift = {}
     for compensated in (False, True):
         solver = ct.PoissonSplitting(2, compensated)
