@@ -56,9 +56,11 @@ def test_euler_maruyama_has_strong_order_one():
     np.testing.assert_allclose(
         solve(rnn, jnp.broadcast_to(x0, (paths, 4))).xs[:, -1], path(fine), atol=1e-12
     )
-    errors = [float(jnp.mean(jnp.linalg.norm(path(k) - path(fine), axis=1))) for k in (16, 32, 64)]
-    slope = -np.polyfit(np.log2([16, 32, 64]), np.log2(errors), 1)[0]
-    assert abs(slope - 1) < 0.25  # against a path eight times as fine: 1.1 to be expected
+    # What halving the steps changes is of the order of the error itself.
+    counts = [16, 32, 64, 128]
+    errors = [float(jnp.mean(jnp.linalg.norm(path(k) - path(2 * k), axis=1))) for k in counts]
+    slope = -np.polyfit(np.log2(counts), np.log2(errors), 1)[0]
+    assert abs(slope - 1) < 0.1
 
 
 NOISY = [diffrax.Euler(), diffrax.Heun(), diffrax.SEA(), diffrax.ShARK(), diffrax.EulerHeun()]
