@@ -100,6 +100,9 @@ def pictures(result: Result, orbit: Any) -> dict[str, Callable[[Any], Any]]:
             else:
                 plot.spectrum_fit(result.generated[:, k], dt, target=result.target[:, k], ax=ax)
             _name_channel(ax, k, result)
+        limit = max(ax.get_xlim()[1] for ax in axes)
+        for ax in axes:
+            ax.set_xlim(0, limit)
 
     pictures = {"spectrum": spectrum, "signal": lambda figure: _draw_signal(figure, result)}
     if result.oscillator.rnn.size > 1:
