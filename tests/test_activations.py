@@ -1,6 +1,7 @@
 """Activations against quadrature, differences and NumPy."""
 
 import itertools
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -10,6 +11,7 @@ import pytest
 from scipy import integrate, special
 
 import ctrnn_jax as ct
+from ctrnn_jax._network.activations import AbstractActivation
 
 FLOAT = jnp.result_type(float)
 EPS = float(jnp.finfo(FLOAT).eps)
@@ -190,3 +192,50 @@ def test_lowers_for_cuda(name):
     z = jnp.ones(3)
     jax.jit(f).trace(z).lower(lowering_platforms=("cuda",))
     jax.jit(jax.grad(lambda z: f(z)[0])).trace(z).lower(lowering_platforms=("cuda",))
+
+
+class Steeper(AbstractActivation):
+    """tanh(k z) with an array k, of whole numbers or not."""
+
+    odd: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
+    k: jax.Array
+
+    def __call__(self, z):
+        return jnp.tanh(self.k.astype(z.dtype) * z)
+
+    def derivative(self, z):
+        return self.k.astype(z.dtype) * (1 - self(z) ** 2)
+
+    def potential(self, z):
+        k = self.k.astype(z.dtype)
+        return ct.Tanh().potential(k * z) / k
+
+
+def undone(solver):
+    def loss(rnn, x):
+        run = ct.simulate(rnn, x, dt=0.1, num_steps=6, solver=solver, adjoint="reversible")
+        return jnp.sum(run.xs**2)
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [undone(ct.PoissonSplitting()), undone(ct.DiscreteGradient()),
+     lambda rnn, x: jnp.sum(ct.period(rnn, x))],
+    ids=["splitting", "discrete gradient", "period"],
+)  # fmt: skip
+def test_arrays_of_whole_numbers_are_traced_as_others(loss):
+    W, x = jnp.array([[0.0, 1.0], [0.0, 0.0]]), jnp.array([[0.5, 0.2], [1.0, 1.0]])
+
+    def slope(k):
+        return jax.grad(lambda W: loss(ct.CTRNN(ct.DenseSkew(W), Steeper(k)), x))(W)
+
+    expected, whole = slope(jnp.asarray(2.0)), jnp.asarray(2)
+    for found in (slope(whole), jax.jit(slope)(whole)):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e3 * EPS)
+    # Several at once: each its own.
+    both = jax.vmap(slope)(jnp.array([1, 2]))
+    np.testing.assert_allclose(both[1], expected, rtol=1e-5, atol=1e3 * EPS)
+    assert np.abs(both[0] - expected).max() > 0.01

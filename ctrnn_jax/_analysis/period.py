@@ -90,25 +90,27 @@ class _Limits(NamedTuple):
 
 @eqx.filter_jit
 def _period(rnn: CTRNN, x0: Array, max_time: Any, limits: _Limits) -> Array:
-    arrays, static = eqx.partition(rnn, eqx.is_inexact_array)
-    return _returns(static, limits, arrays, x0, max_time)
+    arrays, static = eqx.partition(rnn, eqx.is_array)
+    parameters, integers = eqx.partition(arrays, eqx.is_inexact_array)
+    return _returns(static, limits, parameters, integers, x0, max_time)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _returns(static, limits, arrays, x0, max_time):
-    rnn = eqx.combine(arrays, static).prepared()
+def _returns(static, limits, arrays, integers, x0, max_time):
+    rnn = eqx.combine(arrays, integers, static).prepared()
     return jax.vmap(lambda x: _first_return(rnn, x, max_time, limits))(x0)
 
 
-def _returns_forward(static, limits, arrays, x0, max_time):
-    found = _returns(static, limits, arrays, x0, max_time)
-    return found, (arrays, x0, max_time, found)
+def _returns_forward(static, limits, arrays, integers, x0, max_time):
+    found = _returns(static, limits, arrays, integers, x0, max_time)
+    return found, (arrays, integers, x0, max_time, found)
 
 
 def _returns_backward(static, limits, residuals, found_bar):
     # The adjoint equation once around the orbit, backwards from x(T) = x0, beside the orbit itself:
     # its errors are controlled at the kinks of σ too, where differentiated steps would be wrong.
-    arrays, x0, max_time, found = residuals
+    arrays, integers, x0, max_time, found = residuals
+    static = eqx.combine(integers, static)
     closed = jnp.isfinite(found)
     x0 = jnp.where(closed[:, None], x0, 0)  # what is not finite would never end
 
@@ -154,7 +156,7 @@ def _returns_backward(static, limits, residuals, found_bar):
 
     arrays_bar = jax.tree.map(lambda leaf: jnp.sum(weighted(leaf), axis=0), by_arrays)
     no_bar = None if max_time is None else jnp.zeros_like(max_time)
-    return arrays_bar, weighted(by_state), no_bar
+    return arrays_bar, None, weighted(by_state), no_bar
 
 
 _returns.defvjp(_returns_forward, _returns_backward)

@@ -94,22 +94,25 @@ def reversible_segments(solver: Declarations, rnn: CTRNN, dt: Scalar, drive: Dri
 
 
 def _undone_segments(solver: Declarations, rnn: CTRNN, dt: Scalar, drive: Drive) -> Advance:
-    parameters, static = eqx.partition(rnn, eqx.is_inexact_array)
+    arrays, static = eqx.partition(rnn, eqx.is_array)
+    parameters, integers = eqx.partition(arrays, eqx.is_inexact_array)
 
-    def forward(parameters, dt, drive: Drive, carry: Carry, segment: Segment):
-        _, step = solver.begin(eqx.combine(parameters, static), dt, carry.x, drive.at_start(dt))
+    def forward(parameters, integers, dt, drive: Drive, carry: Carry, segment: Segment):
+        rnn = eqx.combine(parameters, integers, static)
+        _, step = solver.begin(rnn, dt, carry.x, drive.at_start(dt))
         return fixed_segments(step, dt, drive, checkpoint=False)(carry, segment)
 
-    undone = partial(jax.custom_vjp, nondiff_argnums=(4,))(forward)
+    undone = partial(jax.custom_vjp, nondiff_argnums=(5,))(forward)
 
-    def store(parameters, dt, drive, carry, segment):
-        end, saves = forward(parameters, dt, drive, carry, segment)
-        return (end, saves), (parameters, dt, drive, carry.step, carry.x, end.x)
+    def store(parameters, integers, dt, drive, carry, segment):
+        end, saves = forward(parameters, integers, dt, drive, carry, segment)
+        return (end, saves), (parameters, integers, dt, drive, carry.step, carry.x, end.x)
 
     def pull_back(segment: Segment, residuals, bars):
-        parameters, dt, drive, k, start, end = residuals
+        parameters, integers, dt, drive, k, start, end = residuals
         end_bar, saves_bar = bars
-        way = _WayBack(solver, eqx.combine(parameters, static), dt, drive, k, segment)
+        rnn = eqx.combine(parameters, integers, static)
+        way = _WayBack(solver, rnn, dt, drive, k, segment)
         pulled = way(end, end_bar.x, saves_bar, known=None)
         pulled = lax.cond(
             any_at_all(~agrees(pulled.found.x, start)),
@@ -119,10 +122,10 @@ def _undone_segments(solver: Declarations, rnn: CTRNN, dt: Scalar, drive: Drive)
         )
         rnn_bar, dt_bar, drive_bar = way.cotangents(pulled)
         nothing = dict.fromkeys(Carry._fields)
-        return rnn_bar, dt_bar, drive_bar, Carry(**{**nothing, "x": pulled.found.x_bar})
+        return rnn_bar, None, dt_bar, drive_bar, Carry(**{**nothing, "x": pulled.found.x_bar})
 
     undone.defvjp(store, pull_back)
-    return lambda carry, segment: undone(parameters, dt, drive, carry, segment)
+    return lambda carry, segment: undone(parameters, integers, dt, drive, carry, segment)
 
 
 class _Seen(NamedTuple):

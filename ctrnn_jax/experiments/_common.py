@@ -9,9 +9,13 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from .._analysis.frequencies import orbit_frequency
 from .._network.activations import AbstractActivation
+from .._network.model import CTRNN
+from .._network.weights import BlockSkew
 from .._simulate.trajectory import Trajectory
 from .._util import checks
 from .._util.types import Array, Float, Int
@@ -97,9 +101,9 @@ def float64() -> AbstractContextManager:
 
 
 class OneOf(AbstractActivation):
-    """An odd activation of several, chosen when it runs: one program for all, compiled once."""
+    """An activation of several, chosen when it runs: one program for all, compiled once."""
 
-    odd: ClassVar[bool] = True
+    odd: ClassVar[bool] = False
     bounded: ClassVar[bool] = False
     activations: tuple[AbstractActivation, ...]
     which: Int[Array, ""]
@@ -118,6 +122,20 @@ class OneOf(AbstractActivation):
 
     def mean(self, z0, z1):
         return self._of("mean", z0, z1)
+
+
+@jax.jit
+def exact_frequencies(
+    activations: tuple[AbstractActivation, ...], omegas: Array, x0: Array
+) -> Array:
+    """Of the orbits of two neurons: (activations, omegas, ...) in Hz."""
+
+    def of(activation: AbstractActivation) -> Array:
+        return jax.vmap(lambda w: orbit_frequency(CTRNN(BlockSkew(w[None]), activation), x0))(
+            omegas
+        )
+
+    return jnp.stack([of(activation) for activation in activations])
 
 
 def normal(key: Any, shape: tuple[int, ...], most: int) -> np.ndarray:

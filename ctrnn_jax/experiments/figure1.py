@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import Any, NamedTuple
 
 import diffrax
@@ -86,21 +85,33 @@ def run(config: Config = Config()) -> Data:
 
     every = tuple(make() for make in ODD)
 
-    def largest_drift(which: jax.Array, n: int) -> jax.Array:
-        key_weights, key_states = jax.random.split(jax.random.key(config.seed))
-        network = CTRNN(DenseSkew.init(key_weights, n), OneOf(every, which))
-        x0 = jax.random.normal(key_states, (config.states, n))
-        steps = round(config.duration / config.dt)
-        trajectory = simulate(network, x0, dt=config.dt, num_steps=steps, solver=DiscreteGradient())
-        return jnp.max(jnp.abs(energy_drift(network, states(trajectory))))
+    # Neurons without weights are added, which stay at 0: one program for all sizes.
+    most, steps = max(config.sizes), round(config.duration / config.dt)
 
     @jax.jit
-    def largest_drifts(which):
-        return jnp.stack(
-            [jax.lax.map(partial(largest_drift, n=n), which) for n in config.sizes], -1
-        )
+    def networks():
+        key_weights, key_states = jax.random.split(jax.random.key(config.seed))
+        W, starts = [], []
+        for n in config.sizes:
+            still = (0, most - n)
+            W.append(jnp.pad(DenseSkew.init(key_weights, n).W, still))
+            x0 = jax.random.normal(key_states, (config.states, n))
+            starts.append(jnp.pad(x0, ((0, 0), still)))
+        return jnp.stack(W), jnp.stack(starts)
 
-    drifts = np.asarray(largest_drifts(jnp.arange(len(ODD))))
+    def largest_drift(which, W, starts):
+        network = CTRNN(DenseSkew(W), OneOf(every, which))
+        run = simulate(network, starts, dt=config.dt, num_steps=steps, solver=DiscreteGradient())
+        return jnp.max(jnp.abs(energy_drift(network, states(run))))
+
+    @jax.jit
+    def largest_drifts(which, W, starts):
+        def of_all_sizes(which):
+            return jax.lax.map(lambda network: largest_drift(which, *network), (W, starts))
+
+        return jax.lax.map(of_all_sizes, which)
+
+    drifts = np.asarray(largest_drifts(jnp.arange(len(ODD)), *networks()))
     return Data(config, np.asarray(orbits), np.asarray(periods), drifts)
 
 

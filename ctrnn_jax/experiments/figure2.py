@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import diffrax
@@ -10,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._analysis.frequencies import orbit_frequency
 from .._analysis.period import period
 from .._network.activations import HardTanh, Linear, Tanh
 from .._network.model import CTRNN
@@ -18,7 +18,15 @@ from .._network.weights import BlockSkew, DenseSkew
 from .._simulate.api import simulate
 from .._simulate.trajectory import Trajectory
 from ..solvers import ExactLinear
-from ._common import Verdict, at_most, needs_float64, normal, states
+from ._common import (
+    OneOf,
+    Verdict,
+    at_most,
+    exact_frequencies,
+    needs_float64,
+    normal,
+    states,
+)
 from ._portraits import portraits
 
 CAPTION = (
@@ -73,33 +81,37 @@ def run(config: Config = Config()) -> Data:
     """Simulate what is drawn, follow every orbit once around, and look at linear networks."""
     needs_float64()
     x0 = jnp.asarray(config.starts)
-    drawn, distances, errors = {}, [], []
-    for name, make in ACTIVATIONS.items():
+    kinds = tuple(make() for make in ACTIVATIONS.values())
 
-        def orbits(omega, make=make):
-            """One located period, the distance after it, the error of the period."""
-            rnn = CTRNN(BlockSkew(omega[None]), make())
-            T = period(rnn, x0)
+    def orbits(which, omega):
+        """One located period, the run through it, the distance after it."""
+        rnn = CTRNN(BlockSkew(omega[None]), OneOf(kinds, which))
+        T = period(rnn, x0)
 
-            def once_around(x, T):
-                return simulate(
-                    rnn, x, dt=T / config.saves, num_steps=config.saves, solver=diffrax.Dopri8(),
-                    rtol=1e-12, atol=1e-12,
-                )  # fmt: skip
+        def once_around(x, T):
+            return simulate(
+                rnn, x, dt=T / config.saves, num_steps=config.saves, solver=diffrax.Dopri8(),
+                rtol=1e-12, atol=1e-12,
+            )  # fmt: skip
 
-            run = jax.vmap(once_around)(x0, T)
-            away = jnp.linalg.norm(states(run)[:, -1] - x0, axis=-1)
-            distance = away / jnp.linalg.norm(x0, axis=-1)
-            return run, distance, jnp.abs(T * orbit_frequency(rnn, x0) - 1)
+        run = jax.vmap(once_around)(x0, T)
+        away = jnp.linalg.norm(states(run)[:, -1] - x0, axis=-1)
+        return T, run, away / jnp.linalg.norm(x0, axis=-1)
 
-        found = jax.jit(jax.vmap(orbits))(jnp.asarray(config.omegas))
-        runs, distance, error = jax.tree.map(np.asarray, found)
-        for k, omega in enumerate(config.omegas):
-            drawn[name, omega] = [
-                jax.tree.map(lambda leaf, k=k, i=i: leaf[k, i], runs) for i in range(len(x0))
-            ]
-        distances.append(distance)
-        errors.append(error)
+    omegas = jnp.asarray(config.omegas)
+
+    @jax.jit
+    def all_orbits(which):
+        return jax.lax.map(lambda k: jax.vmap(partial(orbits, k))(omegas), which)
+
+    T, runs, distances = jax.tree.map(np.asarray, all_orbits(jnp.arange(len(kinds))))
+    drawn = {
+        (name, omega): [
+            jax.tree.map(lambda leaf, at=(k, j, i): leaf[at], runs) for i in range(len(x0))
+        ]
+        for k, name in enumerate(ACTIVATIONS)
+        for j, omega in enumerate(config.omegas)
+    }
 
     # Neurons without weights are added, which stay at 0: one program for all sizes.
     most = max(config.sizes)
@@ -126,8 +138,8 @@ def run(config: Config = Config()) -> Data:
     return Data(
         config,
         drawn,
-        np.array(distances),
-        np.array(errors),
+        distances,
+        np.abs(T * np.asarray(exact_frequencies(kinds, omegas, x0)) - 1),
         np.array(real_parts),
         np.array(changes),
     )

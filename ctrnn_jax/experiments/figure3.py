@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,7 +16,7 @@ from .._network.model import CTRNN
 from .._network.weights import BlockSkew
 from .._simulate.api import simulate
 from .._simulate.trajectory import Trajectory
-from ._common import Verdict, at_least, at_most, needs_float64, states
+from ._common import OneOf, Verdict, at_least, at_most, needs_float64, states
 from ._portraits import portraits
 
 CAPTION = (
@@ -71,19 +72,24 @@ def run(config: Config = Config()) -> Data:
     weights = BlockSkew(jnp.asarray([config.omega]))
     steps = round(config.duration / config.dt)
     long_steps = round(config.long_duration / config.dt)
-    trajectories, drifts, periods, velocities, predicted = {}, {}, {}, {}, {}
-    for name, make in ACTIVATIONS.items():
-        rnn = CTRNN(weights, make())
-        bound = config.max_norm if name == "ReLU" else None
+    kinds = tuple(make() for make in ACTIVATIONS.values())
+
+    @jax.jit
+    def look(which, bound):
+        rnn = CTRNN(weights, OneOf(kinds, which))
         run = simulate(rnn, x0, dt=config.dt, num_steps=steps, rtol=1e-12, max_norm=bound)
-        trajectories[name] = run
-        drifts[name] = float(jnp.max(jnp.abs(energy_drift(rnn, states(run)))))
-        periods[name] = np.asarray(period(rnn, x0))
         far = simulate(
             rnn, x0, dt=config.dt, num_steps=long_steps, save_every=long_steps, rtol=1e-12
         )
-        velocities[name] = np.asarray(rnn(None, states(far)[:, -1].T)).T
-        level = np.asarray(energy(rnn, x0))
+        drift = jnp.max(jnp.abs(energy_drift(rnn, states(run))))
+        return run, drift, period(rnn, x0), rnn(None, states(far)[:, -1].T).T, energy(rnn, x0)
+
+    trajectories, drifts, periods, velocities, predicted = {}, {}, {}, {}, {}
+    for k, name in enumerate(ACTIVATIONS):
+        bound = config.max_norm if name == "ReLU" else np.inf
+        run, *found = look(jnp.asarray(k), jnp.asarray(bound))
+        drift, periods[name], velocities[name], level = map(np.asarray, found)
+        trajectories[name], drifts[name] = run, float(drift)
         # Sigmoid: x grows until softplus(-ωx) is 0, and softplus(ωy) has all of E + 2 log 2.
         # ReLU: x grows with y at rest, where (ωy)²/2 = E. Tanh does neither.
         sigmoid = name == "sigmoid"

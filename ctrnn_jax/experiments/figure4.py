@@ -9,13 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._analysis.frequencies import orbit_frequency
 from .._analysis.spectra import dominant_frequency, power_spectrum
 from .._network.activations import HardTanh, Linear, Tanh
 from .._network.model import CTRNN
 from .._network.weights import BlockSkew
 from .._simulate.api import simulate
-from ._common import Verdict, at_least, at_most, needs_float64, states
+from ._common import (
+    OneOf,
+    Verdict,
+    at_least,
+    at_most,
+    exact_frequencies,
+    needs_float64,
+    states,
+)
 
 CAPTION = (
     "Spectral response of two neurons for selected angular frequencies, one colour each: "
@@ -74,24 +81,30 @@ def run(config: Config = Config()) -> Data:
     needs_float64()
     x0 = jnp.asarray(config.start)
     steps = round(config.duration / config.dt)
+    kinds = tuple(make() for make in ACTIVATIONS.values())
+
+    @jax.jit
+    def sweep(which, omegas):
+        def orbit(omega):
+            rnn = CTRNN(BlockSkew(omega[None]), OneOf(kinds, which))
+            run = simulate(rnn, x0, dt=config.dt, num_steps=steps, rtol=1e-9, atol=1e-9)
+            return states(run)[:, 0]
+
+        y = jax.vmap(orbit)(omegas)
+        return *power_spectrum(y, config.dt), dominant_frequency(y, config.dt)
+
     f = np.zeros(0)
     amplitudes, measured, exact = {}, {}, {}
-    for name, make in ACTIVATIONS.items():
-
-        def orbit(omega, make=make):
-            rnn = CTRNN(BlockSkew(omega[None]), make())
-            run = simulate(rnn, x0, dt=config.dt, num_steps=steps, rtol=1e-9, atol=1e-9)
-            return states(run)[:, 0], orbit_frequency(rnn, x0)
-
-        for w_m in config.w_m:
-            y, expected = jax.vmap(orbit)(jnp.asarray(_omegas(config, w_m)))
-            f, power = power_spectrum(y, config.dt)
+    for w_m in config.w_m:
+        omegas = jnp.asarray(_omegas(config, w_m))
+        laws = np.asarray(exact_frequencies(kinds, omegas, x0))
+        for k, name in enumerate(ACTIVATIONS):
+            exact[name, w_m] = laws[k]
+            f, power, measured[name, w_m] = map(np.asarray, sweep(jnp.asarray(k), omegas))
             # A sine of amplitude a has the density a²/3 in its bin of width Δf, times 1/Δf: the
             # Hann window spreads its power a²/2 over 1.5 bins.
-            amplitudes[name, w_m] = np.sqrt(3 * np.asarray(power) * float(f[1]))
-            measured[name, w_m] = np.asarray(dominant_frequency(y, config.dt))
-            exact[name, w_m] = np.asarray(expected)
-    return Data(config, np.asarray(f), amplitudes, measured, exact)
+            amplitudes[name, w_m] = np.sqrt(3 * power * f[1])
+    return Data(config, f, amplitudes, measured, exact)
 
 
 def check(data: Data) -> list[Verdict]:

@@ -11,6 +11,7 @@ import os
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "5": figure5,
     "chaos": chaos,
 }
-_LONGEST_FIRST = ("chaos", "5", "2", "3", "4", "1")
+_LONGEST_FIRST = ("chaos", "1", "2", "5", "4", "3")
 
 
 def reproduce(
@@ -65,6 +66,7 @@ class Result(NamedTuple):
     config: Any
     verdicts: list[Verdict]
     picture: Any
+    files: dict[str, bytes]  # the picture by ending
 
 
 def compute(
@@ -94,7 +96,10 @@ def compute(
             name = running[done]
             experiment, data = EXPERIMENTS[name], done.result()
             # Here, not beside each other: pyplot belongs to one thread.
-            results[name] = Result(configs[name], experiment.check(data), experiment.plot(data))
+            picture = experiment.plot(data)
+            results[name] = Result(
+                configs[name], experiment.check(data), picture, _as_files(picture)
+            )
     except BaseException:
         _close(results)
         raise
@@ -112,18 +117,25 @@ def write(out: str | Path, results: dict[str, Result]) -> None:
     """The files of `reproduce`; closes the pictures."""
     try:
         with appearing_together(Path(out)) as folder:
-            for name, (_, _, picture) in results.items():
-                picture.savefig(folder / f"{_title(name)}.png", dpi=150)
-                # No date inside: a second run gives the same file.
-                picture.savefig(folder / f"{_title(name)}.pdf", metadata={"CreationDate": None})
+            for name, result in results.items():
+                for ending, content in result.files.items():
+                    (folder / f"{_title(name)}.{ending}").write_bytes(content)
             verdicts = {
                 _title(name): [v.as_dict() for v in result.verdicts]
                 for name, result in results.items()
             }
             write_json(folder / "verdicts.json", verdicts)
-            (folder / "report.html").write_text(_report(results, folder), encoding="utf-8")
+            (folder / "report.html").write_text(_report(results), encoding="utf-8")
     finally:
         _close(results)
+
+
+def _as_files(picture: Any) -> dict[str, bytes]:
+    png, pdf = BytesIO(), BytesIO()
+    picture.savefig(png, format="png", dpi=150)
+    # No date inside: a second run gives the same file.
+    picture.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+    return {"png": png.getvalue(), "pdf": pdf.getvalue()}
 
 
 def _close(results: dict[str, Result]) -> None:
@@ -227,7 +239,7 @@ color: #7a4a00; } code { font-size: 0.85rem; }
 """
 
 
-def _report(results: dict[str, Result], folder: Path) -> str:
+def _report(results: dict[str, Result]) -> str:
     """One page with everything inside: it needs no network and no other file."""
     verdicts = [v for result in results.values() for v in result.verdicts]
     counts = {s: sum(v.status == s for v in verdicts) for s in ("pass", "counter-example", "fail")}
@@ -242,9 +254,9 @@ def _report(results: dict[str, Result], folder: Path) -> str:
         f"<p>{len(verdicts)} verdicts: {counts['pass']} pass, {counts['counter-example']} "
         f"counter-examples, {counts['fail']} fail.</p>",
     ]
-    for name, (config, vs, _) in results.items():
+    for name, (config, vs, _, files) in results.items():
         module = EXPERIMENTS[name]
-        picture = base64.b64encode((folder / f"{_title(name)}.png").read_bytes()).decode()
+        picture = base64.b64encode(files["png"]).decode()
         heading = html.escape((module.__doc__ or "").split("\n")[0].rstrip("."))
         parts += [
             f"<h2>{heading}</h2>",
