@@ -178,15 +178,16 @@ class CTRNN(eqx.Module):
 def one_network(rnn: Any) -> CTRNN:
     """rnn, refused unless it is a single CTRNN of a dtype that JAX has now."""
     checks.instance("rnn", rnn, CTRNN, "a CTRNN")
-    ndim, n = rnn.weights.parameter_ndim, rnn.size
-    shapes = [] if ndim is None else [jnp.shape(leaf) for leaf in jax.tree.leaves(rnn.weights)]
+    weights, bias, leak, push = rnn.weights, rnn.bias, rnn.leak, rnn.input_weights
+    ndim, n = weights.parameter_ndim, weights.size
+    shapes = [] if ndim is None else [np.shape(leaf) for leaf in jax.tree.leaves(weights)]
     stacked = any(len(shape) > (ndim or 0) for shape in shapes)
-    stacked = stacked or (rnn.bias is not None and rnn.bias.shape != (n,))
-    stacked = stacked or (rnn.input_weights is not None and rnn.input_weights.ndim != 2)
-    if stacked or (rnn.leak is not None and rnn.leak.shape not in ((), (n,))):
+    stacked = stacked or (bias is not None and bias.shape != (n,))
+    stacked = stacked or (push is not None and push.ndim != 2)
+    if stacked or (leak is not None and leak.shape not in ((), (n,))):
         expected = "one network; map over an ensemble by eqx.filter_vmap or jax.vmap"
         checks.fail("rnn", expected, f"parameters with leading axes, weights {shapes}")
-    checks.available("rnn", rnn.dtype)
+    checks.available("rnn", weights.dtype)
     return rnn
 
 
