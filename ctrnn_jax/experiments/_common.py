@@ -131,9 +131,10 @@ def exact_frequencies(
     """Of the orbits of two neurons: (activations, omegas, ...) in Hz."""
 
     def of(activation: AbstractActivation) -> Array:
-        return jax.vmap(lambda w: orbit_frequency(CTRNN(BlockSkew(w[None]), activation), x0))(
-            omegas
-        )
+        def at(w: Array) -> Array:
+            return orbit_frequency(CTRNN(BlockSkew(w[None]), activation), x0)
+
+        return jax.vmap(at)(omegas)
 
     return jnp.stack([of(activation) for activation in activations])
 
