@@ -20,6 +20,8 @@ from ._analysis.memory import memory_capacity
 from ._analysis.period import period
 from ._analysis.spectra import dominant_frequency, power_spectrum, spectrogram
 from ._files.models import load, save
+from ._files.record import record
+from ._files.recordings import Recording, open_recording
 from ._files.signals import read_signal
 from ._network.activations import (
     Arctan,
@@ -86,7 +88,7 @@ __all__ = [  # noqa: RUF022 - by subject
     "Oscillator", "fit", "fit_frequency", "fit_spectrum", "fit_signal", "losses",
     "SequenceModel", "fit_readout",
     # files, pictures, the paper
-    "save", "load", "read_signal", "plot", "experiments",
+    "save", "load", "record", "open_recording", "Recording", "read_signal", "plot", "experiments",
 ]
 # fmt: on
 

@@ -15,6 +15,7 @@ import numpy as np
 import typer
 
 from .._files.exports import labelled
+from .._files.recordings import Recording
 from .._util.labelled import Labelled
 from .export import told_of
 from .parts import loaded
@@ -38,7 +39,9 @@ def environment() -> dict[str, str]:
 def info(
     file: Annotated[
         Path | None,
-        typer.Argument(help="A .ctrnn file: tell what it holds instead.", show_default=False),
+        typer.Argument(
+            help="A .ctrnn file, or a recording: tell what it holds instead.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Print versions, devices and precision: what a bug report needs. Of a FILE, what it holds."""
@@ -50,8 +53,17 @@ def info(
 
 def _contents(file: Path) -> list[tuple[str, Any]]:
     with loaded("FILE", file) as obj:
+        if isinstance(obj, Recording):
+            return [("file", file), *_recorded(obj)]
         size = f"{file}, {file.stat().st_size} bytes"
         return [("file", size), *_described("", obj), *told_of(file, obj).items()]
+
+
+def _recorded(recording: Recording) -> Iterator[tuple[str, Any]]:
+    yield from recording.settings.items()
+    yield "saves", f"{recording.num_saves} of {recording.header['of']}"
+    for name, stored in recording.stored.items():
+        yield name, f"{stored.dtype} {stored.shape}, {stored.nbytes} bytes"
 
 
 def _described(place: str, obj: Any) -> Iterator[tuple[str, Any]]:

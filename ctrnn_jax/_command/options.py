@@ -88,7 +88,7 @@ def seed_of(seed: int) -> int:
 def fits(what: str, memory: int | float, disk: int | float, out: Path) -> None:
     """Refuse what cannot fit, in bytes, before it is begun."""
     memory, disk = (float(min(size, 1e30)) for size in (memory, disk))  # also of absurd integers
-    available, free = _available_memory(), shutil.disk_usage(place_for(out)).free
+    available, free = available_memory(), shutil.disk_usage(place_for(out)).free
     if available is not None and memory > available:
         expected = f"a run that fits into the {available / 1e9:.3g} GB of memory available"
         checks.fail("memory", expected, f"about {memory / 1e9:.3g} GB: {what}")
@@ -97,7 +97,7 @@ def fits(what: str, memory: int | float, disk: int | float, out: Path) -> None:
         checks.fail("disk", expected, f"{disk / 1e9:.3g} GB: {what}")
 
 
-def _available_memory() -> float | None:
+def available_memory() -> float | None:
     """Bytes that are free or can be freed; all there are, or None, where nobody tells."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         text = Path("/proc/meminfo").read_text(encoding="ascii")
@@ -105,6 +105,15 @@ def _available_memory() -> float | None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
     return None
+
+
+def same_options(option: str, settings: Any, free: tuple[str, ...]) -> None:
+    """Refuse options besides `option` and the free ones."""
+    for field in dataclasses.fields(settings):
+        if field.name not in free and getattr(settings, field.name) != field.default:
+            names = ", ".join(f"--{name}" for name in free if f"--{name}" != option)
+            other = f"--{field.name.replace('_', '-')}"
+            checks.fail(option, f"no options besides {names}", other)
 
 
 def make_devices(devices: int | None) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from .._files.arrays import read_array
 from .._files.models import load
+from .._files.recordings import Recording, open_recording
 from .._network.model import CTRNN
 from .._network.products import AbstractWeights
 from .._simulate.trajectory import Trajectory
@@ -30,13 +31,13 @@ def finite_array(option: str, array: np.ndarray, dtype: Any) -> jax.Array:
 
 @contextlib.contextmanager
 def loaded(option: str, path: Path) -> Iterator[Any]:
-    """What a file of this library holds, whatever its dtype: float64 is on meanwhile."""
-    if not path.is_file():
+    """What a file of this library holds, or a recording; of any dtype: float64 is on meanwhile."""
+    if not path.exists():
         checks.fail(option, "an existing file", str(path))
     before = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     try:
         jax.config.update("jax_enable_x64", True)
-        yield load(path)
+        yield open_recording(path) if path.is_dir() else load(path)
     finally:
         jax.config.update("jax_enable_x64", before)
 
@@ -49,11 +50,11 @@ def read_part(
     *,
     selects: bool = False,
 ) -> np.ndarray:
-    """An array out of a file of numbers, or the part of a file of this library that is meant.
+    """An array out of a file of numbers, or the part that is meant of a file of this library.
 
     `array` and `selects` are those of `read_array`.
     """
-    if path.suffix.lower() != ".ctrnn":
+    if path.suffix.lower() != ".ctrnn" and not path.is_dir():
         return read_array(option, path, array, selects=selects)
     if array is not None:
         checks.fail("array", "none: the file holds one network", repr(array))
@@ -85,7 +86,9 @@ def input_weights_of(found: Any) -> Any:
 
 
 def states_of(found: Any) -> Any:
-    """The last states of a trajectory, whatever its leading axes; an oscillator's initial one."""
+    """The last states of a run, whatever its leading axes; an oscillator's initial one."""
+    if isinstance(found, Recording):
+        return found.end.x.reshape(-1, found.end.x.shape[-1])
     if isinstance(found, Trajectory):
         return None if found.xs is None else found.xs[..., -1, :].reshape(-1, found.xs.shape[-1])
     return (

@@ -16,6 +16,8 @@ from typer import Option
 
 from .._files.arrays import read_array
 from .._files.models import save
+from .._files.record import record
+from .._files.recordings import Recording, open_recording
 from .._files.writing import appearing_together, write_json
 from .._network.model import CTRNN
 from .._network.products import AbstractWeights
@@ -45,7 +47,10 @@ from .options import (
     seed_of,
 )
 from .parts import finite_array, input_weights_of, matrix_of, read_part, states_of
+from .recorded import RECORDING, begin, is_recorded, resumed
 from .simulate_results import Run, measure, pictures, table
+
+_MEMORY = 5.0  # times the saved states: these, and their energies to draw the drift
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +162,18 @@ class Settings:
         ),
     ] = None
     progress: Progress = True
+    record: Annotated[
+        bool | None,
+        Option(
+            help="Write the states to recording.zarr in --out while they are computed, whatever"
+            " their size, instead of trajectory.ctrnn.",
+            show_default="where they would take half of the memory",
+        ),
+    ] = None
+    resume: Annotated[
+        bool,
+        Option("--resume", help="Go on with the recording in --out, with the options it had."),
+    ] = False
 
 
 def simulate_to_folder(settings: Settings) -> None:
@@ -166,6 +183,8 @@ def simulate_to_folder(settings: Settings) -> None:
     for quasi-periodic motion; --amplitude 1 is chaotic. With --inputs or --noise energy is
     exchanged: instead of its drift the energy balance is told, where that can be.
     """
+    if settings.resume:
+        settings = resumed(settings)
     make_devices(settings.devices)
     with prepared(settings.out, settings.dtype, settings.device):
         _simulate_to_folder(settings)
@@ -182,6 +201,8 @@ def _simulate_to_folder(settings: Settings) -> None:
     solver = solver_named(solver)
     asked, steps, save_every = _steps(settings, read)
     rnn, x0 = _network_and_states(settings, dtype, 1 + steps // save_every, read)
+    saved = x0.nbytes * (1 + steps // save_every)
+    recorded = is_recorded(settings.record, _MEMORY * saved, saved, settings.out)
     drive = _drive(settings, read, len(x0), dtype)
     options = {
         "dt": settings.dt,
@@ -192,18 +213,16 @@ def _simulate_to_folder(settings: Settings) -> None:
     }
     adapted(solver).check(rnn, x0[:1])  # a bias without energy, which is not seen when traced
     mesh = mesh_of(settings.devices, settings.device, x0, solver)
-    arrays, static = eqx.partition((rnn, drive), eqx.is_array)
-
-    def run(arrays: Any, x0: jax.Array) -> Trajectory:
-        many = {"num_steps": steps, "save_every": save_every, "mesh": mesh}
-        rnn, drive = eqx.combine(arrays, static)
-        return simulate(rnn, x0, **options, **many, **drive.options(), progress=settings.progress)
-
-    start = time.perf_counter()
-    compiled = jax.jit(run).lower(arrays, x0).compile()
-    compiled_at = time.perf_counter()
-    trajectory = jax.block_until_ready(compiled(arrays, x0))
-    seconds = time.perf_counter() - compiled_at
+    many = {"num_steps": steps, "save_every": save_every, "mesh": mesh}
+    many |= {"progress": settings.progress, **options}
+    if recorded:
+        begin(given)
+        many |= drive.options()
+        trajectory, seconds, share = _recorded(settings.out, rnn, x0, many)
+        compilation = None
+    else:
+        share = 1
+        trajectory, seconds, compilation = _in_memory(rnn, x0, drive, many)
     measured, part, balance = measure(Run(rnn, trajectory, steps, save_every, options, drive))
     results = {
         "states": x0.shape[0],
@@ -215,9 +234,10 @@ def _simulate_to_folder(settings: Settings) -> None:
         "solver": type(solver).__name__,
         "driven_by": _driven_by(given, read),
         "devices": 1 if mesh is None else mesh.size,
+        "recording": RECORDING if recorded else None,
         "wall_time_s": seconds,
-        "compile_time_s": compiled_at - start,
-        "state_steps_per_s": x0.shape[0] * steps / seconds,
+        "compile_time_s": compilation,
+        "state_steps_per_s": x0.shape[0] * steps * share / seconds if share else None,
         **measured,
     }
     settings = given
@@ -230,11 +250,41 @@ def _simulate_to_folder(settings: Settings) -> None:
 
     with appearing_together(settings.out) as workplace:
         save(workplace / "network.ctrnn", rnn)
-        save(workplace / "trajectory.ctrnn", trajectory)
+        if not recorded:
+            save(workplace / "trajectory.ctrnn", trajectory)
         write_json(workplace / "summary.json", summary)
         draw(workplace, pictures(rnn, trajectory, part, balance))
     print(table(results))
     print(f"results in {settings.out}")
+
+
+def _in_memory(
+    rnn: CTRNN, x0: jax.Array, drive: Drive, options: dict[str, Any]
+) -> tuple[Trajectory, float, float]:
+    """The run, the seconds it took, and those of its compilation."""
+    arrays, static = eqx.partition((rnn, drive), eqx.is_array)
+
+    def run(arrays: Any, x0: jax.Array) -> Trajectory:
+        rnn, drive = eqx.combine(arrays, static)
+        return simulate(rnn, x0, **options, **drive.options())
+
+    start = time.perf_counter()
+    compiled = jax.jit(run).lower(arrays, x0).compile()
+    compiled_at = time.perf_counter()
+    trajectory = jax.block_until_ready(compiled(arrays, x0))
+    return trajectory, time.perf_counter() - compiled_at, compiled_at - start
+
+
+def _recorded(
+    out: Path, rnn: CTRNN, x0: jax.Array, options: dict[str, Any]
+) -> tuple[Recording, float, float]:
+    """The run, the seconds for what was not there already, and which share of it that was."""
+    path, before = out / RECORDING, 0
+    if path.exists():
+        before = open_recording(path).num_saves
+    start = time.perf_counter()
+    found = record(path, rnn, x0, **options)
+    return found, time.perf_counter() - start, 1 - before / found.num_saves
 
 
 def _steps(settings: Settings, inputs: Inputs | None = None) -> tuple[int, int, int]:
@@ -281,8 +331,9 @@ def _check_size(settings: Settings, n: int, states: int, saves: int) -> None:
     size = jnp.dtype(settings.dtype).itemsize
     saved = states * saves * n * size
     what = f"{states} states of {n} neurons, each saved {saves} times (see --save-every)"
-    # Weights and their products; the saved states, and their energies to draw the drift.
-    fits(what, 4 * n**2 * size + 5 * saved, n**2 * size + saved, settings.out)
+    # Weights and their products; what is not recorded is in memory.
+    memory = 4 * n**2 * size + (_MEMORY * saved if settings.record is False else 0)
+    fits(what, memory, n**2 * size + saved, settings.out)
 
 
 def _drive(settings: Settings, read: Inputs | None, states: int, dtype: Any) -> Drive:

@@ -11,10 +11,12 @@ import numpy as np
 
 from .._analysis.balance import EnergyBalance, energy_balance
 from .._analysis.spectra import dominant_frequency
+from .._files.recordings import Recording
 from .._network.invariants import energy, energy_drift
 from .._network.model import CTRNN
 from .._simulate.api import simulate
 from .._simulate.trajectory import Trajectory
+from .._util.stored import Stored
 from .drive import Drive
 
 _PER_PERIOD = 20  # least saves in the fastest period of small oscillations, to draw curves
@@ -51,7 +53,7 @@ class Run(NamedTuple):
     """A run that was made: `options` are those of `simulate`, what drives the network apart."""
 
     rnn: CTRNN
-    trajectory: Trajectory
+    trajectory: Trajectory | Recording
     steps: int
     save_every: int
     options: dict[str, Any]
@@ -67,11 +69,7 @@ def measure(run: Run) -> tuple[dict[str, Any], Part, EnergyBalance | None]:
     running = np.asarray(trajectory.stopped_at) < 0
     median = largest = None
     if running.any() and _has_energy(rnn) and not drive:
-        xs = np.asarray(trajectory.xs)
-        at_once = max(1, _MOST_VALUES // xs[0].size)
-        blocks = np.array_split(np.flatnonzero(running), math.ceil(running.sum() / at_once))
-        drifts = [np.abs(np.asarray(energy_drift(rnn, xs[rows]))).max(axis=-1) for rows in blocks]
-        worst = np.concatenate(drifts)
+        worst = _largest_drifts(rnn, trajectory, np.flatnonzero(running))
         median, largest = float(np.median(worst)), float(np.max(worst))
     balance = _balance(run) if drive else None
     part = _densely_saved(run)
@@ -100,6 +98,22 @@ def measure(run: Run) -> tuple[dict[str, Any], Part, EnergyBalance | None]:
         "dominant_frequency_span_s": part.seconds,
     }
     return numbers, part, balance
+
+
+def _largest_drifts(rnn: CTRNN, trajectory: Trajectory | Recording, rows: np.ndarray) -> np.ndarray:
+    """Of these trajectories: of blocks of them, or of a recording chunk after chunk."""
+
+    def largest(xs: np.ndarray) -> np.ndarray:
+        return np.abs(np.asarray(energy_drift(rnn, xs))).max(axis=-1)
+
+    if isinstance(trajectory.xs, Stored):
+        first = trajectory.xs[rows, :1]
+        with_first = (np.concatenate([first, part[rows]], 1) for part in trajectory.xs.parts())
+        return np.max([largest(xs) for xs in with_first], axis=0)
+    xs = np.asarray(trajectory.xs)
+    at_once = max(1, _MOST_VALUES // xs[0].size)
+    blocks = np.array_split(rows, math.ceil(len(rows) / at_once))
+    return np.concatenate([largest(xs[block]) for block in blocks])
 
 
 def _balance(run: Run) -> EnergyBalance | None:
@@ -150,7 +164,7 @@ def _densely_saved(run: Run) -> Part:
     if each >= save_every:
         part, each = _taken(trajectory, rows, _MOST_SAVES), save_every
     else:
-        x0 = jnp.asarray(np.asarray(trajectory.xs)[rows, 0])
+        x0 = jnp.asarray(_states(trajectory)[rows, 0])
         driven = drive.options(saves * each, rows)
         part = simulate(rnn, x0, **options, **driven, num_steps=saves * each, save_every=each)
     excerpt = 1 + math.ceil(min(_PERIODS_DRAWN[0] * period / (each * options["dt"]), saves))
@@ -211,9 +225,15 @@ def table(results: dict[str, Any]) -> str:
         "steps": steps,
         **({"driven by": _driven_by(driven)} if driven else {}),
         "solver": f"{results['solver']}, on {results['devices']} device(s)",
-        "wall time": f"{number(results['wall_time_s'], ' s')}, after"
-        f" {number(results['compile_time_s'], ' s')} of compilation",
-        "speed": number(results["state_steps_per_s"], " state-steps/s"),
+        "wall time": f"{number(results['wall_time_s'], ' s')}, "
+        + (
+            f"after {number(results['compile_time_s'], ' s')} of compilation"
+            if results["recording"] is None
+            else "compilation and writing included"
+        ),
+        "speed": "not measured: recorded before"
+        if results["state_steps_per_s"] is None
+        else number(results["state_steps_per_s"], " state-steps/s"),
         **energies,
         "stopped": f"{results['stopped']} trajectories",
         "frequency": frequency,
@@ -257,7 +277,7 @@ def _energies(results: dict[str, Any], ran: int) -> dict[str, str]:
 
 
 def pictures(
-    rnn: CTRNN, trajectory: Trajectory, part: Part, balance: EnergyBalance | None
+    rnn: CTRNN, trajectory: Trajectory | Recording, part: Part, balance: EnergyBalance | None
 ) -> dict[str, Callable[[Any], Any]]:
     """Functions that draw into an empty figure: the drift of all, the motion of a part."""
     from .. import plot
@@ -313,14 +333,17 @@ def pictures(
     return found
 
 
-def _taken(trajectory: Trajectory, rows: Any, saves: int | None = None) -> Trajectory:
+def _states(trajectory: Trajectory | Recording) -> Any:
+    """To be indexed by NumPy: JAX would compile each of these; those on disk as they are."""
+    xs = trajectory.xs
+    return xs if isinstance(xs, Stored) else np.asarray(xs)
+
+
+def _taken(trajectory: Trajectory | Recording, rows: Any, saves: int | None = None) -> Trajectory:
     """Some trajectories, up to some save."""
-    # By NumPy: JAX would compile each of these.
-    ts, xs, *ends = map(
-        np.asarray, (trajectory.ts, trajectory.xs, trajectory.stopped_at, trajectory.unconverged_at)
-    )
+    ts, *ends = map(np.asarray, (trajectory.ts, trajectory.stopped_at, trajectory.unconverged_at))
     stopped_at, unconverged_at = (jnp.asarray(end[rows]) for end in ends)
-    xs = jnp.asarray(xs[rows, :saves])
+    xs = jnp.asarray(_states(trajectory)[rows, :saves])
     return Trajectory(jnp.asarray(ts[:saves]), xs, None, None, stopped_at, unconverged_at)
 
 

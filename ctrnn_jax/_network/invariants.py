@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._util import checks
+from .._util.stored import Stored, by_parts
 from .._util.types import Array, ArrayLike, Float, finite_or_nan
 from .model import CTRNN, check_input, one_network, per_neuron
 from .products import product
@@ -49,7 +50,7 @@ def bias_offset(rnn: CTRNN) -> Float[Array, " n"] | None:
     return jnp.where(residual > tolerance, jnp.nan, c)
 
 
-def energy(rnn: CTRNN, x: ArrayLike, u: ArrayLike | None = None) -> Float[Array, "*batch"]:
+def energy(rnn: CTRNN, x: ArrayLike | Stored, u: ArrayLike | None = None) -> Float[Array, "*batch"]:
     """The energy of states.
 
     E(x) = Σ_i Φ(z_i) with z = A x + B u + b in the rate form and z = x in the current form; there a
@@ -60,7 +61,7 @@ def energy(rnn: CTRNN, x: ArrayLike, u: ArrayLike | None = None) -> Float[Array,
 
     Args:
         rnn: the network.
-        x: (..., n) states.
+        x: (..., n) states, or those of a recording, of which one part at a time is read.
         u: (m,) or (..., m) inputs, of a network with `input_weights`; none unless given.
 
     Returns:
@@ -80,7 +81,8 @@ def energy(rnn: CTRNN, x: ArrayLike, u: ArrayLike | None = None) -> Float[Array,
     return _energy(rnn, "x", x, u)
 
 
-def _energy(rnn: CTRNN, name: str, x: ArrayLike, u: Any = None) -> Float[Array, "*batch"]:
+@by_parts
+def _energy(rnn: CTRNN, name: str, x: Any, u: Any = None) -> Float[Array, "*batch"]:
     columns, batch = _columns(rnn, name, x)
     if u is not None:
         u = jnp.asarray(u)
@@ -114,7 +116,7 @@ def with_offset(slope: Float[Array, " n *batch"], offset: Array | None) -> Array
     return slope if offset is None else slope + per_neuron(offset, slope)
 
 
-def casimirs(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch k"]:
+def casimirs(rnn: CTRNN, x: ArrayLike | Stored) -> Float[Array, "*batch k"]:
     """The Casimir invariants kᵀ z of states, one for each vector k of a basis of ker A.
 
     They are conserved whatever the energy. There is always one for odd n. In the current form
@@ -122,7 +124,7 @@ def casimirs(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch k"]:
 
     Args:
         rnn: the network, with skew-symmetric weights.
-        x: (..., n) states.
+        x: (..., n) states, or those of a recording, of which one part at a time is read.
 
     Returns:
         (..., k) values. k is the dimension of the kernel: the numerical one where the weights
@@ -132,7 +134,12 @@ def casimirs(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch k"]:
     Raises:
         TypeError, ValueError: for a wrong shape or dtype or weights that are not skew-symmetric.
     """
-    columns, batch = _columns(rnn, "x", x)
+    return _casimirs(rnn, "x", x)
+
+
+@by_parts
+def _casimirs(rnn: CTRNN, name: str, x: Any) -> Float[Array, "*batch k"]:
+    columns, batch = _columns(rnn, name, x)
     if not rnn.weights.is_skew:
         checks.fail("rnn", "skew-symmetric weights", type(rnn.weights).__name__)
     A = jax.lax.stop_gradient(rnn.weights.as_matrix())
@@ -146,12 +153,13 @@ def casimirs(rnn: CTRNN, x: ArrayLike) -> Float[Array, "*batch k"]:
     return values.T.reshape(*batch, nullity)
 
 
-def energy_drift(rnn: CTRNN, xs: ArrayLike) -> Float[Array, "*batch S"]:
+def energy_drift(rnn: CTRNN, xs: ArrayLike | Stored) -> Float[Array, "*batch S"]:
     """Relative energy drift along trajectories, (E(t) - E(0)) / |E(0)|, signed.
 
     Args:
         rnn: the network.
-        xs: (..., S, n) trajectories, as in `Trajectory.xs`.
+        xs: (..., S, n) trajectories, as in `Trajectory.xs`, or those of a recording, of which one
+            part at a time is read.
 
     Returns:
         (..., S), 0 at the first save. Where E(0) = 0 the difference itself. nan where a state is

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
+from .._files.recordings import Recording
 from .._simulate.trajectory import Trajectory
 from .._util import checks
+
+_MOST_ROWS, _MOST_VALUES, _LEAST_SAVES = 64, 2**24, 100  # of a recording, which may be larger
 
 
 class Orbits:
@@ -15,22 +19,45 @@ class Orbits:
 
     `last` (B,) is the last save worth drawing, -1 where there is none: a stopped trajectory only
     repeats its state from there on. `cut` (B,) marks those that end before the final time.
-    `which` names them, "" where there is only one.
+    `which` names them, "" where there is only one. Of a recording at most 64 trajectories are read,
+    or, `spaced`, all of them at no more saves than can be seen.
     """
 
-    def __init__(self, trajectory: Any, saves: int, *, index: Any = None, at_most: Any = None):
-        checks.instance("trajectory", trajectory, Trajectory, "a Trajectory, as of simulate")
+    def __init__(
+        self,
+        trajectory: Any,
+        saves: int,
+        *,
+        index: Any = None,
+        at_most: Any = None,
+        spaced: bool = False,
+    ):
+        kinds, recorded = (Trajectory, Recording), isinstance(trajectory, Recording)
+        checks.instance("trajectory", trajectory, kinds, "a Trajectory, as of simulate")
         if trajectory.xs is None:
             checks.fail("trajectory.xs", "states, as simulate(keep_states=True) keeps them", None)
         size, self.n = trajectory.xs.shape[-2:]
         if size < saves:
             checks.fail("trajectory.xs", f"at least {saves} saves", size)
-        xs = trajectory.xs.reshape(-1, size, self.n)
+        batch = trajectory.xs.shape[:-2]
+        total, step = math.prod(batch), 1
+        if recorded and spaced:
+            seen = max(_LEAST_SAVES, _MOST_VALUES // (total * self.n))
+            step = max(1, size // seen)
+        elif recorded:
+            at_most = min(at_most or total, _MOST_ROWS)
         if index is None:
-            rows = np.linspace(0, len(xs) - 1, min(len(xs), at_most or len(xs))).astype(int)
+            rows = np.linspace(0, total - 1, min(total, at_most or total)).astype(int)
         else:
-            rows = np.array([position("index", index, len(xs))])
-        self.ts, self.xs = np.asarray(trajectory.ts), np.asarray(xs[rows])
+            rows = np.array([position("index", index, total)])
+        if recorded and len(batch) == 1:
+            xs = trajectory.xs[rows, ::step]
+        elif recorded:
+            xs = np.stack([trajectory.xs[*np.unravel_index(row, batch), ::step] for row in rows])
+        else:
+            xs = trajectory.xs.reshape(-1, size, self.n)[rows]
+        self.ts, self.xs = np.asarray(trajectory.ts)[::step], np.asarray(xs)
+        size = len(self.ts)
         self.dt = float(self.ts[-1] - self.ts[0]) / (size - 1)
 
         finite = np.isfinite(self.xs).all(axis=-1)
@@ -43,7 +70,6 @@ class Orbits:
         if (self.last < 0).all():
             got = f"{len(rows)} of {len(rows)} not finite from the start"
             checks.fail("trajectory.xs", "a trajectory with finite states", got)
-        total = len(xs)
         every = f"all {total}" if len(rows) == total else f"{len(rows)} of {total}"
         one = f"trajectory {rows[0]} of {total}" if len(rows) == 1 else f"{every} trajectories"
         self.which = one if total > 1 else ""

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from .._analysis import spectra
+from .._files.recordings import Recording
 from .._simulate.trajectory import Trajectory
 from .._util import checks
 from .._util.types import ArrayLike
@@ -24,7 +25,7 @@ from ._style import (
 
 
 def spectrum(
-    trajectory: Trajectory,
+    trajectory: Trajectory | Recording,
     *,
     neuron: int | None = 0,
     max_frequency: ArrayLike | None = None,
@@ -90,7 +91,7 @@ def window_for(saves: int, cycles: float) -> int:
 
 
 def spectrogram(
-    trajectory: Trajectory,
+    trajectory: Trajectory | Recording,
     *,
     neuron: int = 0,
     index: int = 0,

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 
+from .._files.recordings import Recording
 from .._network import invariants
 from .._network.model import CTRNN, one_network
 from .._simulate.trajectory import Trajectory
@@ -39,7 +40,7 @@ def _portrait_axes(ax: Axes, horizontal: int, vertical: int, note: str | None = 
 
 
 def phase_portrait(
-    trajectory: Trajectory,
+    trajectory: Trajectory | Recording,
     *,
     neurons: Iterable[int] = (0, 1),
     max_trajectories: int = 64,
@@ -112,7 +113,7 @@ def phase_portrait(
 
 
 def time_series(
-    trajectory: Trajectory,
+    trajectory: Trajectory | Recording,
     *,
     neurons: Iterable[int] | None = None,
     index: int = 0,
@@ -152,12 +153,13 @@ def time_series(
     return ax
 
 
-def energy_drift(rnn: CTRNN, trajectory: Trajectory, *, ax: Axes | None = None) -> Axes:
+def energy_drift(rnn: CTRNN, trajectory: Trajectory | Recording, *, ax: Axes | None = None) -> Axes:
     """The size of the relative energy drift, |E(t) - E(0)| / |E(0)|, against time.
 
     For a batch its median, its 10 to 90 % band and its maximum, at each time. A stopped trajectory
     counts with its drift at the stop, a red cross, from there on. The first save, 0 by definition,
-    has no place on the logarithmic axis; drifts below the rounding unit are drawn at it.
+    has no place on the logarithmic axis; drifts below the rounding unit are drawn at it. Of a long
+    recording as many saves are read as can be seen.
 
     The legend tells the largest drift of a run, for a batch the median and the maximum over those
     that ran to the end.
@@ -165,7 +167,7 @@ def energy_drift(rnn: CTRNN, trajectory: Trajectory, *, ax: Axes | None = None) 
     Raises:
         TypeError, ValueError: also for another number of neurons than the network's.
     """
-    orbits = Orbits(trajectory, 2)
+    orbits = Orbits(trajectory, 2, spaced=True)
     drift = np.abs(np.asarray(invariants.energy_drift(rnn, orbits.xs)))
     saves = np.arange(len(orbits.ts))
     # Without those that stopped, the batch would seem to drift less from their stop on.
