@@ -57,6 +57,8 @@ def runs():
     yield lambda: simulated(linear, solver=ct.ExactLinear(), inputs=INPUTS)
     yield lambda: simulated(network(), rtol=1e-4)
     yield lambda: simulated(network(), adjoint="direct", rtol=1e-4, gradient=False)
+    for options in ({"solver": ct.PoissonSplitting()}, {"rtol": 1e-4}):
+        yield lambda a=options: simulated(network(), save_at=jnp.array([0.1, 0.25], DTYPE), **a)
     noise = {"solver": diffrax.Heun(), "noise": normal(6, 4, 2), "key": jax.random.key(0)}
     yield lambda: simulated(network(), **noise)
 
@@ -129,7 +131,7 @@ CALLS = {
 # What makes no program of products: files, meshes, and NumPy.
 NO_PRODUCTS = {
     "simulate", "batch_mesh", "use_cpu_cores", "harmonic_regression", "autoregression", "save",
-    "load", "read_signal",
+    "load", "record", "open_recording", "read_signal",
 }  # fmt: skip
 
 

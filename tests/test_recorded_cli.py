@@ -46,8 +46,8 @@ def interrupted(folder, monkeypatch, *arguments):
     monkeypatch.setattr(record_module, "_LEAST_SAVES", 1)
     written = record_module._Writer.write
 
-    def write(self, begin, run):
-        written(self, begin, run)
+    def write(self, begin, run, end):
+        written(self, begin, run, end)
         if begin > 80:
             raise Stop
 

@@ -237,8 +237,8 @@ def interrupted(path, saves, **changes):
 
     written = record_module._Writer.write
 
-    def write(self, begin, run):
-        written(self, begin, run)
+    def write(self, begin, run, end):
+        written(self, begin, run, end)
         if begin + self.header["chunk"] >= stop["at"]:
             raise Stop
 

@@ -43,7 +43,7 @@ _OPTIONS = [
     name
     for name, p in inspect.signature(simulate).parameters.items()
     if p.kind is p.KEYWORD_ONLY
-    and name not in ("dt", "num_steps", "save_every", "adjoint", "progress")
+    and name not in ("dt", "num_steps", "save_every", "save_at", "adjoint", "progress")
 ]
 _DEFAULTS = {name: inspect.signature(simulate).parameters[name].default for name in _OPTIONS}
 _NUMBERS = ("dt", "rtol", "atol", "max_norm", "noise")
@@ -195,7 +195,8 @@ def _go_on(
             if pending is not None:
                 writer.write(*pending)
                 bar.update(chunk * save_every)
-            pending = begin, run
+            # Made now: what JAX is asked for later waits for the run that was begun.
+            pending = begin, run, start
         if pending is not None:
             writer.write(*pending)
             bar.update(bar.total - bar.n)
@@ -207,8 +208,8 @@ class _Writer:
     def __init__(self, path: Path, found: Recording):
         self.path, self.header, self.told = path, found.header, found.settings
 
-    def write(self, begin: int, run: Trajectory) -> None:
-        """The saves of a run that began with save `begin`."""
+    def write(self, begin: int, run: Trajectory, end: End) -> None:
+        """The saves of a run that began with save `begin`, and its end."""
         chunk, of = self.header["chunk"], self.header["of"]
         found, total = labelled_run(run), begin + len(run.ts)
         complete = total == of
@@ -236,7 +237,7 @@ class _Writer:
                 write_file(stored.file((begin + ahead) // chunk), pieces, self.path)
         observed = (name for name in found.variables if name.startswith("observed"))
         self.header |= {"saves": total, "observed": _nested(run.observed, observed)}
-        own, end = self.path / OWN, run.end
+        own = self.path / OWN
         try:
             save(own / end_file(total), end)
         except TypeError:  # a carry of other classes than dict, list and tuple

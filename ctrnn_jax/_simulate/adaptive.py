@@ -107,6 +107,21 @@ def _one_trajectory(problem: Problem, plan: Plan, drive: Drive) -> Callable:
     return solve
 
 
+def solve_columns(problem: Problem, plan: Plan, drive: Drive) -> Callable:
+    """`solve(x, step, ts, held)`: columns (ts, n, batch) at ts from a step on, and as above."""
+    solve = _one_trajectory(problem, plan, drive)
+
+    def solve_each(x, step, ts, held):
+        began = step.astype(x.dtype) * problem.dt
+        u = None if held is None else _Constant(held)
+        inputs = None if held is None else _Constant(1 if held.ndim == 2 else None)
+        each = jax.vmap(solve, in_axes=(1, None, None, inputs), out_axes=(2, 0, 0))
+        with precise_products():  # diffrax interpolates, for Dopri5, by one that asks for none
+            return each(x, ts, began, u)
+
+    return solve_each
+
+
 def adaptive_segments(problem: Problem, plan: Plan, drive: Drive) -> Advance:
     """How a segment is run with the solver's own step sizes.
 
@@ -115,17 +130,11 @@ def adaptive_segments(problem: Problem, plan: Plan, drive: Drive) -> Advance:
     stopped there, as after `_MAX_STEPS` steps in a segment, and reported as unconverged.
     """
     dt, update, max_norm = problem.dt, plan.update, problem.max_norm
-    solve = _one_trajectory(problem, plan, drive)
+    solve = solve_columns(problem, plan, drive)
 
     def solve_each(carry: Carry, x, step, ts, held):
         # A stopped trajectory sits where steps become tiny; it waits at the origin instead.
-        start = jnp.where(carry.stopped_at < 0, x, 0)
-        began = step.astype(x.dtype) * dt
-        u = None if held is None else _Constant(held)
-        inputs = None if held is None else _Constant(1 if held.ndim == 2 else None)
-        each = jax.vmap(solve, in_axes=(1, None, None, inputs), out_axes=(2, 0, 0))
-        with precise_products():  # diffrax interpolates, for Dopri5, by one that asks for none
-            return each(start, ts, began, u)
+        return solve(jnp.where(carry.stopped_at < 0, x, 0), step, ts, held)
 
     def advance(carry: Carry, segment: Segment):
         # A run that goes on within a segment is solved from where that began, once more: to the

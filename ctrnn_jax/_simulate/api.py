@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from .._network.inputs import CONTINUOUS, HELD, input_at
@@ -22,6 +24,7 @@ from .drive import Batch
 from .problem import Plan, Problem, Tolerances
 from .resume import Begun, End
 from .run import fingerprint_of, run
+from .save_at import save_every_for
 from .segments import square_root_segment
 from .trajectory import Trajectory
 
@@ -35,9 +38,10 @@ def simulate(
     x0: ArrayLike | End,
     *,
     dt: ArrayLike,
-    num_steps: int,
+    num_steps: int | None = None,
     solver: diffrax.AbstractSolver = diffrax.Tsit5(),  # noqa: B008 - frozen and stateless
     save_every: int = 1,
+    save_at: ArrayLike | None = None,
     rtol: ArrayLike | None = None,
     atol: ArrayLike | None = None,
     observe: Callable[[Scalar, Array], PyTree] | None = None,
@@ -68,10 +72,17 @@ def simulate(
             one of before. With adaptive steps and the same `save_every` the later run is that of
             one, too; saves of the last 512 steps of the earlier one agree to the tolerances.
         dt: time step in seconds, > 0.
-        num_steps: number of steps, a multiple of `save_every`.
+        num_steps: number of steps, a multiple of `save_every`. With `save_at` it may be left out:
+            up to the last of these times.
         solver: any diffrax solver of ordinary differential equations, or one of this package.
         save_every: the initial state and every `save_every`-th step are saved; what lies
             between takes no memory.
+        save_at: instead, increasing times in seconds at which states are saved: (S,) for all
+            trajectories, or (..., S) with those of each. A state between two steps is that of a
+            step which fits, from the one before, to the order of the solver (with tolerances, to
+            these); the run goes on along its grid of `dt`. Results can be differentiated by these
+            times. Steps between saves that are far apart are made twice, a quarter of the run.
+            Not together with `noise`. States at times that turn out beyond the run are nan.
         rtol, atol: relative and absolute tolerance; one of them may be 0. Given, the solver
             chooses its own step sizes, for each trajectory by itself, and `dt` only spaces the
             grid of steps on which saves, `fold` and `max_norm` work. One left out equals the
@@ -114,8 +125,9 @@ def simulate(
             stay distributed. Gradients by what is not batched are summed over the devices.
 
     Returns:
-        `Trajectory` with S = num_steps // save_every + 1 saves: ts (S,), xs (..., S, n),
-        observed (..., S, ...), folded (..., ...), stopped_at (...,), unconverged_at (...,).
+        `Trajectory` with S = num_steps // save_every + 1 saves, or those of `save_at`: ts (S,),
+        xs (..., S, n), observed (..., S, ...), folded (..., ...), stopped_at (...,),
+        unconverged_at (...,).
 
     Raises:
         TypeError, ValueError: where an argument has a wrong kind, shape, dtype or value.
@@ -133,10 +145,17 @@ def simulate(
         checks.fail("x0", "at least one initial state", f"shape {x0.shape}")
     dt = checks.number("dt", dt, x0.dtype, positive=True)
     save_every = checks.integer("save_every", save_every, 1)
+    before = 0 if end is None or checks.is_traced(end.step) else int(end.step)
+    times = each_times = None
+    if save_at is not None:
+        if save_every != 1:
+            checks.fail("save_every", "1 where save_at is given", save_every)
+        if noise is not None:
+            checks.fail("save_at", "none where noise is given", "both")
+        times, num_steps = _times(save_at, x0, dt, num_steps, before)
     num_steps = checks.integer("num_steps", num_steps, 1)
     if num_steps % save_every:
         checks.fail("num_steps", f"a multiple of save_every = {save_every}", num_steps)
-    before = 0 if end is None or checks.is_traced(end.step) else int(end.step)
     if num_steps > MAX_STEPS - before:
         checks.fail("num_steps", f"at most {MAX_STEPS - before}", num_steps)
     check_solver(solver, noisy=noise is not None)
@@ -160,6 +179,13 @@ def simulate(
         max_norm = checks.number("max_norm", max_norm, x0.dtype, positive=True)
     if mesh is not None:
         checks.instance("mesh", mesh, Mesh, "a jax.sharding.Mesh such as batch_mesh()")
+    if times is not None:
+        held = each is not None or isinstance(shared, jax.Array)
+        save_every = save_every_for(
+            num_steps, times.shape[-1], each_step=held and tolerances is not None
+        )
+        if times.ndim > 1:
+            times, each_times = None, times
     problem = Problem(
         rnn=rnn,
         dt=dt,
@@ -171,6 +197,7 @@ def simulate(
         max_norm=max_norm,
         meter=_progress_meter(progress, num_steps),
         start=None if end is None else end.step,
+        save_at=times,
     )
     plan = Plan(
         num_steps=num_steps,
@@ -182,12 +209,13 @@ def simulate(
         mesh=mesh,
         platform=_platform(mesh, x0),
         segment=None if end is None else end.segment,
+        at_times=save_at is not None,
     )
     begun = None
     if end is not None:
         end.check(_compiled(fingerprint_of, problem, key))
         begun = Begun(end.solver, end.folded, end.stopped_at, end.unconverged_at)
-    return _compiled(run, problem, Batch(x0, each, key, begun), plan)
+    return _compiled(run, problem, Batch(x0, each, key, each_times, begun), plan)
 
 
 def check_solver(solver: Any, noisy: bool = False) -> None:
@@ -242,6 +270,36 @@ def check_inputs(
         checks.fail("inputs", f"shape {shape}", array.shape)
     checks.same_dtype("inputs", array, rnn.dtype, "the network")
     return (array, None) if shared else (None, array)
+
+
+def _times(
+    save_at: Any, x0: Array, dt: Any, num_steps: Any, before: int
+) -> tuple[Array, int | None]:
+    """Times at which states are saved, and the number of steps up to the last unless given."""
+    batch = x0.shape[:-1]
+    shape = f"(S,) or {(*batch, 'S')}".replace("'", "") if batch else "(S,)"
+    times = checks.float_array("save_at", save_at, shape)
+    if times.shape[:-1] not in ((), batch) or not times.size:
+        checks.fail("save_at", f"shape {shape}", times.shape)
+    checks.same_dtype("save_at", times, x0.dtype, "the states")
+    if checks.is_traced(times) or checks.is_traced(dt):
+        if num_steps is None:
+            checks.fail("num_steps", "a number of steps where save_at or dt is traced", None)
+        return times, num_steps
+    known, dt = np.asarray(times), float(dt)
+    checks.finite("save_at", known)
+    if (np.diff(known) <= 0).any():
+        checks.fail("save_at", "increasing times", "some that do not increase")
+    slack = 8 * np.finfo(known.dtype).eps
+    last = float(known.max()) / dt
+    if num_steps is None:
+        num_steps = max(1, math.ceil(last * (1 - slack)) - before)
+    num_steps = checks.integer("num_steps", num_steps, 1)
+    end = before + num_steps
+    if known.min() < before * dt * (1 - slack) or last > end * (1 + slack):
+        got = f"times from {known.min():.6g} to {known.max():.6g}"
+        checks.fail("save_at", f"times within {before * dt:.6g} and {end * dt:.6g} s", got)
+    return times, num_steps
 
 
 def _noise(rnn: CTRNN, noise: Any, key: Any) -> Array:

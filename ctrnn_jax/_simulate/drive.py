@@ -13,6 +13,7 @@ from jax import lax
 from .._network.inputs import CONTINUOUS, HELD, input_at
 from .._util.types import Array, Float, Int, PyTree, Scalar
 from ..solvers.base import Input, time_at
+from .problem import Problem
 from .resume import Begun
 
 
@@ -23,13 +24,27 @@ class Batch(NamedTuple):
         x0: (batch, n) initial states.
         inputs: (batch, num_steps, m) inputs, each held through its step, or None.
         keys: (batch,) PRNG keys of its noise, or None.
+        save_at: (batch, saves) times of its saves, or None.
         begun: what is known of it, where its run goes on, or None.
     """
 
     x0: Float[Array, "batch n"]
     inputs: Float[Array, "batch num_steps m"] | None
     keys: Any
+    save_at: Float[Array, "batch saves"] | None = None
     begun: Begun | None = None
+
+    def drive(self, problem: Problem, first: Any, columns: int) -> Drive:
+        """The inputs of so many trajectories, from the first on."""
+        smooth = isinstance(problem.inputs, Continuous)
+        return Drive(
+            shared=None if smooth else problem.inputs,
+            each=self.inputs,
+            first=first,
+            columns=columns,
+            path=problem.inputs if smooth else None,
+            start=problem.start,
+        )
 
 
 class Continuous(eqx.Module):

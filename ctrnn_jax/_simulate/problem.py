@@ -46,6 +46,8 @@ class Problem(NamedTuple):
         max_norm: a scalar; a state beyond it stops its trajectory, as one that is not finite does.
         meter: of progress.
         start: steps made before, of a run that goes on; None: 0.
+        save_at: (saves,) times at which all trajectories are saved; None: on the grid, or each at
+            its own.
     """
 
     rnn: CTRNN
@@ -58,6 +60,7 @@ class Problem(NamedTuple):
     max_norm: Any
     meter: diffrax.AbstractProgressMeter
     start: Array | None = None
+    save_at: Float[Array, " saves"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Plan:
         mesh: devices that share the batch, or None.
         platform: what the program is for: "cpu", "gpu", ...
         segment: of adaptive steps that go on, see `End`; else None.
+        at_times: whether saves are at times of their own, see `save_at.py`.
     """
 
     num_steps: int
@@ -85,6 +89,7 @@ class Plan:
     mesh: Mesh | None
     platform: str
     segment: tuple[int, int, int] | None = None
+    at_times: bool = False
 
     @property
     def saved_steps(self) -> Int[Array, " saves"]:

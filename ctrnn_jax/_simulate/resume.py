@@ -66,7 +66,7 @@ class End(eqx.Module):
 class Remembered(eqx.Module):
     """What a trajectory needs besides what it tells, for its end; fields as in `End`."""
 
-    x: Float[Array, "*batch n"] | None  # where the states are not kept
+    x: Float[Array, "*batch n"] | None  # where it is not the last state that is kept
     solver: list[Array]
     step: Int[Array, ""]
     fingerprint: Array

@@ -25,12 +25,13 @@ from ..solvers.base import Declarations
 from .adaptive import adaptive_segment_steps, adaptive_segments, needs_all
 from .blocks import over_blocks
 from .devices import local_devices, over_devices
-from .drive import Batch, Continuous, Drive, continuous
+from .drive import Batch, Drive, continuous
 from .fixed import fixed_segments, within
 from .output import Ends, Saves, no_saves_yet, saves_of, write
 from .problem import Plan, Problem, initial_fold
 from .resume import Begun, Remembered, as_rows, batch_axes, fingerprint, from_rows
 from .reversible import reversible_segment_steps, reversible_segments
+from .save_at import at_times
 from .segments import Advance, Carry, Progress, run_segments, square_root_segment
 from .size_rules import block_size, saved_at_once
 from .trajectory import Trajectory
@@ -40,6 +41,7 @@ def run(problem: Problem, each: Batch, plan: Plan) -> Trajectory:
     """The trajectory of each initial state; leaves of `each` lead with the axes of the batch."""
     x0 = each.x0
     *batch, n = x0.shape
+    save_at = problem.save_at if each.save_at is None else each.save_at
     marks = fingerprint_of(problem, each.keys)
     problem = problem._replace(rnn=problem.rnn.prepared())
     if callable(problem.inputs) or isinstance(problem.inputs, diffrax.AbstractPath):
@@ -48,6 +50,7 @@ def run(problem: Problem, each: Batch, plan: Plan) -> Trajectory:
         x0=x0.reshape(-1, n),
         inputs=None if each.inputs is None else each.inputs.reshape(-1, *each.inputs.shape[-2:]),
         keys=None if each.keys is None else keys_of_rows(each.keys, math.prod(batch)),
+        save_at=None if each.save_at is None else each.save_at.reshape(-1, each.save_at.shape[-1]),
         begun=jax.tree.map(lambda a: a.reshape(-1, *a.shape[len(batch) :]), each.begun),
     )
     segment = _adaptive_segment(plan, problem, rows)
@@ -76,7 +79,7 @@ def run(problem: Problem, each: Batch, plan: Plan) -> Trajectory:
         if not segment[1]:  # the next segment begins with the last state
             ends = ends._replace(solver=[])
     return Trajectory(
-        ts=steps.astype(x0.dtype) * problem.dt,
+        ts=steps.astype(x0.dtype) * problem.dt if save_at is None else save_at,
         xs=saves.xs,
         observed=saves.observed,
         folded=ends.folded,
@@ -113,13 +116,22 @@ def _on_one_device(plan: Plan, problem: Problem, rows: Batch) -> tuple[Saves, En
     )
     if not solver.works_alone and plan.platform == "cpu" and devices > 1:
         size = 1  # jaxlib's LU of a batch may wait for ever: see solvers/_implicit.py
-    return over_blocks(
-        partial(_run_block, plan, problem),
+    on_grid = plan
+    if plan.at_times:
+        on_grid = dataclasses.replace(plan, keep_states=True, observe=None)
+    saves, ends = over_blocks(
+        partial(_run_block, on_grid, problem),
         rows,
-        empty=partial(no_saves_yet, plan, problem.dt, x0),
+        empty=partial(no_saves_yet, on_grid, problem.dt, x0),
         meter=problem.meter,
         size=size,
     )
+    if plan.at_times:
+        assert saves.xs is not None  # they are kept
+        last = saves.xs[:, -1]
+        saves = at_times(problem, plan, rows, saves, ends)
+        ends = ends._replace(x=last)
+    return saves, ends
 
 
 def _run_block(
@@ -130,15 +142,7 @@ def _run_block(
     The inputs are those of all rows: what is wanted of them is taken segment by segment.
     """
     columns = rows.x0.T
-    smooth = isinstance(problem.inputs, Continuous)
-    drive = Drive(
-        shared=None if smooth else problem.inputs,
-        each=rows.inputs,
-        first=first,
-        columns=len(rows.x0),
-        path=problem.inputs if smooth else None,
-        start=problem.start,
-    )
+    drive = rows.drive(problem, first, len(rows.x0))
     begun = rows.begun
     advance, solver_state, segment_steps = _segments(plan, problem, columns, drive, rows.keys)
     axes = _batch_axes(problem, columns, drive, rows.keys)

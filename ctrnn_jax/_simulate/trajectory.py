@@ -16,12 +16,12 @@ from .resume import End, Remembered
 
 
 class Trajectory(eqx.Module):
-    """States of one simulation, saved on the time grid k·dt, the initial state first.
+    """States of one simulation, saved on the time grid k·dt, the initial state first, or at times.
 
     Leading axes ``...`` are those of the initial states; S is the number of saves.
 
     Attributes:
-        ts: (S,) times in seconds.
+        ts: (S,) times in seconds; (..., S) with `save_at` of each trajectory.
         xs: (..., S, n) states, or None with ``keep_states=False``. A stopped trajectory keeps
             its last finite state within the norm bound.
         observed: what `observe` returned, stacked to (..., S, ...), or None.
@@ -33,7 +33,7 @@ class Trajectory(eqx.Module):
             too: its steps had become too small or too many. -1 where there was none.
     """
 
-    ts: Float[Array, " S"]
+    ts: Float[Array, "*times S"]
     xs: Float[Array, "*batch S n"] | None
     observed: PyTree
     folded: PyTree
@@ -50,8 +50,10 @@ class Trajectory(eqx.Module):
         """
         if self.remembered is None:
             checks.fail("end", "a trajectory made by simulate", "one without an end")
-        x = self.remembered.x if self.xs is None else self.xs[..., -1, :]
-        assert x is not None
+        x = self.remembered.x
+        if x is None:
+            assert self.xs is not None
+            x = self.xs[..., -1, :]
         return End(
             x=x,
             solver=self.remembered.solver,

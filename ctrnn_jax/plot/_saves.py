@@ -36,6 +36,9 @@ class Orbits:
         checks.instance("trajectory", trajectory, kinds, "a Trajectory, as of simulate")
         if trajectory.xs is None:
             checks.fail("trajectory.xs", "states, as simulate(keep_states=True) keeps them", None)
+        if np.ndim(trajectory.ts) != 1:
+            got = f"shape {np.shape(trajectory.ts)}"
+            checks.fail("trajectory.ts", "the same times for all, (S,)", got)
         size, self.n = trajectory.xs.shape[-2:]
         if size < saves:
             checks.fail("trajectory.xs", f"at least {saves} saves", size)
@@ -58,8 +61,6 @@ class Orbits:
             xs = trajectory.xs.reshape(-1, size, self.n)[rows]
         self.ts, self.xs = np.asarray(trajectory.ts)[::step], np.asarray(xs)
         size = len(self.ts)
-        self.dt = float(self.ts[-1] - self.ts[0]) / (size - 1)
-
         finite = np.isfinite(self.xs).all(axis=-1)
         self.last = np.where(finite.all(axis=-1), size, finite.argmin(axis=-1)) - 1
         stopped = np.asarray(trajectory.stopped_at).reshape(-1)[rows] >= 0
@@ -73,6 +74,17 @@ class Orbits:
         every = f"all {total}" if len(rows) == total else f"{len(rows)} of {total}"
         one = f"trajectory {rows[0]} of {total}" if len(rows) == 1 else f"{every} trajectories"
         self.which = one if total > 1 else ""
+
+    @property
+    def dt(self) -> float:
+        """The interval between saves, for spectra, which want the same between all."""
+        intervals = np.diff(self.ts)
+        dt = float(self.ts[-1] - self.ts[0]) / len(intervals)
+        rounding = 8 * np.finfo(self.ts.dtype).eps * abs(float(self.ts[-1]))
+        if np.abs(intervals - dt).max() > 1e-3 * dt + rounding:
+            got = f"intervals from {intervals.min():.3g} to {intervals.max():.3g} s"
+            checks.fail("trajectory.ts", "evenly spaced times", got)
+        return dt
 
 
 def position(name: str, value: Any, size: int) -> int:
