@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import losses, solvers
 from ._analysis.autoregression import autoregression
 from ._analysis.balance import EnergyBalance, energy_balance, supplied_energy
+from ._analysis.crossings import crossings
 from ._analysis.frequencies import natural_frequencies, orbit_frequency
 from ._analysis.harmonics import harmonic_regression
 from ._analysis.lyapunov import lyapunov_spectrum
@@ -47,6 +48,7 @@ from ._network.weights import (
 )
 from ._simulate.api import simulate
 from ._simulate.devices import batch_mesh, use_cpu_cores
+from ._simulate.event import Event
 from ._simulate.trajectory import Trajectory
 from ._train.fit import fit
 from ._train.fit_frequency import fit_frequency
@@ -76,7 +78,7 @@ __all__ = [  # noqa: RUF022 - by subject
     "Damped", "Tanh", "HardTanh", "Linear", "Arctan", "Erf", "Sin", "Sigmoid", "ReLU", "Exp",
     "CustomActivation",
     # simulation
-    "simulate", "Trajectory", "batch_mesh", "use_cpu_cores", "solvers",
+    "simulate", "Trajectory", "Event", "crossings", "batch_mesh", "use_cpu_cores", "solvers",
     "RK4", "PoissonSplitting", "DiscreteGradient", "ImplicitMidpoint", "ExactLinear", "Projected",
     # analysis
     "energy", "casimirs", "energy_drift", "drift_loss",

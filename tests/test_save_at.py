@@ -14,7 +14,7 @@ from scipy.integrate import solve_ivp
 from systems import DTYPE, normal
 
 import ctrnn_jax as ct
-from ctrnn_jax._simulate import save_at as save_at_module
+from ctrnn_jax._simulate import located as located_module
 
 EPS = float(jnp.finfo(DTYPE).eps)
 END, DT = 5.0, 0.05
@@ -199,7 +199,7 @@ def test_all_that_a_run_may_have(each, monkeypatch):
     same(solve(rnn, x0, save_at=ts, mesh=ct.batch_mesh(jax.devices()[:3])).xs)
     same(jax.jit(lambda ts: solve(rnn, x0, save_at=ts).xs)(ts))
     same(jax.vmap(lambda x, t: solve(rnn, x, save_at=t).xs, (0, 0 if each else None))(x0, ts))
-    monkeypatch.setattr(save_at_module, "_NUMBERS_AT_ONCE", 30)
+    monkeypatch.setattr(located_module, "_NUMBERS_AT_ONCE", 30)
     same(jax.jit(lambda x0: solve(rnn, x0, save_at=ts).xs)(x0))
     for batch in ((), (2, 3)):
         shape = x0.reshape(*batch, -1, 4)[0, 0] if batch == () else x0.reshape(2, 3, 4)

@@ -43,7 +43,7 @@ _OPTIONS = [
     name
     for name, p in inspect.signature(simulate).parameters.items()
     if p.kind is p.KEYWORD_ONLY
-    and name not in ("dt", "num_steps", "save_every", "save_at", "adjoint", "progress")
+    and name not in ("dt", "num_steps", "save_every", "save_at", "until", "adjoint", "progress")
 ]
 _DEFAULTS = {name: inspect.signature(simulate).parameters[name].default for name in _OPTIONS}
 _NUMBERS = ("dt", "rtol", "atol", "max_norm", "noise")

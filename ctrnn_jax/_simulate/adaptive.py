@@ -15,7 +15,7 @@ from .._network.inputs import HELD
 from .._util.types import Array, Scalar, precise_products
 from ..solvers._foreign import adapted
 from .drive import Drive
-from .fixed import finite, update_fold, within
+from .fixed import event_between, finite, update_fold, within
 from .problem import Plan, Problem
 from .segments import Advance, Carry, Segment, choose
 
@@ -39,7 +39,8 @@ def adaptive_segment_steps(plan: Plan, needs_all: bool, size: int) -> int:
 
 def needs_all(problem: Problem, plan: Plan) -> bool:
     """Whether the states after all steps on the grid are looked at."""
-    return plan.update is not None or problem.max_norm is not None
+    looks = plan.update is not None or problem.max_norm is not None
+    return looks or plan.event is not None
 
 
 class _Shifted(eqx.Module):
@@ -151,6 +152,9 @@ def adaptive_segments(problem: Problem, plan: Plan, drive: Drive) -> Advance:
         def point(carry: Carry, inputs):
             k, t, x, reached, ok = inputs
             new = carry._replace(x=x, step=k)
+            happens = jnp.zeros_like(carry.stopped_at, bool)
+            if plan.stops_at is not None:
+                happens = event_between(plan.stops_at, carry, new, dt)
             if update is not None:
                 new = new._replace(fold=update_fold(update, carry.fold, k.astype(x.dtype) * dt, x))
             running = carry.stopped_at < 0
@@ -159,8 +163,8 @@ def adaptive_segments(problem: Problem, plan: Plan, drive: Drive) -> Advance:
             lost = carry.step + jnp.ceil((reached - (t - stride * dt)) / dt).astype(k.dtype)
             lost = jnp.clip(lost, carry.step + 1, k)
             stop = jnp.where(arrived, k, lost)
-            stops = running & ~(arrived & within(x, max_norm))
-            new = choose(running & arrived, new, carry)
+            stops = running & (~(arrived & within(x, max_norm)) | happens)
+            new = choose(running & arrived & ~happens, new, carry)
             new = new._replace(
                 stopped_at=jnp.where(stops, stop, carry.stopped_at),
                 unconverged_at=jnp.where(running & ~arrived & ~ok, stop, carry.unconverged_at),

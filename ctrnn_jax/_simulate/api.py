@@ -21,6 +21,7 @@ from .._util.types import Array, ArrayLike, PyTree, Scalar
 from ..solvers._foreign import adapted
 from ..solvers.base import Declarations
 from .drive import Batch
+from .event import Event
 from .problem import Plan, Problem, Tolerances
 from .resume import Begun, End
 from .run import fingerprint_of, run
@@ -48,6 +49,7 @@ def simulate(
     keep_states: bool = True,
     fold: tuple[PyTree, Callable[[PyTree, Scalar, Array], PyTree]] | None = None,
     max_norm: ArrayLike | None = None,
+    until: Event | None = None,
     inputs: Any = None,
     noise: ArrayLike | None = None,
     key: Any = None,
@@ -99,6 +101,10 @@ def simulate(
             alone, and keeps that state; it is checked at every step. One that stops being
             finite is stopped in any case and keeps its last finite state. Gradients through a
             run in which a trajectory overflows are finite only with `max_norm`.
+        until: an `Event`, which stops each trajectory alone: later saves keep the state when it
+            happened, `Trajectory.event_times` tells when, both to rounding along the solver's own
+            steps and differentiable. `fold` does not see that state. Not together with `noise`;
+            states are kept while it runs.
         inputs: u, for a network with `input_weights` B (n, m): an array (num_steps, m) for all
             trajectories or (..., num_steps, m) with one for each, every value held through its
             step, where an adaptive solver starts anew; or a function u(t) -> (m,), or a diffrax
@@ -118,7 +124,7 @@ def simulate(
             undoes the steps and stores at most some hundred states up to 10⁷ steps: for solvers
             that can undo a step (`PoissonSplitting`, `DiscreteGradient`, `ImplicitMidpoint`), first
             derivatives only. In chaotic networks it takes twice the time, to find the way back.
-            With `fold` or `max_norm`, which cannot be undone, it works as "checkpointed".
+            With `fold`, `max_norm` or `until`, which cannot be undone, it works as "checkpointed".
         progress: True for a progress bar on stderr, or a diffrax progress meter.
         mesh: devices that share the batch, see `batch_mesh`; all axes of the mesh do. Each runs
             its part alone, with the results of a single device to rounding; the arrays returned
@@ -177,14 +183,21 @@ def simulate(
     checks.flag("keep_states", keep_states)
     if max_norm is not None:
         max_norm = checks.number("max_norm", max_norm, x0.dtype, positive=True)
+    if until is not None:
+        _check_event(until, x0, noise)
     if mesh is not None:
         checks.instance("mesh", mesh, Mesh, "a jax.sharding.Mesh such as batch_mesh()")
+    wanted = until.count if until is not None and until.count else None
     if times is not None:
+        wanted = times.shape[-1]
+    if wanted is not None:
         held = each is not None or isinstance(shared, jax.Array)
         save_every = save_every_for(
-            num_steps, times.shape[-1], each_step=held and tolerances is not None
+            num_steps,
+            wanted,
+            each_step=held and tolerances is not None,
         )
-        if times.ndim > 1:
+        if times is not None and times.ndim > 1:
             times, each_times = None, times
     problem = Problem(
         rnn=rnn,
@@ -210,6 +223,7 @@ def simulate(
         platform=_platform(mesh, x0),
         segment=None if end is None else end.segment,
         at_times=save_at is not None,
+        event=until,
     )
     begun = None
     if end is not None:
@@ -270,6 +284,13 @@ def check_inputs(
         checks.fail("inputs", f"shape {shape}", array.shape)
     checks.same_dtype("inputs", array, rnn.dtype, "the network")
     return (array, None) if shared else (None, array)
+
+
+def _check_event(until: Any, x0: Array, noise: Any) -> None:
+    checks.instance("until", until, Event, "an Event such as ct.Event(lambda t, x: x[0])")
+    if noise is not None:
+        checks.fail("until", "none where noise is given", "both")
+    until.check(jax.ShapeDtypeStruct(x0.shape[-1:], x0.dtype))
 
 
 def _times(

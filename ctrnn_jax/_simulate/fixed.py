@@ -13,6 +13,7 @@ from jax import lax
 from .._util.types import Array, Bool, Scalar, State, any_at_all
 from ..solvers.base import Step
 from .drive import Drive, in_parts
+from .event import Event
 from .segments import Advance, Carry, Segment, choose
 
 
@@ -29,6 +30,12 @@ def within(x: State, max_norm: Scalar | None) -> Bool[Array, " batch"]:
     return jnp.sum((x / max_norm) ** 2, axis=0) <= 1
 
 
+def event_between(event: Event, old: Carry, new: Carry, dt: Scalar) -> Bool[Array, " batch"]:
+    """Whether the event happens in the step to `new`."""
+    before, after = (event.value(c.step.astype(c.x.dtype) * dt, c.x) for c in (old, new))
+    return event.passed(before, after)
+
+
 def update_fold(update: Callable, fold: Any, t: Scalar, x: State) -> Any:
     """One update of every trajectory's carry."""
     return jax.vmap(update, in_axes=(0, None, 1))(fold, t, x)
@@ -41,6 +48,7 @@ def fixed_segments(
     *,
     update: Callable | None = None,
     max_norm: Scalar | None = None,
+    event: Event | None = None,
     checkpoint: bool,
     check_each_step: bool = False,
     spare: int = 0,
@@ -50,11 +58,12 @@ def fixed_segments(
     Checking every trajectory after every step would nearly double the cost of an Euler step.
     But a state that is not finite never becomes finite again, so one look at the end of the
     segment tells; only then the segment is run once more, with a check at every step, for
-    those trajectories alone. A norm bound has no such property and is checked at every step, and so
-    is all with `check_each_step`, for steps that cost and compile so much more than a check.
+    those trajectories alone. A norm bound and an event have no such property and are checked at
+    every step, and so is all with `check_each_step`, for steps that cost and compile so much more
+    than a check.
     """
     free_step = _free_step(step, dt, drive, update)
-    checked_step = _checked_step(free_step, max_norm)
+    checked_step = _checked_step(free_step, dt, max_norm, event)
     loop = _Loop(checkpoint, spare)
 
     def pick(lanes, saves, otherwise):
@@ -62,7 +71,7 @@ def fixed_segments(
 
     def advance(carry: Carry, segment: Segment):
         held = drive.held(carry.step, segment.intervals * segment.steps)
-        if max_norm is not None or check_each_step:
+        if max_norm is not None or event is not None or check_each_step:
             return loop(checked_step, carry, segment, held)
         new, saves = loop(free_step, carry, segment, held)
         stopped = carry.stopped_at >= 0
@@ -115,14 +124,22 @@ def _free_step(step: Step, dt: Scalar, drive: Drive, update: Callable | None) ->
     return free_step
 
 
-def _checked_step(free_step: _OneStep, max_norm: Scalar | None) -> _OneStep:
-    """A step of the trajectories that have not stopped, of which some stop there."""
+def _checked_step(
+    free_step: _OneStep, dt: Scalar, max_norm: Scalar | None, event: Event | None
+) -> _OneStep:
+    """A step of the trajectories that have not stopped, of which some stop there.
+
+    Before an event it is not made: where that happened is found out later.
+    """
 
     def checked_step(carry: Carry, held: Array | None) -> Carry:
         new = free_step(carry, held)
         running = carry.stopped_at < 0
-        stops = running & ~within(new.x, max_norm)
-        new = choose(running & finite(new.x), new, carry)
+        stops, made = running & ~within(new.x, max_norm), running & finite(new.x)
+        if event is not None:
+            happens = event_between(event, carry, new, dt)
+            stops, made = stops | (running & happens), made & ~happens
+        new = choose(made, new, carry)
         return new._replace(stopped_at=jnp.where(stops, new.step, carry.stopped_at))
 
     return checked_step

@@ -28,6 +28,7 @@ class Ends(NamedTuple):
     unconverged_at: Int[Array, " batch"]
     x: Float[Array, "batch n"] | None
     solver: list[Array]
+    event_times: Float[Array, "*batch"] | None = None
 
 
 def saves_of(

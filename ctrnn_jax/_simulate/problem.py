@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from .._network.model import CTRNN
 from .._util import checks
 from .._util.types import Array, Float, Int, PyTree, Scalar
+from .event import Event
 
 
 class Tolerances(NamedTuple):
@@ -78,6 +79,7 @@ class Plan:
         platform: what the program is for: "cpu", "gpu", ...
         segment: of adaptive steps that go on, see `End`; else None.
         at_times: whether saves are at times of their own, see `save_at.py`.
+        event: what stops a trajectory, or is recorded, or None.
     """
 
     num_steps: int
@@ -90,12 +92,18 @@ class Plan:
     platform: str
     segment: tuple[int, int, int] | None = None
     at_times: bool = False
+    event: Event | None = None
 
     @property
     def saved_steps(self) -> Int[Array, " saves"]:
         """The steps after which states are saved, 0 first."""
         count = self.num_steps // self.save_every + 1
         return self.save_every * jnp.arange(count, dtype=jnp.int32)
+
+    @property
+    def stops_at(self) -> Event | None:
+        """What stops a trajectory."""
+        return None if self.event is None or self.event.count is not None else self.event
 
     @property
     def checkpoints(self) -> bool:

@@ -26,12 +26,14 @@ from .adaptive import adaptive_segment_steps, adaptive_segments, needs_all
 from .blocks import over_blocks
 from .devices import local_devices, over_devices
 from .drive import Batch, Drive, continuous
+from .event import Recurring
 from .fixed import fixed_segments, within
+from .located import ended
 from .output import Ends, Saves, no_saves_yet, saves_of, write
 from .problem import Plan, Problem, initial_fold
 from .resume import Begun, Remembered, as_rows, batch_axes, fingerprint, from_rows
 from .reversible import reversible_segment_steps, reversible_segments
-from .save_at import at_times
+from .save_at import at_events, at_times, until_events
 from .segments import Advance, Carry, Progress, run_segments, square_root_segment
 from .size_rules import block_size, saved_at_once
 from .trajectory import Trajectory
@@ -78,14 +80,18 @@ def run(problem: Problem, each: Batch, plan: Plan) -> Trajectory:
         segment = saved, (done + len(steps) - 1) % saved, save_every
         if not segment[1]:  # the next segment begins with the last state
             ends = ends._replace(solver=[])
+    ts = steps.astype(x0.dtype) * problem.dt if save_at is None else save_at
+    if isinstance(plan.event, Recurring):
+        ts, ends = ends.event_times, ends._replace(event_times=None)
     return Trajectory(
-        ts=steps.astype(x0.dtype) * problem.dt if save_at is None else save_at,
+        ts=ts,
         xs=saves.xs,
         observed=saves.observed,
         folded=ends.folded,
         stopped_at=ends.stopped_at,
         unconverged_at=ends.unconverged_at,
         remembered=Remembered(ends.x, ends.solver, steps[-1], marks, segment),
+        event_times=ends.event_times,
     )
 
 
@@ -116,22 +122,38 @@ def _on_one_device(plan: Plan, problem: Problem, rows: Batch) -> tuple[Saves, En
     )
     if not solver.works_alone and plan.platform == "cpu" and devices > 1:
         size = 1  # jaxlib's LU of a batch may wait for ever: see solvers/_implicit.py
-    on_grid = plan
-    if plan.at_times:
+    beside = plan.at_times or plan.event is not None
+    on_grid, given = plan, problem
+    if beside:
         on_grid = dataclasses.replace(plan, keep_states=True, observe=None)
+    if isinstance(plan.event, Recurring):
+        start = 0 if problem.start is None else problem.start
+        init, update = plan.event.recorder(problem.dt, start)
+        on_grid, given = dataclasses.replace(on_grid, update=update), problem._replace(fold=init)
     saves, ends = over_blocks(
-        partial(_run_block, on_grid, problem),
+        partial(_run_block, on_grid, given),
         rows,
         empty=partial(no_saves_yet, on_grid, problem.dt, x0),
         meter=problem.meter,
         size=size,
     )
+    return _beside(plan, problem, rows, saves.xs, ends) if beside else (saves, ends)
+
+
+def _beside(plan: Plan, problem: Problem, rows: Batch, xs: Any, ends: Ends) -> tuple[Saves, Ends]:
+    """What is found between the steps, given the states (batch, saves, n) at saves on the grid."""
+    end = ended(problem, plan, rows, xs[:, -1], ends)
+    ends = ends._replace(x=end.xs)
+    if isinstance(plan.event, Recurring):
+        ts, saves = at_events(problem, plan, rows, xs, ends.folded[3])
+        return saves, ends._replace(folded=None, event_times=ts)
+    if plan.event is not None:
+        ends = ends._replace(event_times=end.ts)
     if plan.at_times:
-        assert saves.xs is not None  # they are kept
-        last = saves.xs[:, -1]
-        saves = at_times(problem, plan, rows, saves, ends)
-        ends = ends._replace(x=last)
-    return saves, ends
+        return at_times(problem, plan, rows, xs, end), ends
+    start = 0 if problem.start is None else problem.start
+    ts = (start + plan.saved_steps).astype(xs.dtype) * problem.dt
+    return until_events(plan, ts, plan.saved_steps, xs, end), ends
 
 
 def _run_block(
@@ -234,7 +256,8 @@ def _segments(
     solver = _solver(problem, keys)
     at_start = drive.at_start(problem.dt)
     remembered, step = solver.begin(problem.rnn, problem.dt, columns, at_start)
-    if plan.adjoint == "reversible" and plan.update is None and problem.max_norm is None:
+    looks = plan.update is not None or problem.max_norm is not None or plan.stops_at is not None
+    if plan.adjoint == "reversible" and not looks:
         advance = reversible_segments(solver, problem.rnn, problem.dt, drive)
         return advance, remembered, reversible_segment_steps(plan.num_steps)
     n, size = columns.shape
@@ -248,6 +271,7 @@ def _segments(
         drive,
         update=plan.update,
         max_norm=problem.max_norm,
+        event=plan.stops_at,
         checkpoint=plan.checkpoints,
         check_each_step=solver.checks_each_step,
         spare=spare,

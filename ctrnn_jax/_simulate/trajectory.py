@@ -26,11 +26,14 @@ class Trajectory(eqx.Module):
             its last finite state within the norm bound.
         observed: what `observe` returned, stacked to (..., S, ...), or None.
         folded: the final carry of `fold`, one per trajectory (..., ...), or None.
-        stopped_at: (...,) the step at which |x| passed `max_norm` or stopped being finite,
+        stopped_at: (...,) the step at which |x| passed `max_norm` or stopped being finite, or by
+            which the event of `until` had happened,
             -1 where it never did. 0 marks an initial state that was already out of bounds.
         unconverged_at: (...,) the first step whose implicit equation was not solved to the
             solver's tolerance, or at which an adaptive solver gave up, which stops the trajectory,
             too: its steps had become too small or too many. -1 where there was none.
+        event_times: (...,) with `until`: when its event happened, in seconds; nan where it did
+            not in this run. Its later saves keep the state then.
     """
 
     ts: Float[Array, "*times S"]
@@ -40,6 +43,7 @@ class Trajectory(eqx.Module):
     stopped_at: Int[Array, "*batch"]
     unconverged_at: Int[Array, "*batch"]
     remembered: Remembered | None = None
+    event_times: Float[Array, "*batch"] | None = None
 
     @property
     def end(self) -> End:
@@ -120,4 +124,6 @@ def labelled_run(run: Trajectory) -> Labelled:
         ("unconverged_at", "first step that was not solved to the tolerance"),
     ):
         found.add(name, getattr(run, name), batch, long_name=f"{what}, -1: none")
+    if run.event_times is not None:
+        found.add("event_times", run.event_times, batch, units="s", long_name="time of the event")
     return found
