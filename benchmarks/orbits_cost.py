@@ -1,4 +1,4 @@
-"""Periods and Lyapunov exponents, as ratios to what one would use instead.
+"""Periods, Lyapunov exponents and events, as ratios to what one would use instead.
 
     python benchmarks/orbits_cost.py [--quick] [--out DIR]
 
@@ -7,6 +7,9 @@
 2. The largest exponents of 64 orbits of tanh networks in the current form, against diffrax: the
    state and its tangent vectors in one `diffeqsolve` (Tsit5, the same constant step) from one
    orthonormalisation to the next, under jit, vmap and scan.
+3. The first time that the first of 20 tanh neurons rises through 0.1, of 256 trajectories, against
+   SciPy's events (DOP853, rtol 1e-10), orbit by orbit, and diffrax's (Tsit5, the same constant
+   step, Newton's method), under jit and vmap.
 """
 
 from __future__ import annotations
@@ -17,12 +20,14 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix as optx
 from measure import OURS, Report, interleaved, parser
 from scipy.integrate import solve_ivp
 
 import ctrnn_jax as ct
 
 OMEGA, DT = 5.0, 0.05
+LEVEL = 0.1
 APART = 1e-4  # at most, as chaos makes much of rounding
 
 
@@ -71,6 +76,34 @@ def exponents_by_diffrax(W: jax.Array, x0: jax.Array, k: int, dt: float, num_ste
     return jax.vmap(one)(x0)
 
 
+def events_by_scipy(A: np.ndarray, states: np.ndarray, end: float) -> np.ndarray:
+    def rises(t, x):
+        return x[0] - LEVEL
+
+    rises.terminal, rises.direction = True, 1
+    options = {"rtol": 1e-10, "atol": 1e-12, "events": rises}
+    runs = [
+        solve_ivp(lambda t, x: np.tanh(A @ x), (0, end), x, "DOP853", **options) for x in states
+    ]
+    return np.array([run.t_events[0][0] if len(run.t_events[0]) else np.nan for run in runs])
+
+
+def events_by_diffrax(A: jax.Array, x0: jax.Array, dt: float, num_steps: int) -> jax.Array:
+    def rises(t, y, args, **kwargs):
+        return y[0] - LEVEL
+
+    event = diffrax.Event(rises, optx.Newton(1e-10, 1e-10), direction=True)
+
+    def one(x):
+        run = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, x, args: jnp.tanh(A @ x)), diffrax.Tsit5(), 0.0,
+            num_steps * dt, dt, x, event=event, max_steps=num_steps + 1,
+        )  # fmt: skip
+        return jnp.where(run.event_mask, run.ts[-1], jnp.nan)
+
+    return jax.vmap(one)(x0)
+
+
 def agree(what: str, ours: jax.Array, theirs: jax.Array | float) -> None:
     apart = float(jnp.abs(ours - theirs).max())
     print(f"{what} apart by {apart:.0e}")
@@ -90,6 +123,31 @@ def main() -> None:
     calls = {OURS: lambda: ct.period(rnn, x0), "scipy": lambda: periods_by_scipy(states)}
     parameters = {"n": 2, "batch": orbits, "dtype": "float64"}
     report.times(f"periods of {orbits} orbits", interleaved(calls, rounds), parameters=parameters)
+
+    rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(2), 20))
+    A, x0 = rnn.weights.as_matrix(), jax.random.normal(jax.random.key(3), (orbits, 20))
+    event = ct.Event(lambda t, x: x[0] - LEVEL, direction=1)
+    by_diffrax = jax.jit(partial(events_by_diffrax, A, dt=DT, num_steps=num_steps))
+
+    def until():
+        return ct.simulate(
+            rnn, x0, dt=DT, num_steps=num_steps, save_every=num_steps, until=event
+        ).event_times
+
+    calls = {
+        OURS: until,
+        "diffrax": lambda: by_diffrax(x0),
+        "scipy": lambda: events_by_scipy(np.asarray(A), np.asarray(x0), num_steps * DT),
+    }
+    ours, *others = (np.asarray(call()) for call in calls.values())
+    for other in others:
+        some = np.isfinite(ours) & np.isfinite(other)
+        agree("event times", jnp.asarray(np.where(some, ours, 0)), np.where(some, other, 0))
+    report.times(
+        f"events of {orbits} trajectories, {num_steps} steps",
+        interleaved(calls, rounds),
+        parameters={"n": 20, "batch": orbits, "dtype": "float64", "steps": num_steps},
+    )
 
     for n, k in ((3, 3), (20, 1), (20, 20)):
         W = ct.DenseSkew.init(jax.random.key(n), n, scale=2.0).W

@@ -5,6 +5,7 @@ from functools import partial
 import diffrax
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import X64
@@ -151,7 +152,12 @@ def test_held_inputs_and_adaptive_steps():
 
 @pytest.mark.skipif(not X64, reason="against finite differences")
 @pytest.mark.parametrize(
-    "way", [TSIT5, {"solver": ct.PoissonSplitting()}, {"rtol": 1e-10}], ids=str
+    "way",
+    [
+        TSIT5,
+        {"solver": ct.PoissonSplitting()},
+        pytest.param({"rtol": 1e-10}, marks=pytest.mark.long),
+    ],
 )
 @pytest.mark.parametrize("kind", ["until", "crossings"])
 def test_gradients_are_those_of_finite_differences(kind, way):
@@ -296,6 +302,21 @@ def test_section_data_for_other_programs():
     np.testing.assert_array_equal(section.to_xarray().x, section.xs)
     run = ct.simulate(rnn, x0, dt=0.05, num_steps=100, until=ct.Event(level, 1))
     np.testing.assert_array_equal(run.to_xarray().event_times, run.event_times)
+
+
+def test_a_picture_of_a_section():
+    rnn, x0 = network(), normal(3, 5, 4)
+    found = ct.crossings(rnn, x0, ct.Event(level, 1), count=3, dt=0.05, num_steps=100)
+    ax = ct.plot.section(found, neurons=(1, 3))
+    points = np.asarray(found.xs)[np.isfinite(found.ts)][:, [1, 3]]
+    np.testing.assert_array_equal(ax.collections[0].get_offsets(), points)
+    assert ax.get_title() == f"{len(points)} crossings of 5 trajectories"
+    plt.close("all")
+    none = ct.crossings(rnn, x0, ct.Event(lambda t, x: x[0] - 99), count=1, dt=0.05, num_steps=9)
+    for bad, message in ((none, "crossings.xs: expected at least one crossing, got none"),):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            ct.plot.section(bad)
+    assert not plt.get_fignums()
 
 
 NOISE = {"noise": 0.1, "key": jax.random.key(0), "solver": diffrax.Euler()}

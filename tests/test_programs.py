@@ -80,6 +80,7 @@ def fitted_readout():
 
 
 STATES = normal(7, 3, 9, 4)
+SECTION = ct.Event(lambda t, x: x[0], 1)
 SIGNAL = jnp.sin(jnp.arange(64, dtype=DTYPE))
 CALLS = {
     "energy": lambda: [
@@ -101,6 +102,10 @@ CALLS = {
     ),
     "natural_frequencies": lambda: ct.natural_frequencies(network()),
     "orbit_frequency": lambda: ct.orbit_frequency(network(n=2, bias=None), normal(3, 2)),
+    "crossings": lambda: [
+        ct.crossings(network(), normal(3, 4), SECTION, count=2, dt=0.1, num_steps=8),
+        simulated(network(), until=SECTION),
+    ],
     "period": lambda: [ct.period(network(form=f), normal(3, 4)) for f in ("rate", "current")],
     "lyapunov_spectrum": lambda: ct.lyapunov_spectrum(network(), normal(3, 4), dt=0.1, num_steps=6),
     "power_spectrum": lambda: ct.power_spectrum(SIGNAL, 0.1),

@@ -110,7 +110,7 @@ def located(
         # Backwards, as there are solvers that have no forward mode.
         slope = jax.grad(lambda f: value(frozen, f))(fraction)
     else:
-        slope = _slope_along(*frozen, plan, row, k, fraction)
+        slope = _slope_along(frozen, plan, row, k, fraction)
     slope = lax.stop_gradient(slope)
     slope = jnp.where(jnp.isfinite(slope) & (slope != 0), slope, jnp.inf)
     g = value((problem, rows, x), fraction)
@@ -118,10 +118,9 @@ def located(
     return fraction, fitting(problem, plan, rows.drive(problem, row, 1), x, k, fraction)
 
 
-def _slope_along(
-    problem: Problem, rows: Batch, x: Array, plan: Plan, row: Any, k: Any, fraction: Scalar
-) -> Scalar:
+def _slope_along(state: Any, plan: Plan, row: Any, k: Any, fraction: Scalar) -> Scalar:
     """dg by the fraction of a step, by the equation: cheaper than through adaptive steps."""
+    problem, rows, x = state
     drive, t = rows.drive(problem, row, 1), time_at(k, fraction, problem.dt)
     y, u = fitting(problem, plan, drive, x, k, fraction), input_during(problem, drive, k)
     velocity = problem.rnn(t, y, None if u is None else lambda _: u(fraction))

@@ -12,7 +12,7 @@ finite, and for a neuron or an index that it does not have.
 from ._balance import energy_balance
 from ._spectra import spectrogram, spectrum
 from ._training import loss_curve, signal_fit, signal_residual, spectrum_fit
-from ._trajectory import energy_drift, level_sets, phase_portrait, time_series
+from ._trajectory import energy_drift, level_sets, phase_portrait, section, time_series
 
 __all__ = [
     "energy_balance",
@@ -20,6 +20,7 @@ __all__ = [
     "level_sets",
     "loss_curve",
     "phase_portrait",
+    "section",
     "signal_fit",
     "signal_residual",
     "spectrogram",

@@ -112,6 +112,49 @@ def phase_portrait(
     return ax
 
 
+def section(
+    crossings: Trajectory,
+    *,
+    neurons: Iterable[int] = (0, 1),
+    cmap: str = CMAP,
+    ax: Axes | None = None,
+) -> Axes:
+    """Poincaré section: one neuron against another at the crossings of `ctrnn_jax.crossings`.
+
+    A dot is a crossing, its colour the trajectory. Closed orbits show a few dots, quasi-periodic
+    ones curves, chaotic ones clouds.
+
+    Args:
+        crossings: what `ctrnn_jax.crossings` returned.
+        neurons: the two indices, horizontal and vertical.
+        cmap: name of the colour map for trajectories.
+
+    Raises:
+        TypeError, ValueError: also where no trajectory has a crossing.
+    """
+    checks.instance("crossings", crossings, Trajectory, "a Trajectory, as of crossings")
+    if crossings.xs is None:
+        checks.fail("crossings.xs", "states, as keep_states=True keeps them", None)
+    xs = np.asarray(crossings.xs)
+    n = xs.shape[-1]
+    pair = [position("neurons", k, n) for k in neurons]
+    if len(pair) != 2:
+        checks.fail("neurons", "two indices", pair)
+    points = xs.reshape(-1, *xs.shape[-2:])[..., pair]
+    there = np.isfinite(points).all(axis=-1)
+    if not there.any():
+        checks.fail("crossings.xs", "at least one crossing", "none")
+    which = np.broadcast_to(np.arange(len(points))[:, None], there.shape)[there]
+    # Not to the end of the map, where it is hard to see on white.
+    colors = plt.get_cmap(cmap)(0.85 * which / max(1, len(points) - 1))
+    ax, found = axes_or_new(ax), points[there]
+    ax.scatter(*found.T, s=12 if len(found) < 1000 else 3, c=colors, linewidths=0)
+    some = f" of {len(points)} trajectories" if len(points) > 1 else ""
+    add_name(ax, f"{len(found)} crossings{some}")
+    _portrait_axes(ax, pair[0], pair[1])
+    return ax
+
+
 def time_series(
     trajectory: Trajectory | Recording,
     *,
