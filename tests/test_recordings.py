@@ -249,6 +249,15 @@ def interrupted(path, saves, **changes):
     return rnn, x0, options
 
 
+def test_what_a_process_did_not_live_to_describe(tmp_path):
+    rnn, x0 = network(), normal(3, 3, 4)
+    path = ct.record(tmp_path / "run", rnn, x0, **OPTIONS, chunk=6).path
+    told = (path / "x" / "zarr.json").read_bytes()
+    (path / "x" / "zarr.json").write_bytes(told.replace(b"21", b"12"))
+    ct.record(path, rnn, x0, **OPTIONS)
+    assert (path / "x" / "zarr.json").read_bytes() == told
+
+
 def test_one_that_grows_can_be_read(tmp_path):
     path = tmp_path / "run"
     rnn, x0, options = interrupted(path, 8)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import json
 import os
 import shutil
 import warnings
@@ -115,12 +116,15 @@ def record(
         settings["inputs"] = jnp.asarray(options["inputs"])
     # Refuses what is wrong before anything is written, and tells the shapes.
     run = jax.eval_shape(lambda start: simulate(rnn, start, **settings), x0)
+    mesh = options.get("mesh")
+    if mesh is not None and mesh.is_multi_process:
+        checks.fail("mesh", "devices of this process", "some of others")
     if run.xs is None and not jax.tree.leaves(run.observed):
         checks.fail("observe", "a function where keep_states is False", None)
     _check_place(path)
     made_with = {"rnn": rnn, "x0": x0, **_DEFAULTS, **settings}
     identity = {name: _identity(name, value, rnn.dtype) for name, value in made_with.items()}
-    environment = _environment(options.get("mesh"))
+    environment = _environment(mesh)
     with _alone(path):
         if not (path / ROOT).exists():
             size = _saves_in_chunk(run) if chunk is None else chunk
@@ -130,6 +134,7 @@ def record(
         found = open_recording(path)
         _check_same(found, identity, None if chunk is None else min(chunk, run.ts.size))
         if found.complete:
+            _describe_each(path)  # which a process may not have lived to do
             return found
         before = found.header["environment"]
         if before != environment:
@@ -246,12 +251,20 @@ class _Writer:
         attributes = {**self.told, "complete": complete, OWN: self.header}
         root = root_of(attributes, arrays)
         write_file(self.path / ROOT, [root], self.path)
-        # From here on the chunk counts. What follows is for programs that do not read it together.
-        for name, metadata in arrays.items():
-            write_file(self.path / name / "zarr.json", [as_json(metadata)], self.path, sync=False)
+        # From here on the chunk counts.
+        _describe_each(self.path)
         for file in own.glob("end-*.ctrnn"):
             if file.name != end_file(total):
                 file.unlink()
+
+
+def _describe_each(path: Path) -> None:
+    """The metadata of each array beside it, for programs that do not read them together."""
+    arrays = json.loads((path / ROOT).read_bytes())["consolidated_metadata"]["metadata"]
+    for name, metadata in arrays.items():
+        told, text = path / name / ROOT, as_json(metadata)
+        if not told.is_file() or told.read_bytes() != text:
+            write_file(told, [text], path, sync=False)
 
 
 def _begin(path: Path, rnn: CTRNN, header: dict[str, Any], told: dict[str, Any]) -> None:
@@ -302,6 +315,7 @@ def _saves_in_chunk(run: Trajectory) -> int:
 
 
 def _environment(mesh: Any) -> dict[str, Any]:
+    """What the last bits of a run hang on."""
     devices = jax.devices()[:1] if mesh is None else mesh.devices.ravel()
     return {"jax": jax.__version__, "platform": devices[0].platform, "devices": len(devices)}
 
