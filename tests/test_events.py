@@ -111,7 +111,7 @@ SOLVERS = {
 }  # fmt: skip
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_solver_lands_on_the_event(name):
     rnn, x0, solver = network("current"), normal(3, 4, 4), SOLVERS[name]
@@ -136,6 +136,7 @@ def test_every_solver_lands_on_the_event(name):
         np.testing.assert_allclose(run.xs[i], free.xs[i], rtol=0, atol=1e3 * EPS)
 
 
+@pytest.mark.long
 def test_held_inputs_and_adaptive_steps():
     rnn, x0 = network(input_weights=normal(2, 4, 1)), normal(3, 3, 4)
     event, solve = ct.Event(level, 1), partial(ct.crossings, count=3, dt=0.05, num_steps=200)
@@ -212,7 +213,7 @@ def test_a_period_is_the_time_between_two_crossings():
     assert jnp.isfinite(frequency(x0))
 
 
-@pytest.mark.parametrize("count", [None, 3])
+@pytest.mark.parametrize("count", [None, pytest.param(3, marks=pytest.mark.long)])
 def test_all_that_a_run_may_have(count):
     rnn, x0, event = network(), normal(3, 6, 4), ct.Event(level, 1)
     if count is None:

@@ -189,7 +189,7 @@ def assert_whole_or_nothing(path, undisturbed):
     return recording.num_saves
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.skipif(not jax.config.jax_enable_x64, reason="the child runs in float64")
 def test_survives_kills(tmp_path, kills):
     succeeds(tmp_path / "undisturbed")
@@ -211,6 +211,7 @@ def test_survives_kills(tmp_path, kills):
     assert contents(path) == contents(undisturbed.path)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not jax.config.jax_enable_x64, reason="the child runs in float64")
 def test_goes_on_where_there_was_no_room(tmp_path):
     path, limit = tmp_path / "run", 200_000  # bytes of a file: fewer than a chunk's

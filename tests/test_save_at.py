@@ -79,7 +79,7 @@ SOLVERS = {
 }  # fmt: skip
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @pytest.mark.skipif(not X64, reason="orders are seen in float64")
 @pytest.mark.parametrize("each", [False, True], ids=["shared", "each"])
 @pytest.mark.parametrize("name", SOLVERS)
@@ -99,6 +99,7 @@ def test_the_order_of_the_solver_is_kept(name, each):
     assert np.log2(squares[0] / squares[1]) / 2 == pytest.approx(order, abs=0.15)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("steps", [100, 101, 1000])
 @pytest.mark.parametrize("name", ["Tsit5", "splitting", "compensated", "discrete gradient"])
 def test_times_on_the_grid_are_those_of_the_grid(name, steps):
@@ -117,6 +118,7 @@ def smooth(t):
     return jnp.stack([jnp.sin(2 * t), jnp.cos(t)])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("each", [False, True], ids=["shared", "each"])
 @pytest.mark.parametrize(
     "tolerances", [{}, {"rtol": 1e-10 if X64 else 1e-5}], ids=["fixed", "adaptive"]
@@ -142,6 +144,7 @@ def test_adaptive_steps_and_inputs(kind, tolerances, each):
     np.testing.assert_allclose(run.xs, np.stack(expected), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.skipif(not X64, reason="against finite differences")
 @pytest.mark.parametrize("adjoint", ["checkpointed", "direct", "reversible"])
 @pytest.mark.parametrize("each", [False, True], ids=["shared", "each"])
@@ -182,6 +185,7 @@ def test_the_slope_by_a_time_is_that_of_the_equation():
         np.testing.assert_allclose(slope, rnn(t, state(t)), rtol=1e-4, atol=1e-6 if X64 else 1e-3)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("each", [False, True], ids=["shared", "each"])
 def test_all_that_a_run_may_have(each, monkeypatch):
     rnn, x0 = network(), normal(3, 6, 4)
