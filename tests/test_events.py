@@ -1,6 +1,7 @@
 """Events: when they happen and where, against SciPy, through all that a run may have."""
 
 from functools import partial
+from operator import attrgetter
 
 import diffrax
 import jax
@@ -218,10 +219,10 @@ def test_all_that_a_run_may_have(count):
     rnn, x0, event = network(), normal(3, 6, 4), ct.Event(level, 1)
     if count is None:
         solve = partial(ct.simulate, until=event, dt=0.05, num_steps=200)
-        times = lambda run: run.event_times  # noqa: E731
+        times = attrgetter("event_times")
     else:
         solve = partial(ct.crossings, event=event, count=count, dt=0.05, num_steps=200)
-        times = lambda run: run.ts  # noqa: E731
+        times = attrgetter("ts")
     run = solve(rnn, x0)
     assert np.isfinite(times(run)).any()
 
@@ -296,6 +297,26 @@ def test_a_start_on_the_section_has_not_passed_it():
         event = ct.Event(lambda t, x: x[0], direction)
         section = ct.crossings(rnn, x0, event, count=2, dt=0.05, num_steps=400)
         assert (section.ts > 1).all()
+
+
+@pytest.mark.parametrize("direction", [1, -1, 0])
+@pytest.mark.parametrize("steps", [40, 41, 64])  # in a turn
+def test_crossings_on_the_grid_are_found_once(direction, steps):
+    """Where g is 0 to rounding, before and after it the steps are made once more."""
+    rnn = ct.CTRNN(ct.BlockSkew.from_hz(jnp.array([1.0], DTYPE)), ct.Linear())
+    angle = 2 * np.pi * np.arange(steps) / steps
+    x0 = jnp.asarray(0.3 * np.stack([np.sin(angle), np.cos(angle)], 1), DTYPE)
+    event, way = ct.Event(lambda t, x: x[0], direction), {"solver": ct.ExactLinear()}
+    section = ct.crossings(rnn, x0, event, count=4, dt=1 / steps, num_steps=5 * steps, **way)
+    half = 0.5 if direction == 0 else 1.0
+    close = {"rtol": 0, "atol": 1e-12 if X64 else 2e-6}
+    # But for those that begin on it, which may be on either side of it.
+    inner = [k for k in range(steps) if abs(np.sin(angle[k])) > 1e-3]
+    np.testing.assert_allclose(np.diff(section.ts)[inner], half, **close)
+    np.testing.assert_allclose(np.asarray(section.xs)[inner, :, 0], 0, **close)
+    run = ct.simulate(rnn, x0, dt=1 / steps, num_steps=5 * steps, until=event, **way)
+    times, first = np.asarray(run.event_times), np.asarray(section.ts)[:, 0]
+    np.testing.assert_allclose(times[inner], first[inner], **close)
 
 
 def test_section_data_for_other_programs():

@@ -94,7 +94,9 @@ def located(
         return event.value(time_at(k, fraction, problem.dt), y)[0]
 
     frozen = _frozen((problem, rows, x))
-    rising = event.value(time_at(k, 0.0, frozen[0].dt), frozen[2])[0] < 0
+    none, one = jnp.zeros((), x.dtype), _one(x)
+    # By both ends: at one of them g may be 0 to rounding, and of the other sign than in the run.
+    rising = value(frozen, none) < value(frozen, one)
 
     def halve(_, bracket):
         low, high = bracket
@@ -103,9 +105,8 @@ def located(
         beyond = jnp.where(rising, g >= 0, g <= 0)
         return jnp.where(beyond, low, middle), jnp.where(beyond, middle, high)
 
-    one = _one(x)
     halvings = jnp.finfo(x.dtype).nmant + 2
-    fraction = lax.fori_loop(0, halvings, halve, (jnp.zeros_like(one), one))[1]
+    fraction = lax.fori_loop(0, halvings, halve, (none, one))[1]
     if problem.tolerances is None:
         # Backwards, as there are solvers that have no forward mode.
         slope = jax.grad(lambda f: value(frozen, f))(fraction)
