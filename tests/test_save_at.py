@@ -223,6 +223,18 @@ def test_it_goes_on_from_an_end():
     np.testing.assert_allclose(parts, whole.xs, rtol=0, atol=1e3 * EPS)
 
 
+def test_long_adaptive_runs_end():
+    """300 s of 100 Hz, in float32 too: no single solve may be longer than a segment."""
+    rnn = ct.CTRNN(ct.BlockSkew.from_hz(jnp.array([100.0], DTYPE)), ct.Linear())
+    ts = jnp.asarray([1.0003, 299.9971], DTYPE)
+    run = ct.simulate(rnn, jnp.array([1.0, 0.0], DTYPE), dt=0.01, num_steps=30_000, save_at=ts,
+                      rtol=1e-5)  # fmt: skip
+    angle = 2 * np.pi * 100 * np.asarray(ts, float)
+    sizes = np.linalg.norm(run.xs, axis=-1)
+    assert np.abs(sizes - 1).max() < 0.5 and run.unconverged_at == -1
+    assert np.abs(run.xs[0] - np.array([np.cos(angle[0]), -np.sin(angle[0])])).max() < 0.05
+
+
 def test_an_equation_that_knows_the_time():
     class Swing(ct.CTRNN):
         def __call__(self, t, x, args=None):

@@ -25,7 +25,7 @@ _CHECKPOINTS = 64
 _MAX_STEPS = 16**6
 # Steps on the grid in a segment. Time is counted anew in each, so that it can tell the solver's
 # steps apart; to choose the first of them anew costs 3 % where each is ten steps on the grid.
-_SEGMENT_STEPS = 512
+SEGMENT_STEPS = 512
 
 
 def adaptive_segment_steps(plan: Plan, needs_all: bool, size: int) -> int:
@@ -34,7 +34,7 @@ def adaptive_segment_steps(plan: Plan, needs_all: bool, size: int) -> int:
     Fewer where the states after all of them are needed, for fold and max_norm. By the size of the
     whole batch, so that a run goes on alike on other devices.
     """
-    return min(_SEGMENT_STEPS, max(64, 2**22 // size)) if needs_all else _SEGMENT_STEPS
+    return min(SEGMENT_STEPS, max(64, 2**22 // size)) if needs_all else SEGMENT_STEPS
 
 
 def needs_all(problem: Problem, plan: Plan) -> bool:

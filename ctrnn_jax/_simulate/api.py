@@ -20,6 +20,7 @@ from .._util import checks
 from .._util.types import Array, ArrayLike, PyTree, Scalar
 from ..solvers._foreign import adapted
 from ..solvers.base import Declarations
+from .adaptive import SEGMENT_STEPS
 from .drive import Batch
 from .event import Event
 from .problem import Plan, Problem, Tolerances
@@ -187,16 +188,16 @@ def simulate(
         _check_event(until, x0, noise)
     if mesh is not None:
         checks.instance("mesh", mesh, Mesh, "a jax.sharding.Mesh such as batch_mesh()")
-    wanted = until.count if until is not None and until.count else None
+    wanted = None if until is None else until.count
     if times is not None:
         wanted = times.shape[-1]
     if wanted is not None:
-        held = each is not None or isinstance(shared, jax.Array)
-        save_every = save_every_for(
-            num_steps,
-            wanted,
-            each_step=held and tolerances is not None,
-        )
+        most = num_steps
+        if tolerances is not None:
+            # What is solved anew is no more than a segment; held inputs jump at every step.
+            held = each is not None or isinstance(shared, jax.Array)
+            most = 1 if held else SEGMENT_STEPS
+        save_every = save_every_for(num_steps, wanted, most)
         if times is not None and times.ndim > 1:
             times, each_times = None, times
     problem = Problem(
@@ -222,7 +223,6 @@ def simulate(
         mesh=mesh,
         platform=_platform(mesh, x0),
         segment=None if end is None else end.segment,
-        at_times=save_at is not None,
         event=until,
     )
     begun = None

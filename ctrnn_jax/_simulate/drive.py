@@ -34,6 +34,10 @@ class Batch(NamedTuple):
     save_at: Float[Array, "batch saves"] | None = None
     begun: Begun | None = None
 
+    def times(self, problem: Problem) -> Array | None:
+        """At which states are saved, (saves,) of all or (batch, saves); None: on the grid."""
+        return problem.save_at if self.save_at is None else self.save_at
+
     def drive(self, problem: Problem, first: Any, columns: int) -> Drive:
         """The inputs of so many trajectories, from the first on."""
         smooth = isinstance(problem.inputs, Continuous)

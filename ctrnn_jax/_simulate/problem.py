@@ -78,7 +78,6 @@ class Plan:
         mesh: devices that share the batch, or None.
         platform: what the program is for: "cpu", "gpu", ...
         segment: of adaptive steps that go on, see `End`; else None.
-        at_times: whether saves are at times of their own, see `save_at.py`.
         event: what stops a trajectory, or is recorded, or None.
     """
 
@@ -91,7 +90,6 @@ class Plan:
     mesh: Mesh | None
     platform: str
     segment: tuple[int, int, int] | None = None
-    at_times: bool = False
     event: Event | None = None
 
     @property

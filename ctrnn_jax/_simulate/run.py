@@ -43,7 +43,6 @@ def run(problem: Problem, each: Batch, plan: Plan) -> Trajectory:
     """The trajectory of each initial state; leaves of `each` lead with the axes of the batch."""
     x0 = each.x0
     *batch, n = x0.shape
-    save_at = problem.save_at if each.save_at is None else each.save_at
     marks = fingerprint_of(problem, each.keys)
     problem = problem._replace(rnn=problem.rnn.prepared())
     if callable(problem.inputs) or isinstance(problem.inputs, diffrax.AbstractPath):
@@ -80,7 +79,9 @@ def run(problem: Problem, each: Batch, plan: Plan) -> Trajectory:
         segment = saved, (done + len(steps) - 1) % saved, save_every
         if not segment[1]:  # the next segment begins with the last state
             ends = ends._replace(solver=[])
-    ts = steps.astype(x0.dtype) * problem.dt if save_at is None else save_at
+    ts = each.times(problem)
+    if ts is None:
+        ts = steps.astype(x0.dtype) * problem.dt
     if isinstance(plan.event, Recurring):
         ts, ends = ends.event_times, ends._replace(event_times=None)
     return Trajectory(
@@ -122,7 +123,7 @@ def _on_one_device(plan: Plan, problem: Problem, rows: Batch) -> tuple[Saves, En
     )
     if not solver.works_alone and plan.platform == "cpu" and devices > 1:
         size = 1  # jaxlib's LU of a batch may wait for ever: see solvers/_implicit.py
-    beside = plan.at_times or plan.event is not None
+    beside = rows.times(problem) is not None or plan.event is not None
     on_grid, given = plan, problem
     if beside:
         on_grid = dataclasses.replace(plan, keep_states=True, observe=None)
@@ -149,7 +150,7 @@ def _beside(plan: Plan, problem: Problem, rows: Batch, xs: Any, ends: Ends) -> t
         return saves, ends._replace(folded=None, event_times=ts)
     if plan.event is not None:
         ends = ends._replace(event_times=end.ts)
-    if plan.at_times:
+    if rows.times(problem) is not None:
         return at_times(problem, plan, rows, xs, end), ends
     start = 0 if problem.start is None else problem.start
     ts = (start + plan.saved_steps).astype(xs.dtype) * problem.dt

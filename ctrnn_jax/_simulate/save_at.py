@@ -7,8 +7,7 @@ and a last one that fits. The run itself goes on along its grid.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +26,9 @@ from .problem import Plan, Problem
 _SAVES_EACH = 4
 
 
-def save_every_for(num_steps: int, times: int, *, each_step: bool) -> int:
-    """Steps from save to save on the grid, a divisor of all; 1 where each is to be saved."""
-    most = 1 if each_step else max(1, num_steps // (_SAVES_EACH * times))
+def save_every_for(num_steps: int, times: int, most: int) -> int:
+    """Steps from save to save on the grid, at most so many: a divisor of all."""
+    most = max(1, min(most, num_steps // (_SAVES_EACH * times)))
     return next(d for d in range(most, 0, -1) if num_steps % d == 0)
 
 
@@ -40,13 +39,13 @@ class _Place(NamedTuple):
         row: of the trajectory; None where it is the time of all.
         save: the save before it.
         steps: whole steps from there on.
-        fraction: of one more step.
+        fraction: of one more step, where it lies between two.
     """
 
     row: Int[Array, ""] | None
     save: Int[Array, ""]
     steps: Int[Array, ""]
-    fraction: Scalar
+    fraction: Scalar | None = None
 
 
 def at_times(
@@ -54,7 +53,7 @@ def at_times(
 ) -> Saves:
     """What is kept of each trajectory at its times, given its states at the saves on the grid."""
     batch, _, n = xs.shape
-    ts = problem.save_at if rows.save_at is None else rows.save_at
+    ts = rows.times(problem)
     assert ts is not None
     each = rows.save_at is not None or lone(problem, plan)
     if each:
@@ -71,10 +70,14 @@ def at_times(
         steps=steps % plan.save_every,
         fraction=position - whole,
     )
-    state_at = _state_at(problem, plan, rows, xs, start)
+
+    def one(place):
+        drive, k, x = _on_grid(problem, plan, rows, xs, place)
+        return fitting(problem, plan, drive, x, k, place.fraction)
+
     items = jax.tree.map(lambda a: a.reshape(-1), place)
     size = at_once(problem, plan, n if each else n * batch, items.save.size)
-    found = lax.map(jax.checkpoint(state_at), items, batch_size=size)
+    found = lax.map(jax.checkpoint(one), items, batch_size=size)
     # (times, n, batch), or (batch times, n, 1).
     found = found.reshape(batch, -1, n) if each else jnp.moveaxis(found, 2, 0)
 
@@ -99,17 +102,13 @@ def at_events(
     """Times of events after these steps (-1: none), and what is kept of the states then."""
     batch, _, n = xs.shape
     start = jnp.zeros((), jnp.int32) if problem.start is None else problem.start
-    state_at = _state_at(problem, plan, rows, xs, start)
 
     def one(item):
         row, k = item
         there = k >= 0
-        k = jnp.maximum(k, start)
-        since = k - start
-        nothing = jnp.zeros((), xs.dtype)
-        x = state_at(
-            _Place(row, since // plan.save_every, since % plan.save_every, nothing), fits=False
-        )
+        since = jnp.maximum(k - start, 0)
+        place = _Place(row, since // plan.save_every, since % plan.save_every)
+        _, k, x = _on_grid(problem, plan, rows, xs, place)
         fraction, y = located(problem, plan, rows, row, jnp.where(there, x, 0), k)
         t = time_at(k, fraction, problem.dt)
         return jnp.where(there, t, jnp.nan), jnp.where(there, y[:, 0], jnp.nan)
@@ -137,33 +136,27 @@ def _kept(plan: Plan, ts: Array, xs: Float[Array, "batch saves n"]) -> Saves:
     return Saves(xs if plan.keep_states else None, observed)
 
 
-def _state_at(
-    problem: Problem, plan: Plan, rows: Batch, saves: Float[Array, "batch saves n"], start: Any
-) -> Callable[..., State]:
-    """`state_at(place)`: columns; those after the whole steps where they are not to fit."""
-
-    def state_at(place: _Place, fits: bool = True) -> State:
-        one = place.row is not None
-        chosen = saves[place.row][None] if one else saves
-        x = lax.dynamic_index_in_dim(chosen, place.save, 1, keepdims=False).T
-        drive = rows.drive(problem, place.row if one else 0, 1 if one else len(saves))
-        k = start + plan.save_every * place.save
-        if problem.tolerances is not None:
-            several = place.steps.astype(x.dtype) + place.fraction
-            return fitting(problem, plan, drive, x, k, several)
-        x = _by_steps(problem, plan, drive, x, k, place.steps)
-        return fitting(problem, plan, drive, x, k + place.steps, place.fraction) if fits else x
-
-    return state_at
+def _on_grid(
+    problem: Problem, plan: Plan, rows: Batch, saves: Float[Array, "batch saves n"], place: _Place
+) -> tuple[Drive, Int[Array, ""], State]:
+    """The last point of the grid before a place: the inputs from there on, its step, columns."""
+    row, start = place.row, 0 if problem.start is None else problem.start
+    chosen = saves if row is None else saves[row][None]
+    x = lax.dynamic_index_in_dim(chosen, place.save, 1, keepdims=False).T
+    drive = rows.drive(problem, 0 if row is None else row, len(chosen))
+    k = start + plan.save_every * place.save
+    most = plan.save_every - 1
+    if most and problem.tolerances is not None:
+        x = fitting(problem, plan, drive, x, k, place.steps.astype(x.dtype))
+    elif most:
+        x = _by_steps(problem, drive, x, k, place.steps, most)
+    return drive, k + place.steps, x
 
 
 def _by_steps(
-    problem: Problem, plan: Plan, drive: Drive, x: State, k: Int[Array, ""], steps: Array
+    problem: Problem, drive: Drive, x: State, k: Int[Array, ""], steps: Array, most: int
 ) -> State:
-    """So many whole steps from step k on, fewer than lie between two saves."""
-    most = plan.save_every - 1
-    if not most:
-        return x
+    """So many whole steps from step k on, at most `most`."""
     # Steps are counted from here: two-step methods tell by that which is their first.
     solver, u = adapted(problem.solver), input_during(problem, drive, k)
     remembered, step = solver.begin(network_from(problem, k), problem.dt, x, u)
