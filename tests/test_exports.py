@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from scipy.io import loadmat
 
 import ctrnn_jax as ct
-from ctrnn_jax._command import simulate
+from ctrnn_jax._command import simulate, simulate_network
 from ctrnn_jax._files.arrays import read_array
 from ctrnn_jax._files.models import writer
 
@@ -312,7 +312,7 @@ def several(request, tmp_path):
 def test_weights_by_name(ctrnn, several):
     np.testing.assert_array_equal(read_array("--weights", several, "cell.A"), SKEW)
     settings = simulate.Settings(weights=several, array="cell.A")
-    weights = simulate._weights(settings, F)
+    weights = simulate_network._weights(settings, F)
     np.testing.assert_array_equal(weights.as_matrix(), SKEW.astype(F))
     listed = (r"cell\.A \(2, 2\)", r"b \(3,\)")
     either = f"(?:{', '.join(listed)}|{', '.join(reversed(listed))})"

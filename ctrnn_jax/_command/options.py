@@ -107,15 +107,6 @@ def available_memory() -> float | None:
     return None
 
 
-def same_options(option: str, settings: Any, free: tuple[str, ...]) -> None:
-    """Refuse options besides `option` and the free ones."""
-    for field in dataclasses.fields(settings):
-        if field.name not in free and getattr(settings, field.name) != field.default:
-            names = ", ".join(f"--{name}" for name in free if f"--{name}" != option)
-            other = f"--{field.name.replace('_', '-')}"
-            checks.fail(option, f"no options besides {names}", other)
-
-
 def make_devices(devices: int | None) -> None:
     """A CPU of as many devices as --devices says or it has cores; before JAX is first used."""
     if devices is not None:

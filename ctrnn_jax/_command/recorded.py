@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from .._files.recordings import open_recording
 from .._files.writing import appearing_together, write_json
 from .._util import checks
-from .options import available_memory, same_options
+from .options import available_memory
 
 RECORDING, _SETTINGS = "recording.zarr", "settings.json"
 _FREE = ("resume", "out", "device", "devices", "progress")  # options that may be others later
@@ -53,7 +53,11 @@ def resumed(settings: _Settings) -> _Settings:
     """The options that the recording in --out was begun with."""
     kind: Any = type(settings)
     out = settings.out  # pyright: ignore[reportAttributeAccessIssue]
-    same_options("--resume", settings, _FREE)
+    for field in dataclasses.fields(kind):
+        if field.name not in _FREE and getattr(settings, field.name) != field.default:
+            others = ", ".join(f"--{name}" for name in _FREE if name != "resume")
+            got = f"--{field.name.replace('_', '-')}"
+            checks.fail("--resume", f"no options besides {others}", got)
     found = _read(out)
     if found is None or not (out / RECORDING).is_dir():
         expected = "a folder in --out with a recording that was begun"

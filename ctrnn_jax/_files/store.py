@@ -89,7 +89,10 @@ def bytes_of(values: np.ndarray) -> np.ndarray:
 
 
 def write_file(path: Path, pieces: Any, store: Path, *, sync: bool = True) -> None:
-    """A file that appears whole, and is on the disk."""
+    """A file that appears whole, and is on the disk.
+
+    Under a name that is known, not by `writing.appearing`: what a kill leaves is written over.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:
