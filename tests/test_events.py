@@ -272,9 +272,13 @@ def test_with_times_folds_bounds_and_ends():
     np.testing.assert_array_equal(np.isfinite(both.event_times), happened & ~beyond)
     np.testing.assert_array_equal(np.asarray(both.stopped_at)[beyond], first[beyond])
 
-    # Gone on with, those that had their event rest, and the others come to theirs.
-    half = solve(x0, num_steps=60)
-    then = solve(half.end, num_steps=140)
+    # Gone on with, those that had their event rest, and the others come to theirs; one of them had
+    # it in the last step of the first run.
+    first = int(np.median(np.asarray(run.stopped_at)[happened]))
+    first = int(np.min(np.asarray(run.stopped_at)[np.asarray(run.stopped_at) >= first]))
+    half = solve(x0, num_steps=first)
+    assert (half.stopped_at == first).any()
+    then = solve(half.end, num_steps=200 - first)
     early = np.isfinite(half.event_times)
     assert early.any() and not (early == happened).all()
     np.testing.assert_array_equal(np.isfinite(then.event_times), happened & ~early)
