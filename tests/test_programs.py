@@ -23,10 +23,11 @@ def network(cls=ct.DenseSkew, n=4, form="rate", driven=False, activation=ct.Tanh
     return ct.CTRNN(weights, activation, form, input_weights=drive, **options)
 
 
-def simulated(rnn, *, adjoint="checkpointed", batch=(3,), gradient=True, **options):
+def simulated(rnn, *, adjoint="checkpointed", batch=(3,), gradient=True, save_every=3, **options):
+    options = {"num_steps": 6, "save_every": save_every, "adjoint": adjoint} | options
+
     def loss(rnn, x0):
-        run = ct.simulate(rnn, x0, dt=0.1, num_steps=6, save_every=3, adjoint=adjoint, **options)
-        return jnp.sum(run.xs**2)
+        return jnp.sum(ct.simulate(rnn, x0, dt=0.1, **options).xs ** 2)
 
     x0 = normal(3, *batch, rnn.size)
     program = eqx.filter_jit(eqx.filter_grad(loss) if gradient else loss)
@@ -58,7 +59,8 @@ def runs():
     yield lambda: simulated(network(), rtol=1e-4)
     yield lambda: simulated(network(), adjoint="direct", rtol=1e-4, gradient=False)
     for options in ({"solver": ct.PoissonSplitting()}, {"rtol": 1e-4}):
-        yield lambda a=options: simulated(network(), save_at=jnp.array([0.1, 0.25], DTYPE), **a)
+        times = jnp.array([0.1, 0.25], DTYPE)
+        yield lambda a=options, b=times: simulated(network(), save_at=b, save_every=1, **a)
     noise = {"solver": diffrax.Heun(), "noise": normal(6, 4, 2), "key": jax.random.key(0)}
     yield lambda: simulated(network(), **noise)
 
