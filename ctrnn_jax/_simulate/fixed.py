@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .._network.rows import Rows, rows_of
 from .._util.types import Array, Bool, Scalar, State, any_at_all
 from ..solvers.base import Step
 from .drive import Drive, in_parts
 from .event import Event
-from .segments import Advance, Carry, Segment, choose
+from .segments import Advance, Carry, Segment, choose, near_divisor
+from .size_rules import ONE_BY_ONE, Kernels
 
 
 def finite(x: State) -> Bool[Array, " batch"]:
@@ -52,6 +54,7 @@ def fixed_segments(
     checkpoint: bool,
     check_each_step: bool = False,
     spare: int = 0,
+    kernels: Kernels = ONE_BY_ONE,
 ) -> Advance:
     """How a segment is run with steps of `dt`; states are saved with `spare` columns more.
 
@@ -62,9 +65,10 @@ def fixed_segments(
     every step, and so is all with `check_each_step`, for steps that cost and compile so much more
     than a check.
     """
-    free_step = _free_step(step, dt, drive, update)
+    free_step = _free_step(step, dt, drive, update, kernels.rows)
     checked_step = _checked_step(free_step, dt, max_norm, event)
-    loop = _Loop(checkpoint, spare)
+    loop = _Loop(checkpoint, spare, kernels)
+    checked_loop = _Loop(checkpoint, spare, ONE_BY_ONE)
 
     def pick(lanes, saves, otherwise):
         return None if saves is None else jnp.where(loop.padded(lanes), saves, otherwise)
@@ -72,7 +76,7 @@ def fixed_segments(
     def advance(carry: Carry, segment: Segment):
         held = drive.held(carry.step, segment.intervals * segment.steps)
         if max_norm is not None or event is not None or check_each_step:
-            return loop(checked_step, carry, segment, held)
+            return checked_loop(checked_step, carry, segment, held)
         new, saves = loop(free_step, carry, segment, held)
         stopped = carry.stopped_at >= 0
         diverged = ~stopped & ~finite(new.x)
@@ -82,7 +86,7 @@ def fixed_segments(
         def stop_diverged(new, saves):
             # Seldom run, and so in less memory: it would add its own to that of the free steps.
             span = math.isqrt(segment.steps) if checkpoint else 1
-            checked, checked_saves = loop(checked_step, carry, segment, held, span)
+            checked, checked_saves = checked_loop(checked_step, carry, segment, held, span)
             return choose(~diverged, new, checked), pick(~diverged, saves, checked_saves)
 
         def as_is(new, saves):
@@ -106,19 +110,24 @@ def fixed_segments(
 _OneStep = Callable[[Carry, Array | None], Carry]
 
 
-def _free_step(step: Step, dt: Scalar, drive: Drive, update: Callable | None) -> _OneStep:
-    """A step of all trajectories, whatever becomes of them."""
+def _free_step(
+    step: Step, dt: Scalar, drive: Drive, update: Callable | None, in_rows: bool
+) -> _OneStep:
+    """A step of all trajectories, whatever becomes of them: of columns or, once more, of rows."""
 
     def free_step(carry: Carry, held: Array | None) -> Carry:
         u = drive.during(carry.step, held, dt)
-        x, solver, converged = step(carry.x, carry.solver, carry.step, u)
+        x = rows_of(carry.x) if in_rows and not isinstance(carry.x, Rows) else carry.x
+        x, solver, converged = step(x, carry.solver, carry.step, u)
+        columns = jnp.stack(x) if isinstance(x, Rows) else x
+        x = x if isinstance(carry.x, Rows) else columns
         k = carry.step + 1
         unconverged_at = carry.unconverged_at
         if converged is not None:
             unconverged_at = jnp.where((unconverged_at < 0) & ~converged, k, unconverged_at)
         fold = carry.fold
         if update is not None:
-            fold = update_fold(update, fold, k.astype(x.dtype) * dt, x)
+            fold = update_fold(update, fold, k.astype(columns.dtype) * dt, columns)
         return Carry(x, solver, fold, k, carry.stopped_at, unconverged_at)
 
     return free_step
@@ -150,6 +159,7 @@ class _Loop(NamedTuple):
 
     checkpoint: bool
     spare: int
+    kernels: Kernels
 
     def __call__(
         self, one_step: _OneStep, carry: Carry, segment: Segment, held: Array | None, span: int = 1
@@ -162,15 +172,12 @@ class _Loop(NamedTuple):
             if held is not None:
                 first, rest = held[:whole], held[whole:]
             if span == 1:
-                carry = self._repeat(one_step, carry, first, whole)
+                carry = self._steps(one_step, carry, first, whole)
             else:
-                carry = self._repeat(
-                    lambda c, h: self._repeat(one_step, c, h, span),
-                    carry,
-                    in_parts(first, whole // span),
-                    whole // span,
-                )
-            carry = self._repeat(one_step, carry, rest, segment.steps - whole)
+                several = self._once(lambda c, h: self._steps(one_step, c, h, span))
+                parts = in_parts(first, whole // span)
+                carry = _repeat(several, carry, parts, whole // span)
+            carry = self._steps(one_step, carry, rest, segment.steps - whole)
             return carry, self.padded(carry.x) if segment.save else None
 
         if segment.intervals == 1:
@@ -179,14 +186,47 @@ class _Loop(NamedTuple):
         each = in_parts(held, segment.intervals)
         return lax.scan(interval, carry, each, length=segment.intervals)
 
-    def _repeat(self, one_step: _OneStep, carry: Carry, held: Array | None, times: int) -> Carry:
+    def _steps(self, one_step: _OneStep, carry: Carry, held: Array | None, times: int) -> Carry:
+        step = self._once(one_step)
+        if not self.kernels.rows or times <= 1:
+            return _repeat(step, carry, held, times, self.kernels)
+        # From the first step to the last: stacked in between, each row's way would be made anew.
+        carry = carry._replace(x=rows_of(carry.x))
+        carry = _repeat(step, carry, held, times, self.kernels)
+        return carry._replace(x=jnp.stack(carry.x))
+
+    def _once(self, one_step: _OneStep) -> _OneStep:
         # Reverse mode keeps the state a step started from, and not all that its stages computed, 33
         # arrays of that size for Tsit5: to write and read them takes longer than to compute them.
-        step = jax.checkpoint(one_step, prevent_cse=False) if self.checkpoint else one_step
-        if times <= 1:
-            return step(carry, jax.tree.map(lambda a: a[0], held)) if times else carry
-        return lax.scan(lambda c, h: (step(c, h), None), carry, held, length=times)[0]
+        return jax.checkpoint(one_step, prevent_cse=False) if self.checkpoint else one_step
 
     def padded(self, a: Array) -> Array:
         """With spare columns."""
         return jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, self.spare)]) if self.spare else a
+
+
+def _repeat(
+    step: _OneStep, carry: Carry, held: Array | None, times: int, kernels: Kernels = ONE_BY_ONE
+) -> Carry:
+    """So many steps."""
+    if times <= 1:
+        return step(carry, jax.tree.map(lambda a: a[0], held)) if times else carry
+    if kernels == ONE_BY_ONE:
+        return lax.scan(lambda c, h: (step(c, h), None), carry, held, length=times)[0]
+    together = near_divisor(times, kernels.together)
+    rounds, rest = divmod(times, together)
+
+    def several(carry: Carry, held: Array | None, count: int) -> Carry:
+        for i in range(count):
+            carry = step(carry, None if held is None else held[i])
+        return carry._replace(x=lax.optimization_barrier(carry.x))  # the end of a kernel
+
+    whole = None if held is None else in_parts(held[: rounds * together], rounds)
+    carry, _ = lax.scan(
+        lambda c, h: (several(c, h, together), None),
+        carry,
+        whole,
+        length=rounds,
+        unroll=near_divisor(rounds, -(-kernels.unrolled // together)),
+    )
+    return several(carry, None if held is None else held[rounds * together :], rest)

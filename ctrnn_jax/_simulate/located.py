@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._util.types import Array, Float, PyTree, Scalar
+from .._util.types import Array, Bool, Float, PyTree, Scalar
 from ..solvers._foreign import adapted
 from ..solvers.base import time_at
 from .between import fitting, input_during
@@ -59,14 +60,12 @@ def ended(problem: Problem, plan: Plan, rows: Batch, xs: Array, ends: Ends) -> H
 
     def one(item):
         row, candidate, k = item
-        x = xs[row][:, None]
-        still, there, at = _frozen((problem, rows, x))
-        full = fitting(still, plan, there.drive(still, row, 1), at, k, _one(x))
-        happened = candidate & finite(full)[0]
-        fraction, y = located(problem, plan, rows, row, jnp.where(happened, x, 0), k)
+        x = jnp.where(candidate, xs[row], 0)[:, None]
+        fraction, y, whole = located(problem, plan, rows, row, x, k)
+        happened = candidate & whole
         t = time_at(k, fraction, problem.dt)
         return (
-            jnp.where(happened, y[:, 0], x[:, 0]),
+            jnp.where(happened, y[:, 0], xs[row]),
             jnp.where(happened, t, jnp.nan),
             jnp.where(happened, (k - start).astype(x.dtype) + fraction, position[row]),
         )
@@ -80,43 +79,60 @@ def ended(problem: Problem, plan: Plan, rows: Batch, xs: Array, ends: Ends) -> H
 
 def located(
     problem: Problem, plan: Plan, rows: Batch, row: Any, x: Float[Array, "n 1"], k: Any
-) -> tuple[Scalar, Float[Array, "n 1"]]:
-    """After which fraction of step k, begun at x, the event happens, and the state then.
+) -> tuple[Scalar, Float[Array, "n 1"], Bool[Array, ""]]:
+    """After which fraction of step k, begun at x, the event happens, the state then, if there is.
 
-    By halving, to rounding. Its derivatives are those of the implicit function theorem.
+    By halving, to rounding. Its derivatives are those of the implicit function theorem. There is
+    none where the whole step is not finite.
     """
     event = plan.event
     assert event is not None
 
-    def value(state, fraction):
+    def after(state, fraction):
         problem, rows, x = state
         y = fitting(problem, plan, rows.drive(problem, row, 1), x, k, fraction)
-        return event.value(time_at(k, fraction, problem.dt), y)[0]
+        return event.value(time_at(k, fraction, problem.dt), y)[0], y
 
     frozen = _frozen((problem, rows, x))
-    none, one = jnp.zeros((), x.dtype), _one(x)
-    # By both ends: at one of them g may be 0 to rounding, and of the other sign than in the run.
-    rising = value(frozen, none) < value(frozen, one)
-
-    def halve(_, bracket):
-        low, high = bracket
-        middle = (low + high) / 2
-        g = value(frozen, middle)
-        beyond = jnp.where(rising, g >= 0, g <= 0)
-        return jnp.where(beyond, low, middle), jnp.where(beyond, middle, high)
-
-    halvings = jnp.finfo(x.dtype).nmant + 2
-    fraction = lax.fori_loop(0, halvings, halve, (none, one))[1]
+    fraction, whole = _bracket(lambda fraction: after(frozen, fraction), x.dtype)
+    x = jnp.where(whole, x, 0)  # else derivatives of the others, that it is masked from, are nan
+    frozen = _frozen((problem, rows, x))
     if problem.tolerances is None:
         # Backwards, as there are solvers that have no forward mode.
-        slope = jax.grad(lambda f: value(frozen, f))(fraction)
+        slope = jax.grad(lambda f: after(frozen, f)[0])(fraction)
     else:
         slope = _slope_along(frozen, plan, row, k, fraction)
     slope = lax.stop_gradient(slope)
     slope = jnp.where(jnp.isfinite(slope) & (slope != 0), slope, jnp.inf)
-    g = value((problem, rows, x), fraction)
+    g = after((problem, rows, x), fraction)[0]
     fraction -= (g - lax.stop_gradient(g)) / slope
-    return fraction, fitting(problem, plan, rows.drive(problem, row, 1), x, k, fraction)
+    return fraction, after((problem, rows, x), fraction)[1], whole
+
+
+def _bracket(after: Callable, dtype: Any) -> tuple[Scalar, Bool[Array, ""]]:
+    """The fraction of a step where g changes sign, and whether the whole step is finite.
+
+    Both ends tell the direction: at one of them g may be 0 to rounding, and of the other sign than
+    in the run. They are looked at by the same loop: a step may take seconds to compile.
+    """
+    none, one = jnp.zeros((), dtype), jnp.ones((), dtype)
+
+    def look(i, found):
+        low, high, first, rising, whole = found
+        at = jnp.where(i == 0, none, jnp.where(i == 1, one, (low + high) / 2))
+        g, y = after(at)
+        first = jnp.where(i == 0, g, first)
+        rising = jnp.where(i == 1, first < g, rising)
+        whole = jnp.where(i == 1, finite(y)[0], whole)
+        beyond = jnp.where(rising, g >= 0, g <= 0)
+        low = jnp.where((i > 1) & ~beyond, at, low)
+        high = jnp.where((i > 1) & beyond, at, high)
+        return low, high, first, rising, whole
+
+    looks = jnp.finfo(dtype).nmant + 4  # two ends, and halvings
+    unknown = jnp.zeros((), bool)
+    _, high, _, _, whole = lax.fori_loop(0, looks, look, (none, one, none, unknown, unknown))
+    return high, whole
 
 
 def _slope_along(state: Any, plan: Plan, row: Any, k: Any, fraction: Scalar) -> Scalar:
@@ -128,10 +144,6 @@ def _slope_along(state: Any, plan: Plan, row: Any, k: Any, fraction: Scalar) -> 
     event = plan.event
     assert event is not None
     return jax.jvp(event.value, (t, y), (jnp.ones_like(t), velocity))[1][0] * problem.dt
-
-
-def _one(x: Array) -> Scalar:
-    return jnp.ones((), x.dtype)
 
 
 def _frozen(tree: PyTree) -> Any:

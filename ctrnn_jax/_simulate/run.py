@@ -34,8 +34,8 @@ from .problem import Plan, Problem, initial_fold
 from .resume import Begun, Remembered, as_rows, batch_axes, fingerprint, from_rows
 from .reversible import reversible_segment_steps, reversible_segments
 from .save_at import at_events, at_times, until_events
-from .segments import Advance, Carry, Progress, run_segments, square_root_segment
-from .size_rules import block_size, saved_at_once
+from .segments import Advance, Carry, Progress, run_segments
+from .size_rules import block_size, kernels, saved_at_once, steps_in_segment
 from .trajectory import Trajectory
 
 
@@ -254,7 +254,7 @@ def _segments(
         origin = None if drive.kind == HELD else columns
         steps = adaptive_segment_steps(plan, needs_all(problem, plan), columns.size)
         return adaptive_segments(problem, plan, drive), origin, steps
-    solver = _solver(problem, keys)
+    solver = _solver(problem, keys).on(plan.platform)
     at_start = drive.at_start(problem.dt)
     remembered, step = solver.begin(problem.rnn, problem.dt, columns, at_start)
     looks = plan.update is not None or problem.max_norm is not None or plan.stops_at is not None
@@ -263,7 +263,7 @@ def _segments(
         return advance, remembered, reversible_segment_steps(plan.num_steps)
     n, size = columns.shape
     together, spare = saved_at_once(n, size, columns.dtype.itemsize, plan.platform)
-    segment_steps = square_root_segment(plan.num_steps)
+    segment_steps = steps_in_segment(plan.num_steps, plan.platform)
     if plan.keep_states:
         segment_steps = min(segment_steps, plan.save_every * together)
     advance = fixed_segments(
@@ -276,5 +276,12 @@ def _segments(
         checkpoint=plan.checkpoints,
         check_each_step=solver.checks_each_step,
         spare=spare,
+        kernels=kernels(
+            n,
+            solver.products_of_rows(problem.rnn),
+            solver.arrays_per_step,
+            plan.platform,
+            solver.unrolls,
+        ),
     )
     return advance, remembered, segment_steps

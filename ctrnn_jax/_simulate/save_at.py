@@ -109,7 +109,7 @@ def at_events(
         since = jnp.maximum(k - start, 0)
         place = _Place(row, since // plan.save_every, since % plan.save_every)
         _, k, x = _on_grid(problem, plan, rows, xs, place)
-        fraction, y = located(problem, plan, rows, row, jnp.where(there, x, 0), k)
+        fraction, y, _ = located(problem, plan, rows, row, jnp.where(there, x, 0), k)
         t = time_at(k, fraction, problem.dt)
         return jnp.where(there, t, jnp.nan), jnp.where(there, y[:, 0], jnp.nan)
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 import os
+from typing import NamedTuple
+
+from .segments import square_root_segment
 
 # From so many neurons on A fills the second-level cache, and exceeds it.
 _CACHE_FILLED_FROM = 256
@@ -70,6 +73,61 @@ def saved_at_once(n: int, columns: int, itemsize: int, platform: str) -> tuple[i
         return 2**31, 0
     spare = 16 // itemsize if columns * itemsize % 1024 == 0 else 0
     return max(1, _BYTES_SAVED // (n * columns * itemsize)), spare
+
+
+class Kernels(NamedTuple):
+    """How the steps of a segment are made into kernels.
+
+    Attributes:
+        rows: of states as rows, with the products written out.
+        together: so many steps in one kernel; of rows only.
+        unrolled: so many steps in a round of the innermost loop, which is launched as one graph.
+    """
+
+    rows: bool = False
+    together: int = 1
+    unrolled: int = 1
+
+
+ONE_BY_ONE = Kernels()
+
+# A GPU takes 2.5 us to launch a kernel, 5 us for a graph of five or more, and 1 us for each of
+# these, however little they compute. States as rows make one kernel of several steps, but compile
+# the longer the more multiplications are written out in a round of the loop: for a gradient up to
+# 20 s for 300.
+_WRITTEN_OUT_IN_KERNEL = 64
+_KERNELS_IN_ROUND = 5
+_ARRAYS_IN_ROUND = 200
+_STEPS_IN_ROUND = 25
+_LEAST_STEPS_IN_SEGMENT = 100
+
+
+def kernels(n: int, products: int, arrays: int, platform: str, unrolls: bool) -> Kernels:
+    """How the steps of a solver are made into kernels.
+
+    Args:
+        n: neurons.
+        products: of rows in a step; 0 where it is not made of rows.
+        arrays: of a state's size that a step works on.
+        platform: "cpu", "gpu", ...
+        unrolls: whether several steps may stand in a round of a loop.
+    """
+    if platform == "cpu":
+        return ONE_BY_ONE
+    written_out = products * n**2
+    if 0 < written_out <= _WRITTEN_OUT_IN_KERNEL:
+        together = min(_WRITTEN_OUT_IN_KERNEL // written_out, _STEPS_IN_ROUND // _KERNELS_IN_ROUND)
+        return Kernels(True, together, together * _KERNELS_IN_ROUND)
+    if not unrolls:
+        return ONE_BY_ONE
+    return Kernels(unrolled=min(_STEPS_IN_ROUND, _ARRAYS_IN_ROUND // arrays))
+
+
+def steps_in_segment(num_steps: int, platform: str) -> int:
+    """As many as balance what reverse mode stores; off CPUs enough for few looks at what diverged,
+    each of which is some kernels and a wait of the host."""
+    least = 1 if platform == "cpu" else _LEAST_STEPS_IN_SEGMENT
+    return max(square_root_segment(num_steps), min(least, num_steps))
 
 
 def devices_pay(states: int, n: int) -> bool:

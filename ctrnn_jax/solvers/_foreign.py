@@ -14,6 +14,7 @@ from jax import lax
 
 from .._network.inputs import CONTINUOUS
 from .._network.model import CTRNN
+from .._network.rows import Rows, field, has_rows
 from .._util.types import Array, Int, Scalar, State
 from .base import (
     AbstractNetworkSolver,
@@ -87,14 +88,23 @@ class _Foreign(Declarations):
         return for_tolerances(self.solver, rtol, atol)
 
 
-def _slope(rnn: CTRNN, dt: Scalar, k: Any, fraction: float, x: State, u: Input | None) -> State:
+def _slope(
+    rnn: CTRNN, dt: Scalar, k: Any, fraction: float, x: State | Rows, u: Input | None
+) -> State | Rows:
     """x' at a fraction of step k."""
+    if isinstance(x, Rows):
+        return field(rnn, x, None if u is None else u(fraction))
     args = None if u is None else lambda _: u(fraction)
     return rnn(time_at(k, fraction, dt), x, args)
 
 
 class _Columns(_Foreign):
     """All states at once, as columns."""
+
+    unrolls: ClassVar[bool] = True
+
+    def products_of_rows(self, rnn):
+        return int(type(self.solver) is diffrax.Euler and has_rows(rnn))
 
     def begin(self, rnn, dt, x0, u=None):
         def euler_step(x, state, k, u=None):
@@ -116,9 +126,15 @@ class _ExplicitRungeKutta(_Foreign):
     computed, and from step to step only the state is handed on, and kept for reverse mode.
     """
 
+    unrolls: ClassVar[bool] = True
+
     @property
     def arrays_per_step(self):
         return self.solver.tableau.num_stages + 3
+
+    def products_of_rows(self, rnn):
+        tableau = self.solver.tableau
+        return tableau.num_stages - tableau.ssal if has_rows(rnn) else 0
 
     def begin(self, rnn, dt, x0, u=None):
         tableau = self.solver.tableau

@@ -98,16 +98,18 @@ def exponential_change(h: Scalar, A: Matrix) -> Pair:
     squarings: Int[Array, ""] = jnp.clip(jnp.frexp(norm)[1] + _SMALL, 0, _MAX_SQUARINGS)
     X = jnp.ldexp(hA[0], -squarings), jnp.ldexp(hA[1], -squarings)
 
-    def term(i, total):
-        k = (_TERMS - i).astype(norm.dtype)  # X/k (1 + X/(k+1) (1 + ...))
-        high, low = _add(X, _product(X, total))
+    def turn(i, D):
+        # First the series, X/k (1 + X/(k+1) (1 + ...)), then squares: one loop, half the code.
+        series = i < _TERMS
+        times, k = (
+            jnp.where(series, a, b).astype(norm.dtype) for a, b in ((1, 2), (_TERMS - i, 1))
+        )
+        left = jnp.where(series, X[0], D[0]), jnp.where(series, X[1], D[1])
+        high, low = _add((times * left[0], times * left[1]), _product(left, D))
         return high / k, low / k
 
-    def square(_, D):
-        return _add((2 * D[0], 2 * D[1]), _product(D, D))
-
-    D = lax.fori_loop(0, _TERMS, term, (jnp.zeros_like(A), jnp.zeros_like(A)))
-    high, low = lax.fori_loop(0, squarings, square, D)
+    none = jnp.zeros_like(A), jnp.zeros_like(A)
+    high, low = lax.fori_loop(0, _TERMS + squarings, turn, none)
     first = _slices((high, low), slice_bits(len(A), A.dtype))[0]
     return first, (high - first) + low
 

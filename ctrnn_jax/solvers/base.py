@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from .._network.inputs import CONTINUOUS, HELD
 from .._network.invariants import energy
 from .._network.model import CTRNN
+from .._network.rows import Rows, field
 from .._util.types import Array, Bool, Float, Int, PyTree, Scalar, State
 
 Columns = Float[Array, "n batch"]
@@ -23,9 +24,10 @@ Columns = Float[Array, "n batch"]
 # The input during a step, at a fraction of it: (m,), or (m, batch) for one per column.
 Input = Callable[[Any], Array]
 
-# step(x, solver_state, k, u) -> x, solver_state, converged; k counts the steps already made.
+# step(x, solver_state, k, u) -> x, solver_state, converged; k counts the steps already made. x are
+# columns, or `Rows` if `Declarations.products_of_rows` says so.
 Step = Callable[
-    [State, Any, Int[Array, ""], Input | None], tuple[State, Any, Bool[Array, " batch"] | None]
+    [Any, Any, Int[Array, ""], Input | None], tuple[Any, Any, Bool[Array, " batch"] | None]
 ]
 
 
@@ -40,6 +42,7 @@ class Declarations(abc.ABC):
             that each is looked at, rather than a whole segment.
         remembers_result: what is remembered belongs to the state that the last step ended with,
             and is made anew where that was changed.
+        unrolls: a step is a few operations without a loop, so that a round of one may be several.
         can_undo: `retrace` undoes steps, for `adjoint="reversible"`.
         inputs: the kinds of inputs that it is right for, of "held" and "continuous".
     """
@@ -48,6 +51,7 @@ class Declarations(abc.ABC):
     works_alone: ClassVar[bool] = True
     checks_each_step: ClassVar[bool] = False
     remembers_result: ClassVar[bool] = True
+    unrolls: ClassVar[bool] = False
     can_undo: ClassVar[bool] = False
     inputs: ClassVar[tuple[str, ...]] = (HELD, CONTINUOUS)
 
@@ -65,6 +69,14 @@ class Declarations(abc.ABC):
     def is_adaptive(self) -> bool:
         """Whether a step estimates its error, so that step sizes can follow tolerances."""
         return isinstance(self, diffrax.AbstractAdaptiveSolver)
+
+    def on(self, platform: str) -> Declarations:
+        """The solver as it steps on such devices: itself, or another form of it."""
+        return self
+
+    def products_of_rows(self, rnn: CTRNN) -> int:
+        """Products with A in a step, if what `begin` returns makes steps of `Rows`, too; else 0."""
+        return 0
 
     def check(self, rnn: CTRNN, x: Array) -> None:
         """Refuse a network that cannot be integrated, where that is seen beforehand."""
@@ -156,6 +168,8 @@ class StepTerm(diffrax.AbstractTerm):
 
     def vf(self, t, y, args):
         fraction = t - (self.k % _CYCLE).astype(self.dt.dtype)
+        if isinstance(y, Rows):
+            return field(self.vector_field, y, None if args is None else args(t))
         u = None if args is None else lambda _: args(t)
         return self.vector_field(time_at(self.k, fraction, self.dt), y, u)
 
@@ -183,11 +197,11 @@ def one_step(
     solver: diffrax.AbstractSolver,
     rnn: CTRNN,
     dt: Scalar,
-    x: State,
+    x: State | Rows,
     state: Any,
     k: Array,
     u: Input | None = None,
-) -> tuple[State, Any, Bool[Array, ""]]:
+) -> tuple[State | Rows, Any, Bool[Array, ""]]:
     """The state after step k, what is remembered, and whether diffrax calls it a success."""
     t0 = (k % _CYCLE).astype(x.dtype)
     # An input may jump where a step begins: what was remembered of the last one is no slope there.

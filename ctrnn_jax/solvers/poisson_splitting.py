@@ -10,11 +10,13 @@ import jax.numpy as jnp
 
 from .._network.model import CTRNN
 from .._network.products import AbstractTwoGroups
+from .._network.rows import Rows, has_rows
 from .._util import checks
 from .._util.types import Array, Float
 from ._common import biases_at, conservative_network_of, during_step, middles
 from ._leapfrog import Leapfrog
 from ._sweep import Sweep
+from ._sweep_rows import SweepOfRows
 from .base import AbstractNetworkSolver, AbstractRetrace, Input, dense_info
 from .compositions import COMPOSITIONS
 
@@ -56,6 +58,7 @@ class PoissonSplitting(AbstractNetworkSolver):
     """
 
     can_undo: ClassVar[bool] = True
+    _sweep: ClassVar[type[Sweep]] = Sweep
     order_: int = eqx.field(static=True)
     compensated: bool = eqx.field(static=True)
 
@@ -102,6 +105,10 @@ class PoissonSplitting(AbstractNetworkSolver):
         """b + B u at the middle of each substep."""
         return biases_at(rnn, u, middles(self._parts))
 
+    def on(self, platform: str) -> PoissonSplitting:
+        """With the moves of many neurons in a kernel, where it is not a CPU."""
+        return self if platform == "cpu" else _OfRows(self.order_, self.compensated)
+
     @property
     def _parts(self) -> tuple[float, ...]:
         return COMPOSITIONS.get(self.order_, (1.0,))
@@ -112,7 +119,28 @@ class PoissonSplitting(AbstractNetworkSolver):
         if isinstance(rnn.weights, AbstractTwoGroups):
             first, last = (0.5, 0.5) if symmetric else (1.0, 0.0)
             return Leapfrog(rnn, fractions, first, last)
-        return Sweep(rnn, fractions, there_and_back=symmetric)
+        return self._sweep(rnn, fractions, there_and_back=symmetric)
+
+
+class _OfRows(PoissonSplitting):
+    _sweep: ClassVar[type[Sweep]] = SweepOfRows
+
+    def products_of_rows(self, rnn):
+        swept = not isinstance(rnn.weights, AbstractTwoGroups) and not self.compensated
+        return (2 if self.order_ > 1 else 1) * len(self._parts) if swept and has_rows(rnn) else 0
+
+    def begin(self, rnn, dt, x0, u=None):
+        remembered, of_columns = super().begin(rnn, dt, x0, u)
+
+        def step(x, state, k, u=None):
+            if not isinstance(x, Rows):
+                return of_columns(x, state, k, u)
+            sweep = self._steps(rnn)
+            assert isinstance(sweep, SweepOfRows)
+            biases = None if u is None else self.biases(rnn, u)
+            return sweep.step_of_rows(x, dt, biases), state, None
+
+        return remembered, step
 
 
 def _columns(y: Array) -> Float[Array, "n batch"]:

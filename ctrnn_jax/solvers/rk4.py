@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import diffrax
 
+from .._network.rows import has_rows
 from .base import AbstractNetworkSolver, dense_info
 
 
@@ -18,6 +21,12 @@ class RK4(AbstractNetworkSolver):
     Example:
         >>> ct.simulate(rnn, x0, dt=0.05, num_steps=1000, solver=ct.RK4())
     """
+
+    unrolls: ClassVar[bool] = True
+
+    def products_of_rows(self, rnn):
+        """Four, one a slope."""
+        return 4 if has_rows(rnn) else 0
 
     def order(self, terms):
         """4."""
