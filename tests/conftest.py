@@ -39,9 +39,8 @@ matplotlib.use("Agg")
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks
 def pytest_collection_modifyitems(items):
-    """Of the cases of a test that is `sampled(k)` all but every k-th are long; slow ones last.
-
-    In float32 others than in float64, where there are so many.
+    """Of the cases of a test that is `sampled(k)` every k-th is run, the next ones are long, and
+    what is left is rare; slow ones last. In float32 others are run, where there are so many.
     """
     cases, seen = Counter(item.function for item in items), Counter()
     for item in items:
@@ -50,8 +49,9 @@ def pytest_collection_modifyitems(items):
             case = seen[item.function]
             seen[item.function] += 1
             k = sampled.args[0]
-            if case % k != (0 if X64 else min(k, cases[item.function]) // 2):
-                item.add_marker(pytest.mark.long)
+            run = 0 if X64 else min(k, cases[item.function]) // 2
+            if case % k != run:
+                item.add_marker(pytest.mark.long if case % k == run + 1 else pytest.mark.rare)
     # Set in a worker's own environment, too, as the first process left it there.
     if os.environ["XLA_FLAGS"] == QUICK:
         for item in items:

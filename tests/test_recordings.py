@@ -189,7 +189,7 @@ def assert_whole_or_nothing(path, undisturbed):
     return recording.num_saves
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.rare)])
 @pytest.mark.skipif(not jax.config.jax_enable_x64, reason="the child runs in float64")
 def test_survives_kills(tmp_path, kills):
     succeeds(tmp_path / "undisturbed")
