@@ -120,7 +120,7 @@ def test_of_noise_the_best_number_of_lines_is_compared_and_nothing_is_trained():
 GOOD = np.sin(np.arange(100.0))
 BAD = [
     ((GOOD[:20], DT), {}, "signal: expected at least 32 samples"),
-    ((np.append(GOOD, np.nan), DT), {}, "signal: expected finite values, got 1 non-finite of 101"),
+    ((np.append(GOOD, np.inf), DT), {}, "signal: expected finite values, got 1 non-finite of 101"),
     ((np.ones(100), DT), {}, "signal: expected samples that vary, got constant ones"),
     ((np.arange(100), DT), {}, "signal: expected a floating-point array"),
     ((GOOD, 0.0), {}, "dt: expected a finite number > 0, got 0.0"),

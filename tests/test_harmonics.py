@@ -187,7 +187,7 @@ Y = np.sin(np.arange(20.0))
         (lambda: harmonic_regression(Y[:3], DT, 1), ValueError, "y: expected at least 4 samples"),
         (lambda: harmonic_regression(np.ones((5, 0)), DT, 1), ValueError, "y: expected at least"),
         (lambda: harmonic_regression(np.ones((5, 1, 1)), DT, 1), ValueError, "y: expected shape"),
-        (lambda: harmonic_regression(np.append(Y, np.nan), DT, 1), ValueError, "1 non-finite"),
+        (lambda: harmonic_regression(np.append(Y, np.inf), DT, 1), ValueError, "1 non-finite"),
         (lambda: harmonic_regression(np.arange(9), DT, 1), TypeError, "got dtype int64"),
         (lambda: harmonic_regression(Y, 0.0, 1), ValueError, "dt: expected a finite number > 0"),
         (lambda: harmonic_regression(Y, DT, -1), ValueError, "lines: expected an integer >= 0"),
