@@ -34,10 +34,12 @@ class SignalReport(eqx.Module):
         harmonic_nrmse, harmonic_held_out_nrmse: the same of harmonic regression with the number of
             lines that best foresees the last two fifths of the training samples, each from those
             before; at most as many parameters.
-        autoregression_held_out_nrmse: of autoregression, its order chosen in the same way.
+        autoregression_held_out_nrmse: of autoregression, its order chosen in the same way. Where
+            samples are uneven or missing, on a grid that harmonic regression fills, and what it
+            leaves, interpolated.
         mean_held_out_nrmse: of the mean of the training samples.
-        extrapolated_amplitude: (channels,) standard deviation of what is generated over ten times
-            the samples (at most 100000) beyond them, over that of the training samples.
+        extrapolated_amplitude: (channels,) standard deviation of what is generated for ten times
+            as long (at most 100000 intervals) beyond the samples, over that of the training samples.
         num_parameters: of the oscillator: weights, initial state, read-out, offset.
         harmonic_lines: sinusoids of harmonic regression.
         autoregression_order: earlier samples, at most 128, from which autoregression foresees.
