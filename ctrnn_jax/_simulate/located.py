@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._util.types import Array, Float, PyTree, Scalar
+from .._util.types import Array, Bool, Float, Int, PyTree, Scalar
 from ..solvers._foreign import adapted
 from ..solvers.base import time_at
 from .between import fitting, input_during
@@ -25,11 +25,13 @@ class Happened(NamedTuple):
     """Of each trajectory; `xs` (batch, n) where it ended, `ts` (batch,) nan where there was none.
 
     `position` (batch,) is where it ended, in steps since the run began; infinite if it did not.
+    `unconverged_at` (batch,) is the step of the event where that was not solved, else -1.
     """
 
     xs: Float[Array, "batch n"]
     ts: Float[Array, " batch"]
     position: Float[Array, " batch"]
+    unconverged_at: Int[Array, " batch"] | None = None
 
 
 def at_once(problem: Problem, plan: Plan, numbers: int, items: int) -> int:
@@ -61,14 +63,20 @@ def ended(problem: Problem, plan: Plan, rows: Batch, xs: Array, ends: Ends) -> H
         row, candidate, k = item
         x = xs[row][:, None]
         still, there, at = _frozen((problem, rows, x))
-        full = fitting(still, plan, there.drive(still, row, 1), at, k, _one(x))
+        full, solved = fitting(still, plan, there.drive(still, row, 1), at, k, _one(x))
         happened = candidate & finite(full)[0]
-        fraction, y = located(problem, plan, rows, row, jnp.where(happened, x, 0), k)
+        begin = jnp.where(happened, x, 0)
+        fraction, y, solved_there = located(problem, plan, rows, row, begin, k)
+        failed = None
+        if solved is not None and solved_there is not None:
+            # The run has not kept that step: what it found of it is found here.
+            failed = jnp.where(happened & ~(solved & solved_there)[0], k + 1, -1)
         t = time_at(k, fraction, problem.dt)
         return (
             jnp.where(happened, y[:, 0], x[:, 0]),
             jnp.where(happened, t, jnp.nan),
             jnp.where(happened, (k - start).astype(x.dtype) + fraction, position[row]),
+            failed,
         )
 
     every = jnp.arange(batch, dtype=jnp.int32)
@@ -80,17 +88,18 @@ def ended(problem: Problem, plan: Plan, rows: Batch, xs: Array, ends: Ends) -> H
 
 def located(
     problem: Problem, plan: Plan, rows: Batch, row: Any, x: Float[Array, "n 1"], k: Any
-) -> tuple[Scalar, Float[Array, "n 1"]]:
+) -> tuple[Scalar, Float[Array, "n 1"], Bool[Array, "1"] | None]:
     """After which fraction of step k, begun at x, the event happens, and the state then.
 
-    By halving, to rounding. Its derivatives are those of the implicit function theorem.
+    By halving, to rounding. Its derivatives are those of the implicit function theorem. Last,
+    whether that state was solved, as `fitting` says.
     """
     event = plan.event
     assert event is not None
 
     def value(state, fraction):
         problem, rows, x = state
-        y = fitting(problem, plan, rows.drive(problem, row, 1), x, k, fraction)
+        y, _ = fitting(problem, plan, rows.drive(problem, row, 1), x, k, fraction)
         return event.value(time_at(k, fraction, problem.dt), y)[0]
 
     frozen = _frozen((problem, rows, x))
@@ -116,14 +125,14 @@ def located(
     slope = jnp.where(jnp.isfinite(slope) & (slope != 0), slope, jnp.inf)
     g = value((problem, rows, x), fraction)
     fraction -= (g - lax.stop_gradient(g)) / slope
-    return fraction, fitting(problem, plan, rows.drive(problem, row, 1), x, k, fraction)
+    return fraction, *fitting(problem, plan, rows.drive(problem, row, 1), x, k, fraction)
 
 
 def _slope_along(state: Any, plan: Plan, row: Any, k: Any, fraction: Scalar) -> Scalar:
     """dg by the fraction of a step, by the equation: cheaper than through adaptive steps."""
     problem, rows, x = state
     drive, t = rows.drive(problem, row, 1), time_at(k, fraction, problem.dt)
-    y, u = fitting(problem, plan, drive, x, k, fraction), input_during(problem, drive, k)
+    (y, _), u = fitting(problem, plan, drive, x, k, fraction), input_during(problem, drive, k)
     velocity = problem.rnn(t, y, None if u is None else lambda _: u(fraction))
     event = plan.event
     assert event is not None

@@ -39,7 +39,7 @@ class SignalReport(eqx.Module):
             leaves, interpolated.
         mean_held_out_nrmse: of the mean of the training samples.
         extrapolated_amplitude: (channels,) standard deviation of what is generated for ten times
-            as long (at most 100000 intervals) beyond the samples, over that of the training samples.
+            as long (at most 100000 intervals) beyond the samples, over that of those trained on.
         num_parameters: of the oscillator: weights, initial state, read-out, offset.
         harmonic_lines: sinusoids of harmonic regression.
         autoregression_order: earlier samples, at most 128, from which autoregression foresees.
