@@ -93,6 +93,19 @@ def test_uneven_samples_of_sinusoids_are_gone_on_with(kind):
     np.testing.assert_allclose(there, clean(t), atol=1e-5 if X64 else 0.1)
 
 
+@pytest.mark.long
+def test_a_channel_may_begin_late_or_end_early():
+    t = DT * np.arange(400)
+    clean = np.stack([np.sin(9 * t), 2 + np.cos(9 * t), np.sin(9 * t + 1)], axis=1)
+    y = clean.copy()
+    y[:250, 1] = y[300:, 2] = y[:10] = np.nan
+    oscillator, report = ct.fit_signal(y, DT, neurons=4, steps=0)
+    tolerance = 1e-5 if X64 else 0.05
+    np.testing.assert_allclose(oscillator.generate(DT, 399), clean, atol=tolerance)
+    assert np.all(np.asarray(report.held_out_nrmse)[:2] < tolerance)
+    assert np.isnan(report.held_out_nrmse[2]) and "worse" not in report.verdict
+
+
 @pytest.mark.skipif(not X64, reason="finite differences")
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", ["nan", "late", "random"])

@@ -163,10 +163,10 @@ def _alike(Y: np.ndarray) -> list[_Group]:
         return [_Group(slice(None), slice(None))]
     kinds, which = np.unique(known, axis=1, return_inverse=True)
     which = which.ravel()
-    return [
-        _Group(np.flatnonzero(kinds[:, k]), np.flatnonzero(which == k))
-        for k in range(kinds.shape[1])
+    groups = [
+        _Group(np.flatnonzero(kind), np.flatnonzero(which == k)) for k, kind in enumerate(kinds.T)
     ]
+    return [group for group in groups if group.rows.size]  # one may begin later
 
 
 class _Part(NamedTuple):
