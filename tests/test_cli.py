@@ -77,6 +77,45 @@ def test_simulate_takes_the_users_own_data(tmp_path):
 
 
 @pytest.mark.long
+def test_saves_at_given_times_until_an_event(ctrnn, tmp_path):
+    rnn = ct.CTRNN(ct.BlockSkew.from_hz(jnp.array([1.0], jnp.float32)), ct.Linear())
+    ct.save("rnn.ctrnn", rnn)
+    angles = np.array([0.1, 0.3, 0.6])
+    np.save("x0.npy", np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    np.savetxt("times.csv", [0, 0.11, 0.25, 0.6], "%.2f")
+    options = ["--weights", "rnn.ctrnn", "--initial-states", "x0.npy", "--activation", "linear"]
+    options += ["--dt", "0.01", "--solver", "dopri8", "--dtype", "float64", "--no-progress"]
+    turn = float(rnn.weights.as_matrix()[0, 1])  # x_0 + i x_1 turns backwards
+    phase = lambda t: np.angle(np.exp(1j * (angles[:, None] - turn * t)))  # noqa: E731
+    for given in ("times.csv", "0,0.11,0.25,0.6"):
+        status, out, error = ctrnn("simulate", *options, "--save-at", given, "--out", "o")
+        assert status == 0, error
+        assert "60 of 0.01 s, saved at 4 times" in out
+        run = ct.load(tmp_path / "o" / "trajectory.ctrnn")
+        ts = np.array([0, 0.11, 0.25, 0.6])
+        np.testing.assert_allclose(run.ts, ts)
+        exact = np.stack([np.cos(phase(ts)), np.sin(phase(ts))], axis=-1)
+        np.testing.assert_allclose(run.xs, exact, atol=1e-7)
+    # x_1 = sin falls, or rises, through 0 after a part of the turn; the last one stops before.
+    down = turn > 0
+    exact = (angles if down else np.pi - angles) / abs(turn)
+    event = f"1=0:{'down' if down else 'up'}"
+    steps = ["--duration", "0.3", "--until", event, "--out", "e"]
+    status, out, error = ctrnn("simulate", *options, *steps)
+    assert status == 0, error
+    lines = (tmp_path / "e" / "event_times.csv").read_text().split()
+    found = np.array([float(line.split(",")[1] or "nan") for line in lines[1:]])
+    assert lines[0] == "state,time" and [line.split(",")[0] for line in lines[1:]] == list("012")
+    happened = exact < 0.3
+    np.testing.assert_allclose(found[happened], exact[happened], atol=1e-7)
+    assert np.isnan(found[~happened]).all()
+    results = json.loads((tmp_path / "e" / "summary.json").read_text())["results"]
+    assert results["events"] == happened.sum() and results["stopped"] == 0
+    assert results["max_relative_energy_drift"] < 1e-6
+    assert f"{event}, passed by {happened.sum()} of 3 states" in out
+
+
+@pytest.mark.long
 def test_info(ctrnn):
     status, told, _ = ctrnn("info")
     assert status == 0 and "jaxlib" in told and "devices" in told
@@ -148,6 +187,19 @@ BAD = [
     (["--inputs", "words.csv"], "--inputs: expected rows of numbers"),
     (["--inputs", "scalar.npy"], "--inputs: expected shape (steps, inputs) or (states, steps, inp"),
     (["--input-weights", "wide.npy"], "--input-weights: expected none without --inputs, got wide"),
+    (["--save-at", "0,1", "--save-every", "2"], "--save-every: expected none with --save-at, got"),
+    (["--save-at", "0,1", "--noise", "1"], "--noise: expected none with --save-at, got 1.0"),
+    (["--save-at", "0,1", "--record"], "--record: expected none with --save-at"),
+    (["--save-at", "0,1,1"], "--save-at: expected times from 0 on that increase, got 0,1,1"),
+    (["--save-at", "0,3"], "--save-at: expected times up to 2 s, 40 steps, got 3.0"),
+    (["--save-at", "0,nan"], "--save-at: expected finite values, got 1 non-finite of 2"),
+    (["--save-at", "no.csv"], "--save-at: expected an existing file, got no.csv"),
+    (["--save-at", "general.npy"], "--save-at: expected times (S,), got shape (4, 4)"),
+    (["--until", "0:up"], "--until: expected NEURON=LEVEL, NEURON=LEVEL:up or :down, got '0:up'"),
+    (["--until", "0=x"], "--until: expected NEURON=LEVEL, NEURON=LEVEL:up or :down, got '0=x'"),
+    (["--until", "4=0"], "--until: expected a neuron from 0 to 3, got 4"),
+    (["--until", "0=0", "--noise", "1"], "--until: expected none with --noise, got 0=0"),
+    (["--until", "0=0", "--record"], "--record: expected none with --until"),
     (["--noise", "-1"], "--noise: expected a finite number > 0, got -1.0"),
     (["--noise", "1", "--solver", "tsit5"], "--solver: expected one of stochastic equations"),
     (["--noise", "1", "--rtol", "1e-3"], "expected"),

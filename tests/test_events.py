@@ -286,6 +286,36 @@ def test_with_times_folds_bounds_and_ends():
     np.testing.assert_array_equal(then.stopped_at, run.stopped_at)
 
 
+class OfWholeSteps(ct.ImplicitMidpoint):
+    """Says of steps of any other length than 0.1 that they are not solved."""
+
+    def advance(self, rnn, x, h, biases=None, level=None):
+        x, converged = super().advance(rnn, x, h, biases, level)
+        return x, converged & (jnp.abs(h - 0.1) < 1e-6)
+
+
+@pytest.mark.long
+def test_steps_to_the_side_that_are_not_solved_are_told_of():
+    rnn, x0, event = network(), normal(3, 6, 4), ct.Event(level, 1)
+    solve = partial(ct.simulate, rnn, x0, dt=0.1, num_steps=80, solver=OfWholeSteps())
+    assert np.all(np.asarray(solve().unconverged_at) == -1)
+    ts = jnp.asarray([0.25, 0.72], DTYPE)
+    assert np.all(np.asarray(solve(save_at=ts).unconverged_at) == 3)
+    each = jnp.asarray(np.array([0.25, 0.72]) + np.arange(6)[:, None], DTYPE)
+    np.testing.assert_array_equal(solve(save_at=each).unconverged_at, 3 + 10 * np.arange(6))
+    run = solve(until=event)
+    happened = np.isfinite(run.event_times)
+    assert happened.any()
+    expected = np.where(happened, run.stopped_at, -1)
+    np.testing.assert_array_equal(run.unconverged_at, expected)
+    late = solve(until=event, save_at=ts[:1] + 7)
+    first = np.where(happened, np.minimum(run.stopped_at, 73), 73)
+    np.testing.assert_array_equal(late.unconverged_at, first)
+    found = ct.crossings(rnn, x0, event, count=2, dt=0.1, num_steps=80, solver=OfWholeSteps())
+    first = np.floor(np.nan_to_num(found.ts[:, 0], nan=-0.2) / 0.1).astype(int) + 1
+    np.testing.assert_array_equal(found.unconverged_at, first)
+
+
 def test_what_diverges_has_no_event():
     relu = ct.CTRNN(ct.DenseWeights(3 * jnp.eye(2, dtype=DTYPE)), ct.ReLU())
     x0 = jnp.array([[1.0, 1.0], [-1.0, -1.0]], DTYPE)

@@ -69,6 +69,8 @@ REFUSED = [
     ("t,y\n0,1\n1,2\n2,3\n4,4\n5,5\n", "evenly spaced times, got a step of 2 s to line 5"),
     ("0.5;1,5\n1;2\n3;1\n2;2\n", "one decimal mark"),
     ("1 2\n3 4\n5 6\n\n\n1 2\n3 4\n", "one table"),
+    ("y\n1\n-\n2\n3\n4\n", "expected numbers, got '-' in line 3, column 0"),
+    ("y\n1\nnan\n2\n3\n4\n", "1 non-finite of 5: 'nan' in line 3, column 0 ('y')"),
     ("X,CH1,Start,Increment\nSequence,Volt,-3e-3,1e-6\n0,1,,\n1,2,,\n2,1,,\n3,1,,\n", "2 names"),
 ]  # fmt: skip
 
@@ -88,6 +90,23 @@ def test_layouts_are_refused_in_one_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=r"^--signal: expected ") as caught:
         read_signal(tmp_path / "y.csv", name="--signal")
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text,samples,times,dt", [
+    ("t,y\n5,1\n6,\n7,2\n8,NA\n9,1\n", [1, np.nan, 2, np.nan, 1], None, 1),
+    ("ms,y\n0,1\n1,2\n3,nan\n4,4\n5,5\n", [1, 2, np.nan, 4, 5], [0, 1e-3, 3e-3, 4e-3, 5e-3], None),
+    ("y\n1\nnan\n2\n3\n", [1, np.nan, 2, 3], None, None),
+])  # fmt: skip
+def test_gaps_are_read_where_asked_for(tmp_path, text, samples, times, dt):
+    (tmp_path / "y.csv").write_text(text)
+    signal = read_signal(tmp_path / "y.csv", gaps=True)
+    np.testing.assert_array_equal(signal.samples, samples)
+    assert signal.dt == dt
+    assert (signal.times is None) if times is None else np.allclose(signal.times, times)
+    for bad in (text.replace("2", "inf", 1), text.replace("2", "x", 1)):
+        (tmp_path / "y.csv").write_text(bad)
+        with pytest.raises(ValueError, match="expected"):
+            read_signal(tmp_path / "y.csv", gaps=True)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -2,11 +2,16 @@
 
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import X64
+from jax.flatten_util import ravel_pytree
 
 import ctrnn_jax as ct
+from ctrnn_jax._analysis.samples import recorded
+from ctrnn_jax._train import waveform
 from ctrnn_jax._train.signal_report import verdict_on
 
 RNG = np.random.default_rng(5)
@@ -50,6 +55,109 @@ def test_channels_share_a_network(tmp_path):
     assert "No samples were held out" in str(report)
     ct.save(tmp_path / "o", {"oscillator": oscillator, "report": report})
     assert ct.load(tmp_path / "o")["report"].verdict == report.verdict
+
+
+def _uneven(kind, size, seed=0):
+    """Samples' times and which of a grid there are, or random times."""
+    rng = np.random.default_rng(seed)
+    if kind == "random":
+        return np.append(0, np.sort(rng.uniform(0, size * DT, size - 1))), None
+    kept = np.append(0, np.sort(rng.permutation(np.arange(1, size))[: size * 7 // 10]))
+    return DT * kept, kept
+
+
+@pytest.mark.parametrize("kind", ["nan", "random"])
+def test_uneven_samples_of_sinusoids_are_gone_on_with(kind):
+    size, f = 300, np.array([2.1, 5.3])
+    t, kept = _uneven(kind, size)
+    clean = lambda t: np.stack([sinusoids(t, f, [1, 0.5], [0.3, 2]), 5 - np.sin(21 * t)], 1)  # noqa: E731
+    y = clean(t)
+    y[20:60, 1] = np.nan  # one channel only
+    told = {"times": 7 + t}
+    if kind == "nan":
+        y, told = np.full((size, 2), np.nan), {"dt": DT}
+        y[kept] = clean(t)
+        y[20:60, 1] = np.nan
+    oscillator, report = ct.fit_signal(y, neurons=6, steps=0, **told)
+    assert report.training_samples + report.held_out_samples == len(t)
+    grid = DT * np.arange(2 * size)
+    generated = np.asarray(oscillator.generate(DT, 2 * size - 1))
+    np.testing.assert_allclose(generated, clean(grid), atol=1e-5 if X64 else 0.1)
+    tolerance = 1e-5 if X64 else 0.02
+    for error in (report.nrmse, report.held_out_nrmse, report.harmonic_held_out_nrmse):
+        assert np.all(np.asarray(error) < tolerance), error
+    # On a grid that lines fill it foresees them too, then between the points of the grid.
+    assert np.all(np.asarray(report.autoregression_held_out_nrmse) < 0.05)
+    at = jnp.asarray(t, oscillator.x0.dtype)
+    there = oscillator.generate(DT, save_at=at)
+    np.testing.assert_allclose(there, clean(t), atol=1e-5 if X64 else 0.1)
+
+
+@pytest.mark.long
+def test_a_channel_may_begin_late_or_end_early():
+    t = DT * np.arange(400)
+    clean = np.stack([np.sin(9 * t), 2 + np.cos(9 * t), np.sin(9 * t + 1)], axis=1)
+    y = clean.copy()
+    y[:250, 1] = y[300:, 2] = y[:10] = np.nan
+    oscillator, report = ct.fit_signal(y, DT, neurons=4, steps=0)
+    tolerance = 1e-5 if X64 else 0.05
+    np.testing.assert_allclose(oscillator.generate(DT, 399), clean, atol=tolerance)
+    assert np.all(np.asarray(report.held_out_nrmse)[:2] < tolerance)
+    assert np.isnan(report.held_out_nrmse[2]) and "worse" not in report.verdict
+
+
+@pytest.mark.skipif(not X64, reason="finite differences")
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("kind", ["nan", "late", "random"])
+def test_the_waveform_is_compared_where_there_are_samples(kind, key):
+    """Error and gradient of the steps from sample to sample, by whole runs and differences."""
+    t, kept = _uneven(kind, 40)
+    y = np.stack([np.sin(9 * t), np.cos(4 * t)], 1)
+    y[3:9, 0] = np.nan
+    told = {"times": t}
+    if kind != "random":
+        y, told = np.full((40, 2), np.nan), {"dt": DT}
+        y[kept, 0], y[kept[4:], 1] = np.sin(9 * DT * kept), np.cos(4 * DT * kept[4:])
+    if kind == "late":  # nothing is known where the motion begins
+        y[:5] = np.nan
+    record = recorded("signal", y, told.get("dt"), told.get("times"))
+    motion = waveform.Motion(ct.Tanh(), 4, jnp.asarray(0.15), 2, record.length - 1)
+    keys = jax.random.split(key, 4)
+    shapes = (6,), (4,), (2, 4), (2,)
+    unknowns = waveform.Unknowns(
+        *(0.7 * jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True))
+    )
+    used = len(record.y) - 5
+    given = waveform.steps_between(record)
+    values, unflatten = ravel_pytree(unknowns)
+    pieces = (waveform.in_pieces(a, 4, values.size, values.dtype) for a in (given.y, given.shares))
+    count = jnp.asarray(given.points[used - 1], jnp.int32)
+    error, slope, _ = waveform._normal(unknowns, motion, *pieces, count)
+
+    def mean_square(values):
+        made = waveform.outputs(unflatten(values), motion, record)
+        return np.nanmean(((made - record.y)[:used]) ** 2)
+
+    np.testing.assert_allclose(error, mean_square(values), rtol=1e-6)
+    for k in (0, 7, 12, 19):
+        moved = [mean_square(values.at[k].add(h)) for h in (1e-4, -1e-4)]
+        np.testing.assert_allclose(2 * slope[k], (moved[0] - moved[1]) / 2e-4, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not X64, reason="in float32 rounding may decide which candidate is better")
+def test_even_times_are_an_interval():
+    t = DT * np.arange(200)
+    y = 2 * ((t * 1.7) % 1) - 1
+    options = {"neurons": 4, "steps": 4}
+    (one, report), (other, again) = (
+        ct.fit_signal(y, DT, **options),
+        ct.fit_signal(1e-6 * y, times=50 + t, **options),
+    )
+    assert report.kind == again.kind
+    made = (np.asarray(o.generate(DT, 400)) for o in (one, other))
+    np.testing.assert_allclose(next(made), 1e6 * next(made), atol=1e-5)
+    np.testing.assert_allclose(report.held_out_nrmse, again.held_out_nrmse, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -120,10 +228,29 @@ def test_of_noise_the_best_number_of_lines_is_compared_and_nothing_is_trained():
 GOOD = np.sin(np.arange(100.0))
 BAD = [
     ((GOOD[:20], DT), {}, "signal: expected at least 32 samples"),
-    ((np.append(GOOD, np.nan), DT), {}, "signal: expected finite values, got 1 non-finite of 101"),
+    ((np.append(GOOD, np.inf), DT), {}, "signal: expected finite values, got 1 non-finite of 101"),
     ((np.ones(100), DT), {}, "signal: expected samples that vary, got constant ones"),
     ((np.arange(100), DT), {}, "signal: expected a floating-point array"),
     ((GOOD, 0.0), {}, "dt: expected a finite number > 0, got 0.0"),
+    ((GOOD,), {}, "dt: expected either dt or times, got neither"),
+    ((GOOD, DT), {"times": DT * np.arange(100)}, "dt: expected either dt or times, got both"),
+    ((GOOD,), {"times": np.arange(99)}, "times: expected shape (100,), one for each sample, got"),
+    ((GOOD,), {"times": np.arange(100) // 2}, "times: expected increasing times, got 0 after 0"),
+    ((GOOD,), {"times": np.append(np.arange(99), 1e9)}, "times: expected at most 1000 intervals"),
+    ((np.full(100, np.nan), DT), {}, "signal: expected samples, got none that is not missing"),
+    ((np.where(np.arange(100) % 4, np.nan, GOOD), DT), {}, "samples that are not missing, got 25"),
+    (
+        (np.where(np.arange(100) < 70, np.nan, 1.0)[:, None] * [[1.0, 0.0]] + GOOD[:, None], DT),
+        {},
+        "samples that are not missing, got 30",
+    ),
+    (
+        (np.where(np.arange(100) == 5, np.nan, GOOD), DT),
+        {"inputs": GOOD},
+        "inputs: expected none w",
+    ),
+    ((GOOD,), {"times": np.arange(100) ** 1.1, "inputs": GOOD}, "inputs: expected none where samp"),
+    ((np.where(np.arange(100) < 60, np.nan, GOOD), DT), {"hold_out": 0.5}, "24 samples left to"),
     ((GOOD, DT), {"hold_out": 1.0}, "hold_out: expected a share from 0 to 0.9, got 1.0"),
     ((GOOD, DT), {"neurons": 1}, "neurons: expected an integer >= 2, got 1"),
     ((GOOD, DT), {"activation": ct.Sigmoid()}, "activation: expected an odd one that rises at 0"),

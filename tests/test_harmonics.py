@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.signal import lombscargle
 
 from ctrnn_jax._analysis.autoregression import autoregression
-from ctrnn_jax._analysis.harmonics import harmonic_regression
+from ctrnn_jax._analysis.harmonics import _on_grid, harmonic_regression
 
 DT, S = 0.01, 2000
 T = S * DT
@@ -46,6 +47,98 @@ def test_exact_sinusoids(lines, seed):
     # More lines than there are, or as many as the signal asks for: the residual is rounding.
     assert harmonic_regression(y[:S], DT, lines + 3).frequencies.size == lines
     assert harmonic_regression(y[:S], DT).frequencies.size == lines
+
+
+def uneven(kind, seed, size=S):
+    """Times of samples, and arguments by which they are told: of a grid with gaps, or random."""
+    rng = np.random.default_rng(seed)
+    if kind == "random":
+        t = np.sort(rng.uniform(0, size * DT, size))
+        return t - t[0], {"times": t + 1e3}
+    kept = np.sort(rng.permutation(np.arange(1, size))[: size * 7 // 10])
+    t = DT * np.append(0, kept[(kept < size // 3) | (kept > size // 2)])
+    return t, {"times": t - 3} if kind == "gaps" else {"dt": DT}
+
+
+def with_missing(y, t, told, size=S):
+    """Samples at t, as they are told."""
+    if "times" in told:
+        return y
+    filled = np.full((size, *y.shape[1:]), np.nan)
+    filled[np.rint(t / DT).astype(int)] = y
+    return filled
+
+
+@pytest.mark.parametrize("kind", ["gaps", "nan", "random"])
+@pytest.mark.parametrize("seed", range(3))
+def test_exact_sinusoids_at_uneven_times(kind, seed):
+    f, a, phase = random_tones([seed, 3], 3)
+    t, told = uneven(kind, seed)
+    y = 0.7 + tones(f, a, phase, t)
+    fit = harmonic_regression(with_missing(y, t, told), lines=3, **told)
+    order = np.argsort(-a)
+    np.testing.assert_allclose(fit.frequencies, f[order], rtol=1e-8)
+    np.testing.assert_allclose(fit.cosines[:, 0], (a * np.cos(phase))[order], atol=1e-8)
+    ahead = np.arange(2 * S) * DT  # in the gaps and beyond
+    np.testing.assert_allclose(fit.predict(ahead), 0.7 + tones(f, a, phase, ahead), atol=1e-6)
+    chosen = harmonic_regression(with_missing(y, t, told), **told)
+    assert chosen.frequencies.size == 3
+
+
+def test_channels_may_miss_other_samples():
+    f, t = [1.3, 4.1, 9.7], np.arange(S) * DT
+    y = np.stack([tones(f, [1, 0.2, 0], 0.3, t), 2 + tones(f, [0, 0.9, 0.4], 1, t), 0 * t], 1)
+    gappy = y.copy()
+    gappy[300:900, 0] = gappy[1:9, :] = gappy[::7, 1] = np.nan
+    fit = harmonic_regression(gappy, DT, 3)
+    np.testing.assert_allclose(fit.frequencies, f, rtol=1e-10)
+    np.testing.assert_allclose(fit.predict(t), y, atol=1e-9)
+
+
+def test_even_times_are_an_interval_and_no_unit_of_time_counts():
+    rng, t = np.random.default_rng(2), np.arange(300) * DT
+    y = tones([3.1, 11.3], [1, 0.5], 0.4, t) + 0.1 * rng.normal(size=300)
+    fit = harmonic_regression(y, DT)
+    for times in (t, np.cumsum(np.full(300, DT)), t.astype(np.float32), t + 1e4):
+        again = harmonic_regression(y, times=times)
+        np.testing.assert_allclose(again.frequencies, fit.frequencies, rtol=1e-6)
+        np.testing.assert_allclose(again.cosines, fit.cosines, atol=1e-9)
+    t, _ = uneven("random", 4, 300)
+    y = tones([3.1, 11.3], [1, 0.5], 0.4, t) + 0.1 * rng.normal(size=300)
+    fit = harmonic_regression(y, times=t)
+    for unit in (1e-9, 1e7):
+        again = harmonic_regression(1e20 * y, times=unit * t)
+        np.testing.assert_allclose(again.frequencies * unit, fit.frequencies, rtol=1e-7)
+        np.testing.assert_allclose(again.predict(unit * t) / 1e20, fit.predict(t), atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["gaps", "random"])
+def test_in_noise_uneven_samples_are_as_good_as_even_ones(kind):
+    errors, grid = [], np.arange(300) * DT
+    for seed in range(20):
+        f, a, phase = random_tones([seed, 2], 2)
+        rng = np.random.default_rng(seed)
+        t, told = uneven(kind, seed, 300)
+        truth = tones(f, a, phase, grid)
+        noisy = [tones(f, a, phase, t) + 0.3 * rng.normal(size=len(t)) for t in (grid, t)]
+        fits = harmonic_regression(noisy[0], DT, 2), harmonic_regression(noisy[1], lines=2, **told)
+        errors.append([np.std(fit.predict(grid) - truth) for fit in fits])
+    even, other = np.sqrt(np.mean(np.square(errors), axis=0))
+    assert other < 2 * even < 0.3, (even, other)
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("gaps", 0.04), ("random", 0.08)])
+def test_the_periodogram_is_that_of_lomb_and_scargle(kind, tolerance):
+    t, _ = uneven(kind, 7, 500)
+    y = np.random.default_rng(7).normal(size=(len(t), 1)) + tones([7.3], [2], 1, t)[:, None]
+    at = np.rint(t / DT) if kind == "gaps" else t / DT
+    length = int(np.ceil(at[-1])) + 1
+    filled, finer = _on_grid(y, at, length)
+    power = np.abs(np.fft.rfft(filled[:, 0], 4 * finer * length)) ** 2
+    k = np.arange(20, 2 * length - 20)
+    exact = lombscargle(at, y[:, 0], 2 * np.pi * k / (4 * length)) * len(t)
+    # Only where there is power: near a zero of it cosine and sine weigh unlike.
+    assert np.max(np.abs(power[k] - exact)) < tolerance * exact.max()
 
 
 def test_channels_share_frequencies():
@@ -178,7 +271,7 @@ def test_no_unit_and_no_offset_counts(scale, offset, negative, dtype):
         np.testing.assert_allclose(back, predict(y), atol=max(tolerance, 1e-9 * abs(offset)))
 
 
-Y = np.sin(np.arange(20.0))
+Y, T20 = np.sin(np.arange(20.0)), np.arange(1.0, 21.0)
 
 
 @pytest.mark.parametrize(
@@ -187,9 +280,29 @@ Y = np.sin(np.arange(20.0))
         (lambda: harmonic_regression(Y[:3], DT, 1), ValueError, "y: expected at least 4 samples"),
         (lambda: harmonic_regression(np.ones((5, 0)), DT, 1), ValueError, "y: expected at least"),
         (lambda: harmonic_regression(np.ones((5, 1, 1)), DT, 1), ValueError, "y: expected shape"),
-        (lambda: harmonic_regression(np.append(Y, np.nan), DT, 1), ValueError, "1 non-finite"),
+        (lambda: harmonic_regression(np.append(Y, np.inf), DT, 1), ValueError, "1 non-finite"),
         (lambda: harmonic_regression(np.arange(9), DT, 1), TypeError, "got dtype int64"),
         (lambda: harmonic_regression(Y, 0.0, 1), ValueError, "dt: expected a finite number > 0"),
+        (
+            lambda: harmonic_regression(Y),
+            ValueError,
+            "dt: expected either dt or times, got neither",
+        ),
+        (lambda: harmonic_regression(Y, DT, times=T20), ValueError, "dt or times, got both"),
+        (lambda: harmonic_regression(Y, times=T20[:-1]), ValueError, "times: expected shape (20,)"),
+        (lambda: harmonic_regression(Y, times=T20 // 2), ValueError, "increasing times, got 1 af"),
+        (lambda: harmonic_regression(Y, times=T20 * np.inf), ValueError, "times: expected finite"),
+        (
+            lambda: harmonic_regression(Y, times=np.array(["a"] * 20)),
+            TypeError,
+            "times: expected an array of",
+        ),
+        (lambda: harmonic_regression(np.nan * Y, DT), ValueError, "y: expected samples, got none"),
+        (
+            lambda: harmonic_regression(np.where(T20 < 4, Y, np.nan), DT),
+            ValueError,
+            "missing, got 3",
+        ),
         (lambda: harmonic_regression(Y, DT, -1), ValueError, "lines: expected an integer >= 0"),
         (lambda: harmonic_regression(Y, DT, 7), ValueError, "(S - 1) // 3 = 6, got 7"),
         (lambda: harmonic_regression(Y, DT, 1).predict(np.ones((1, 1))), ValueError, "t: expected"),

@@ -44,6 +44,33 @@ def test_signal_and_residual_share_the_grid_and_the_held_out_part():
     assert "held out" in [text.get_text() for text in above.get_legend().get_texts()]
 
 
+def test_samples_at_uneven_times_are_dots():
+    at = np.sort(np.random.default_rng(0).permutation(T)[:200])
+    y, made = np.sin(2 * np.pi * 5 * at), 0.9 * Y
+    y[7] = np.nan
+    above = plot.signal_fit(y, made, 0.01, times=at, training_samples=150, window=(1.0, 2.5))
+    below = plot.signal_residual(y, np.nan_to_num(0.9 * y), 0.01, times=at)
+    np.testing.assert_array_equal(below.get_lines()[0].get_xydata()[:, 0], at)
+    assert np.allclose(np.delete(below.get_lines()[0].get_ydata() - 0.1 * y, 7), 0)
+    lines = {line.get_label(): line for line in above.get_lines()}
+    assert lines["target"].get_linestyle() == "None" and lines["target"].get_marker() == "o"
+    np.testing.assert_array_equal(lines["target"].get_xydata(), np.c_[at, y])
+    assert np.allclose(lines["generated"].get_xydata(), np.c_[T, made][100:251])
+    assert np.isclose(above.patches[0].get_x(), (at[149] + at[150]) / 2)
+
+
+def test_the_spectrum_of_uneven_samples_is_that_of_even_ones():
+    both = [plot.spectrum_fit(Y, 0.01, target=Y), plot.spectrum_fit(Y, 0.01, target=Y, times=T)]
+    (f, even), (same, uneven) = (_lines(ax)["target"].T for ax in both)
+    at = slice(10, 20)
+    assert np.allclose(same[at], f[at]) and np.allclose(uneven[at], even[at], rtol=0.02)
+    at = np.sort(np.random.default_rng(0).uniform(0, 3, 2000))
+    y = 2 * np.sin(2 * np.pi * 5 * at)
+    f, density = _lines(plot.spectrum_fit(Y, 0.01, target=y, times=at))["target"].T
+    power = np.sum(density[(f > 4) & (f < 6)]) * (f[1] - f[0])
+    assert np.isclose(f[density.argmax()], 5) and np.isclose(power, 2, rtol=0.05)
+
+
 def test_of_very_many_samples_the_extremes_are_drawn():
     y = np.random.default_rng(0).normal(size=100_000).astype(jnp.result_type(float))
     drawn = _lines(plot.signal_fit(y, y, 1.0))["target"]
@@ -78,6 +105,8 @@ def test_loss_curve_leaves_out_what_is_not_finite():
         ("signal_fit", (Y, Y, 0), {}, "dt: expected a finite number > 0, got 0"),
         ("signal_fit", (Y, Y, 1), {"training_samples": 0}, "training_samples: expected an integer"),
         ("signal_residual", (Y, Y, 0.01), {"window": (9, 10)}, "window: expected (start, end)"),
+        ("signal_fit", (Y, Y, 1), {"times": T[:-1]}, "times: expected shape (300,) as the target"),
+        ("signal_fit", (Y, Y, 1), {"times": 0 * T}, "times: expected increasing times"),
         ("spectrum_fit", (0 * Y, 0.01), {}, "generated: expected a signal that varies"),
         ("spectrum_fit", (Y, 0.01), {"lines_hz": [-1]}, "lines_hz: expected a finite number > 0"),
         ("loss_curve", (np.array([np.nan]),), {}, "losses: expected at least one finite loss"),

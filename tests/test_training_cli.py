@@ -88,6 +88,29 @@ def test_a_signal(ctrnn, tmp_path):
     assert contents["settings"]["signal"] == "y.csv"
 
 
+@pytest.mark.long
+def test_a_signal_with_gaps_at_uneven_times(ctrnn, tmp_path):
+    random = np.random.default_rng(0)
+    t = np.sort(random.uniform(0, 4, 200))
+    y = np.stack([np.sin(2 * np.pi * 1.3 * t), 0.5 * np.cos(2 * np.pi * 1.3 * t) + 1], axis=1)
+    cells = [[f"{1e3 * a:.6f}", f"{b:.6f}", f"{c:.6f}"] for a, (b, c) in zip(t, y, strict=True)]
+    for row in cells[10:200:9]:
+        row[1] = ""
+    lines = ["time [ms],a,b", *(",".join(row) for row in cells)]
+    (tmp_path / "y.csv").write_text("\n".join(lines) + "\n")
+    options = ["--neurons", "2", "--steps", "0", *QUIET]
+    status, out, error = ctrnn("train", "--signal", "y.csv", *options, "--out", "o")
+    assert status == 0, error
+    assert "22 values missing, at uneven times within" in out
+    names = {"oscillator.ctrnn", "report.json", "spectrum.png", "signal.png", "phase_portrait.png"}
+    assert names <= _files(tmp_path / "o")
+    contents = _strict(tmp_path / "o" / "report.json")
+    assert max(contents["report"]["held_out_nrmse"]) < (1e-4 if X64 else 0.05)
+    oscillator = ct.load(tmp_path / "o" / "oscillator.ctrnn")
+    there = oscillator.generate(0.01, save_at=jnp.asarray(t - t[0], oscillator.x0.dtype))
+    np.testing.assert_allclose(there, y, atol=1e-4 if X64 else 0.05)
+
+
 def _model(**options):
     """One exact sinusoid and a constant: y = (2 cos 2π 5 t, 3)."""
     rnn = ct.CTRNN(ct.BlockSkew.from_hz(jnp.array([5.0])), ct.Linear())
@@ -239,7 +262,11 @@ BAD = [
     (["train", "--signal", "no.csv"], "--signal: expected an existing file, got no.csv"),
     (["train", "--signal", "y.txt"], "--signal: expected a .npy, .npz, .csv or .wav file, got y"),
     (["train", "--frequency", "1", "--array", "a"], "--array: expected none with one --frequency"),
-    (["train", "--signal", "uneven.csv"], "--signal: expected evenly spaced times, got"),
+    (["train", "--signal", "uneven.csv", "--dt", "1"], "--dt: expected none, as uneven.csv has un"),
+    (["train", "--signal", "uneven.csv", "--inputs", "t.csv"], "--inputs: expected none, as sampl"),
+    (["train", "--signal", "nan.npy", "--dt", "1", "--inputs", "t.csv"], "--inputs: expected none"),
+    (["train", "--signal", "t.csv", "--inputs", "gap.csv"], "--inputs: expected finite values"),
+    (["train", "--signal", "inf.csv"], "--signal: expected finite values, got 1 non-finite of 4"),
     (["train", "--signal", "ms.csv"], "--signal: expected times in s, ms, us, ns, min or h"),
     (["train", "--signal", "words.csv"], "--signal: expected rows of numbers, got 'c,d' in line 2"),
     (["train", "--signal", "empty.csv"], "--signal: expected rows of numbers, got none"),
@@ -249,7 +276,7 @@ BAD = [
      " a (9,), b (9,) (--array decides)"),
     (["train", "--signal", "bad.wav"], "--signal: expected a readable .wav file, got bad.wav"),
     (["train", "--signal", "bad.npy"], "--signal: expected a readable .npy file, got bad.npy"),
-    (["train", "--signal", "nan.npy"], "--signal: expected finite values, got 1 non-finite of 9"),
+    (["train", "--signal", "nan.npy"], "--dt: expected the sampling interval of nan.npy in sec"),
     (["train", "--signal", "few.npy"], "--signal: expected at least 4 samples, got 3"),
     (["train", "--signal", "wide.npy"], "expected samples (S,) or (S, channels), got shape (2, 9)"),
     (["train", "--signal", "complex.npy"], "--signal: expected real numbers, got dtype complex128"),
@@ -285,6 +312,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(ctrnn, tmp_path):
         "other.csv": "t,u\n0,1\n0.25,1\n0.5,2\n0.75,1\n", "y.txt": "1\n2\n3\n4\n",
         "uneven.csv": "t,y\n0,1\n1,2\n3,3\n4,4\n", "ms.csv": "time [years],y\n0,1\n1,2\n2,3\n3,4\n",
         "words.csv": "a,b\nc,d\n", "empty.csv": "", "bad.wav": "RIFF", "bad.npy": "numpy",
+        "gap.csv": "t,u\n0,1\n0.5,\n1,2\n1.5,1\n", "inf.csv": "t,y\n0,1\n1,inf\n2,2\n3,1\n",
         "commas.csv": "1,5\n2,5\n1,5\n4,5\n", "rising.csv": "0.0 1\n0.1 2\n0.2 1\n0.3 1\n",
     }  # fmt: skip
     for name, text in texts.items():

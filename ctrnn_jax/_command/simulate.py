@@ -31,9 +31,16 @@ from .options import (
     prepared,
 )
 from .recorded import RECORDING, begin, is_recorded, resumed
-from .simulate_network import MEMORY, drive_of, driven_by, network_and_states
+from .simulate_network import (
+    MEMORY,
+    drive_of,
+    driven_by,
+    event_of,
+    network_and_states,
+    times_of,
+)
 from .simulate_options import Settings
-from .simulate_results import Run, measure, pictures, table
+from .simulate_results import Run, measure, pictures, table, write_event_times
 
 
 def simulate_to_folder(settings: Settings) -> None:
@@ -59,9 +66,13 @@ def _simulate_to_folder(settings: Settings) -> None:
     solver = settings.solver or ("tsit5" if settings.noise is None else "euler")
     settings = dataclasses.replace(settings, dt=0.05 if dt is None else dt, solver=solver)
     solver = solver_named(solver)
-    asked, steps, save_every = _steps(settings, read)
-    rnn, x0 = network_and_states(settings, dtype, 1 + steps // save_every, read)
-    saved = x0.nbytes * (1 + steps // save_every)
+    times = times_of(settings)
+    settings = _without_recording(settings)
+    asked, steps, save_every = _steps(settings, read, times)
+    saves = 1 + steps // save_every if times is None else len(times)
+    rnn, x0 = network_and_states(settings, dtype, saves, read)
+    event = event_of(settings, rnn.size)
+    saved = x0.nbytes * saves
     recorded = is_recorded(settings.record, MEMORY * saved, saved, settings.out)
     drive = drive_of(settings, read, len(x0), dtype)
     options = {
@@ -74,6 +85,10 @@ def _simulate_to_folder(settings: Settings) -> None:
     adapted(solver).check(rnn, x0[:1])  # a bias without energy, which is not seen when traced
     mesh = mesh_of(settings.devices, settings.device, x0, solver)
     many = {"num_steps": steps, "save_every": save_every, "mesh": mesh}
+    if times is not None:
+        many |= {"save_every": 1, "save_at": times}
+    if event is not None:
+        options["until"] = event
     many |= {"progress": settings.progress, **options}
     if recorded:
         begin(given)
@@ -83,14 +98,17 @@ def _simulate_to_folder(settings: Settings) -> None:
     else:
         share = 1
         trajectory, seconds, compilation = _in_memory(rnn, x0, drive, many)
-    measured, part, balance = measure(Run(rnn, trajectory, steps, save_every, options, drive))
+    run = Run(rnn, trajectory, x0, steps, None if times is not None else save_every, options, drive)
+    measured, part, balance = measure(run)
     results = {
         "states": x0.shape[0],
         "neurons": rnn.size,
         "steps": steps,
         "steps_asked_for": asked,
         "dt": settings.dt,
-        "save_every": save_every,
+        "save_every": run.save_every,
+        "saves": saves,
+        "until": given.until,
         "solver": type(solver).__name__,
         "driven_by": driven_by(given, read),
         "devices": 1 if mesh is None else mesh.size,
@@ -113,9 +131,22 @@ def _simulate_to_folder(settings: Settings) -> None:
         if not recorded:
             save(workplace / "trajectory.ctrnn", trajectory)
         write_json(workplace / "summary.json", summary)
+        if event is not None:
+            write_event_times(workplace / "event_times.csv", trajectory)
         draw(workplace, pictures(rnn, trajectory, part, balance))
     print(table(results))
     print(f"results in {settings.out}")
+
+
+def _without_recording(settings: Settings) -> Settings:
+    """Refuse to record what is not saved along the way."""
+    for option in ("save_at", "until"):
+        value = getattr(settings, option)
+        if value is not None and settings.record:
+            checks.fail("--record", f"none with --{option.replace('_', '-')}", "it")
+        if value is not None:
+            settings = dataclasses.replace(settings, record=False)
+    return settings
 
 
 def _in_memory(
@@ -147,7 +178,9 @@ def _recorded(
     return found, time.perf_counter() - start, 1 - before / found.num_saves
 
 
-def _steps(settings: Settings, inputs: Inputs | None = None) -> tuple[int, int, int]:
+def _steps(
+    settings: Settings, inputs: Inputs | None = None, times: np.ndarray | None = None
+) -> tuple[int, int, int]:
     """Steps that were asked for, steps that are made, and steps between two saves."""
     steps, dt = settings.steps, 0.05 if settings.dt is None else settings.dt
     checks.positive("--dt", dt, settings.dtype)
@@ -162,6 +195,11 @@ def _steps(settings: Settings, inputs: Inputs | None = None) -> tuple[int, int, 
         if not math.isclose(steps * dt, settings.duration, rel_tol=1e-6):
             got = f"{settings.duration} with --dt {dt}"
             checks.fail("--duration", "a whole number of time steps", got)
+    if steps is None and inputs is None and times is not None:
+        last = float(times.max()) / dt * (1 - 8 * float(np.finfo(times.dtype).eps))
+        if not last < MAX_STEPS:
+            checks.fail("--save-at", f"times within {MAX_STEPS} steps of {dt} s", times.max())
+        steps = max(1, math.ceil(last))
     if steps is None:
         steps = 2000 if inputs is None else inputs.steps
     steps = checks.integer("--steps", steps, 1)
@@ -170,6 +208,10 @@ def _steps(settings: Settings, inputs: Inputs | None = None) -> tuple[int, int, 
     if inputs is not None and steps != inputs.steps:
         option = "--steps" if settings.duration is None else "--duration"
         checks.fail(option, f"{inputs.steps} steps, as many as {inputs.name} has inputs", steps)
+    if times is not None:
+        if (last := float(times.max())) > steps * dt * (1 + 8 * float(np.finfo(times.dtype).eps)):
+            checks.fail("--save-at", f"times up to {steps * dt:.6g} s, {steps} steps", last)
+        return steps, steps, steps
     if settings.save_every is None and inputs is not None:
         # Of the divisors the largest that leaves 80 saves: no step without an input is added.
         each = next(d for d in range(max(1, steps // 80), 0, -1) if steps % d == 0)

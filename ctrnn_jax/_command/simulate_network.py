@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from .._files.arrays import read_array
 from .._network.model import CTRNN
 from .._network.products import AbstractWeights
 from .._network.weights import DenseSkew, DenseWeights, not_skew
+from .._simulate.event import Event
 from .._util import checks
 from .drive import Drive, Inputs
 from .options import activation_named, fits, seed_of
@@ -135,6 +138,48 @@ def drive_of(settings: Settings, read: Inputs | None, states: int, dtype: Any) -
         checks.positive("--noise", settings.noise, dtype)
         noise, key = settings.noise, jax.random.fold_in(jax.random.key(settings.seed), 1)
     return Drive(inputs, noise, key)
+
+
+def times_of(settings: Settings) -> np.ndarray | None:
+    """--save-at: a list of times, or a file of them."""
+    given = settings.save_at
+    if given is None:
+        return None
+    for option in ("save_every", "noise"):
+        if (value := getattr(settings, option)) is not None:
+            checks.fail(f"--{option.replace('_', '-')}", "none with --save-at", value)
+    try:
+        times = np.array([float(cell) for cell in given.split(",")])
+    except ValueError:
+        times = read_array("--save-at", Path(given))
+    times = times.ravel() if times.ndim == 2 and 1 in times.shape else times
+    if times.ndim != 1 or not times.size:
+        checks.fail("--save-at", "times (S,)", f"shape {times.shape}")
+    times = np.asarray(finite_array("--save-at", times, jnp.dtype(settings.dtype)))
+    if (np.diff(times) <= 0).any() or times[0] < 0:
+        expected = "times from 0 on that increase"
+        checks.fail("--save-at", expected, ",".join(f"{t:g}" for t in times[:8]))
+    return times
+
+
+def event_of(settings: Settings, n: int) -> Event | None:
+    """--until: where a neuron passes a level."""
+    if settings.until is None:
+        return None
+    if settings.noise is not None:
+        checks.fail("--until", "none with --noise", settings.until)
+    match = re.fullmatch(r"\s*(\d+)\s*=\s*([^:\s]+)\s*(?::\s*(up|down)\s*)?", settings.until)
+    try:
+        level = math.nan if match is None else float(match[2])
+    except ValueError:
+        level = math.nan
+    if match is None or not math.isfinite(level):
+        checks.fail("--until", "NEURON=LEVEL, NEURON=LEVEL:up or :down", repr(settings.until))
+    if (neuron := int(match[1])) >= n:
+        checks.fail("--until", f"a neuron from 0 to {n - 1}", neuron)
+    dtype = jnp.dtype(settings.dtype)
+    level = jnp.asarray(checks.number("--until", level, dtype))
+    return Event(lambda t, x: x[neuron] - level, {None: 0, "up": 1, "down": -1}[match[3]])
 
 
 def driven_by(settings: Settings, read: Inputs | None) -> dict[str, Any] | None:

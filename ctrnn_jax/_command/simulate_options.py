@@ -107,6 +107,21 @@ class Settings:
             show_default="about 100 saves",
         ),
     ] = None
+    save_at: Annotated[
+        str | None,
+        Option(
+            help="Times in seconds at which states are saved instead, increasing: 0,0.5,2 or"
+            f" {ARRAY}. Without --steps the run ends with the last one."
+        ),
+    ] = None
+    until: Annotated[
+        str | None,
+        Option(
+            help="Stop each trajectory where a neuron passes a level: 0=0.5, or 0=0.5:up or"
+            " 0=0.5:down in that direction alone. When, event_times.csv tells.",
+            metavar="NEURON=LEVEL[:up|down]",
+        ),
+    ] = None
     rtol: Annotated[float | None, Option(help="Relative tolerance: adaptive steps.")] = None
     atol: Annotated[float | None, Option(help="Absolute tolerance: adaptive steps.")] = None
     max_norm: Annotated[float | None, Option(help="Stop a trajectory whose norm passes this.")] = (

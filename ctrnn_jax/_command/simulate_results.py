@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -50,12 +52,16 @@ class Part(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A run that was made: `options` are those of `simulate`, what drives the network apart."""
+    """A run that was made: `options` are those of `simulate`, what drives the network apart.
+
+    `save_every` is None for saves at times of their own.
+    """
 
     rnn: CTRNN
     trajectory: Trajectory | Recording
+    x0: jax.Array
     steps: int
-    save_every: int
+    save_every: int | None
     options: dict[str, Any]
     drive: Drive
 
@@ -66,7 +72,8 @@ def measure(run: Run) -> tuple[dict[str, Any], Part, EnergyBalance | None]:
     A driven network has an energy balance, if any, instead of a drift.
     """
     rnn, trajectory, drive = run.rnn, run.trajectory, run.drive
-    running = np.asarray(trajectory.stopped_at) < 0
+    stopped, happened = np.asarray(trajectory.stopped_at) >= 0, _event_times(trajectory)
+    running = ~stopped | np.isfinite(happened)  # up to its event
     median = largest = None
     if running.any() and _has_energy(rnn) and not drive:
         worst = _largest_drifts(rnn, trajectory, np.flatnonzero(running))
@@ -92,12 +99,28 @@ def measure(run: Run) -> tuple[dict[str, Any], Part, EnergyBalance | None]:
         "max_relative_energy_drift": largest,
         "energy_balance": None if balance is None else _balance_numbers(balance),
         "stopped": int((~running).sum()),
+        "events": None if "until" not in run.options else int(np.isfinite(happened).sum()),
+        "median_event_time_s": float(np.nanmedian(happened))
+        if np.isfinite(happened).any()
+        else None,
         "unconverged": int((np.asarray(trajectory.unconverged_at) >= 0).sum()),
         "dominant_frequency_hz": frequency,
         "dominant_frequency_states": [found.size, lines.size],
         "dominant_frequency_span_s": part.seconds,
     }
     return numbers, part, balance
+
+
+def _event_times(trajectory: Trajectory | Recording) -> np.ndarray:
+    """(states,) in seconds, nan where there was none."""
+    found = getattr(trajectory, "event_times", None)
+    return np.full(len(trajectory.stopped_at), np.nan) if found is None else np.asarray(found)
+
+
+def write_event_times(path: Path, trajectory: Trajectory | Recording) -> None:
+    """A line for each state: when its event happened, nothing where it did not."""
+    lines = [f"{k},{'' if np.isnan(t) else str(t)}" for k, t in enumerate(_event_times(trajectory))]
+    path.write_text("\n".join(["state,time", *lines, ""]), encoding="utf-8")
 
 
 def _largest_drifts(rnn: CTRNN, trajectory: Trajectory | Recording, rows: np.ndarray) -> np.ndarray:
@@ -118,16 +141,15 @@ def _largest_drifts(rnn: CTRNN, trajectory: Trajectory | Recording, rows: np.nda
 
 def _balance(run: Run) -> EnergyBalance | None:
     """Of some trajectories that ran to the end; None where noise takes part, or is no room."""
-    rnn, trajectory, steps, save_every, options, drive = run
+    rnn, trajectory, x0, steps, save_every, options, drive = run
     running = np.flatnonzero(np.asarray(trajectory.stopped_at) < 0)
     rows = running[: min(_MOST_STATES, _MOST_VALUES // ((steps + 1) * rnn.size))]
     if drive.noise is not None or not rows.size or not _has_energy(rnn):
         return None
     assert trajectory.xs is not None
     xs, driven = trajectory.xs[rows], drive.options(rows=rows)
-    if save_every > 1:
-        xs = simulate(rnn, jnp.asarray(np.asarray(xs[:, 0])), **options, **driven,
-                      num_steps=steps).xs  # fmt: skip
+    if save_every != 1:
+        xs = simulate(rnn, x0[rows], **options, **driven, num_steps=steps).xs
     assert xs is not None
     xs = jnp.asarray(np.asarray(xs))  # of a mesh
     return energy_balance(rnn, xs, driven["inputs"], dt=options["dt"], solver=options["solver"])
@@ -150,7 +172,7 @@ def _balance_numbers(balance: EnergyBalance) -> dict[str, Any]:
 
 
 def _densely_saved(run: Run) -> Part:
-    rnn, trajectory, steps, save_every, options, drive = run
+    rnn, trajectory, x0, steps, save_every, options, drive = run
     assert trajectory.xs is not None
     total, _, n = trajectory.xs.shape
     stopped = np.asarray(trajectory.stopped_at) >= 0
@@ -161,12 +183,11 @@ def _densely_saved(run: Run) -> Part:
     count = max(1, min(_MOST_STATES, _MOST_VALUES // (saves * n)))
     # Noise goes by the number of a state: that of the first ones is the same when they are alone.
     rows = np.sort(first[:count]) if drive.noise is None else np.arange(min(count, total))
-    if each >= save_every:
+    if save_every is not None and each >= save_every:
         part, each = _taken(trajectory, rows, _MOST_SAVES), save_every
     else:
-        x0 = jnp.asarray(_states(trajectory)[rows, 0])
         driven = drive.options(saves * each, rows)
-        part = simulate(rnn, x0, **options, **driven, num_steps=saves * each, save_every=each)
+        part = simulate(rnn, x0[rows], **options, **driven, num_steps=saves * each, save_every=each)
     excerpt = 1 + math.ceil(min(_PERIODS_DRAWN[0] * period / (each * options["dt"]), saves))
     return Part(part, rows, total, excerpt, bool(drive))
 
@@ -198,6 +219,10 @@ def table(results: dict[str, Any]) -> str:
         return f"{number(value)} of the energy, over the {ran} that ran to the end"
 
     steps = f"{results['steps']} of {results['dt']:g} s, every {results['save_every']} saved"
+    if results["save_every"] is None:
+        one = results["saves"] == 1
+        steps = f"{results['steps']} of {results['dt']:g} s, saved at {results['saves']} times"
+        steps = steps[: -len("s")] if one else steps
     steps = steps.replace("every 1 saved", "each saved")
     if results["steps"] != results["steps_asked_for"]:
         steps += f"; {results['steps_asked_for']} rounded up to even saves"
@@ -235,12 +260,21 @@ def table(results: dict[str, Any]) -> str:
         if results["state_steps_per_s"] is None
         else number(results["state_steps_per_s"], " state-steps/s"),
         **energies,
+        **({} if results["until"] is None else {"until": _until(results)}),
         "stopped": f"{results['stopped']} trajectories",
         "frequency": frequency,
     }
     if results["unconverged"]:
         rows["unconverged"] = f"{results['unconverged']} trajectories had an unsolved implicit step"
     return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
+
+
+def _until(results: dict[str, Any]) -> str:
+    """Whether and when the event happened."""
+    found = f"{results['until']}, passed by {results['events']} of {results['states']} states"
+    if results["events"]:
+        found += f", median after {results['median_event_time_s']:.4g} s"
+    return found
 
 
 def _driven_by(driven: dict[str, Any]) -> str:

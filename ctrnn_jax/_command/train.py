@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from typer import Option
 
+from .._analysis.samples import recorded
 from .._files.models import save
 from .._files.signals import read_signal
 from .._files.writing import appearing_together, write_json
@@ -55,7 +56,8 @@ class Settings:
         Path | None,
         Option(
             help="Target signal (samples,) or (samples, channels): a .npy, .npz, .csv or .wav file."
-            " A column t, time, timestamp, date, ms, ... of a .csv file is its time."
+            " A column t, time, timestamp, date, ms, ... of a .csv file is its time. Samples may be"
+            " missing (nan, empty cells) and times uneven."
         ),
     ] = None
     inputs: Annotated[
@@ -218,11 +220,16 @@ def _signal(settings: Settings) -> Result:
         array=settings.array,
         decimal=settings.decimal,
         header=settings.header,
+        gaps=True,
         name="--signal",
     )
-    y, known = read.samples, read.dt
+    y, known, times = read.samples, read.dt, read.times
+    has_gaps = times is not None or bool(np.isnan(y).any())
     dt, driven = settings.dt, None
     if settings.inputs is not None:
+        if has_gaps:
+            name = settings.signal.name
+            checks.fail("--inputs", f"none, as samples of {name} are uneven or missing", "some")
         driven = read_inputs(settings.inputs)
         if driven.steps != len(y):
             expected = f"{len(y)} samples, as many as {settings.signal.name} has"
@@ -233,22 +240,29 @@ def _signal(settings: Settings) -> Result:
         known = driven.dt if known is None else known
     if dt is not None:
         dt = checks.positive_float("--dt", dt)
-    if known is None and dt is None:
+    if times is not None and dt is not None:
+        checks.fail("--dt", f"none, as {settings.signal.name} has uneven times of its own", dt)
+    if known is None and dt is None and times is None:
         checks.fail("--dt", f"the sampling interval of {settings.signal.name} in seconds", "none")
     if known is not None and dt is not None and not math.isclose(known, dt, rel_tol=1e-4):
         checks.fail("--dt", f"none, or the {known:.6g} s that {settings.signal.name} has", dt)
     dt = known or dt
-    assert dt is not None
     print(f"read {settings.signal.name}: {read}")
     options = _options(settings)
     u = None if driven is None else driven.values
     if u is not None:
         options.setdefault("neurons", 6)
-    oscillator, report = fit_signal(y, dt, progress=settings.progress, inputs=u, **options)
-    made = generated(oscillator, dt, len(y), u)
-    return Result(
-        oscillator, report, dt, y.reshape(made.shape), made, [], int(report.training_samples), u
+    oscillator, report = fit_signal(
+        y, dt, times=times, progress=settings.progress, inputs=u, **options
     )
+    training = int(report.training_samples)
+    record = recorded("signal", y.reshape(len(y), -1), dt, times)
+    dt, size = record.interval, record.length
+    made, at, compared = generated(oscillator, dt, size, u), None, None
+    if has_gaps:
+        at = record.t
+        compared = generated(oscillator, dt, size, times=at)
+    return Result(oscillator, report, dt, record.y, made, [], training, u, at, compared)
 
 
 def _columns(given: list[str] | None) -> list[str] | None:

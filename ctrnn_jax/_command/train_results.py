@@ -25,7 +25,11 @@ _PANELS = 3  # channels drawn
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """An oscillator, what it reached, and the signals to draw, (S, channels) at k dt."""
+    """An oscillator, what it reached, and the signals to draw, (S, channels) at k dt.
+
+    Where samples are uneven or missing, the target is (S', channels) at `times`, as is `compared`,
+    what is generated there.
+    """
 
     oscillator: Oscillator
     report: Any
@@ -35,6 +39,8 @@ class Result:
     lines_hz: list[float]
     training_samples: int | None
     inputs: np.ndarray | None = None
+    times: np.ndarray | None = None
+    compared: np.ndarray | None = None
 
 
 def with_max_step(oscillator: Oscillator) -> Oscillator:
@@ -49,11 +55,20 @@ def with_max_step(oscillator: Oscillator) -> Oscillator:
 
 
 def generated(
-    oscillator: Oscillator, dt: float, size: int, inputs: np.ndarray | None = None
+    oscillator: Oscillator,
+    dt: float,
+    size: int,
+    inputs: np.ndarray | None = None,
+    times: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Its signal (size, channels) at k dt, in float64, its inputs (size, m) each held for dt."""
+    """Its signal (size, channels) at k dt, in float64, its inputs (size, m) each held for dt.
+
+    Or at times before size dt.
+    """
     given = None if inputs is None else jnp.asarray(inputs[:-1].astype(oscillator.x0.dtype))
-    return np.asarray(with_max_step(oscillator).generate(dt, size - 1, inputs=given), np.float64)
+    at = None if times is None else jnp.asarray(times.astype(oscillator.x0.dtype))
+    made = with_max_step(oscillator).generate(dt, size - 1, inputs=given, save_at=at)
+    return np.asarray(made, np.float64)
 
 
 def closest(lines: list[float]) -> float:
@@ -98,7 +113,8 @@ def pictures(result: Result, orbit: Any) -> dict[str, Callable[[Any], Any]]:
                 plot.spectrum_fit(first, dt, lines_hz=result.lines_hz, ax=ax,
                                   max_frequency=4 * max(result.lines_hz))  # fmt: skip
             else:
-                plot.spectrum_fit(result.generated[:, k], dt, target=result.target[:, k], ax=ax)
+                plot.spectrum_fit(result.generated[:, k], dt, target=result.target[:, k],
+                                  times=result.times, ax=ax)  # fmt: skip
             _name_channel(ax, k, result)
         limit = max(ax.get_xlim()[1] for ax in axes)
         for ax in axes:
@@ -137,8 +153,15 @@ def _draw_signal(figure: Any, result: Result) -> None:
         )
         return
     channels = min(result.generated.shape[1], _PANELS)
-    line = float(dominant_frequency(result.target[:, 0], dt))
+    known, compared = result.target, result.generated
+    if result.times is not None:  # only what is generated is on a grid
+        known, compared = result.generated, result.compared
+    assert compared is not None
+    line = float(dominant_frequency(known[:, 0], dt))
     middle = result.training_samples or size
+    if result.times is not None:
+        over = middle >= len(result.times)
+        middle = size if over else round(float(result.times[middle]) / dt)
     half = math.ceil(6 / (line * dt)) if line > 0 else size
     window = (max(0, middle - half) * dt, min(size - 1, middle + half) * dt)
     detailed = window[1] - window[0] < 0.25 * size * dt
@@ -146,15 +169,16 @@ def _draw_signal(figure: Any, result: Result) -> None:
     grid = figure.subplots(2 * channels, 1 + detailed, squeeze=False, sharex="col",
                            height_ratios=[2, 1] * channels)  # fmt: skip
     for k in range(channels):
-        pair = result.target[:, k], result.generated[:, k], dt
+        target = result.target[:, k]
         for column in range(1 + detailed):
             above, below = grid[2 * k : 2 * k + 2, column]
             where = {
                 "training_samples": result.training_samples,
                 "window": window if column else None,
+                "times": result.times,
             }
-            plot.signal_fit(*pair, **where, ax=above)
-            plot.signal_residual(*pair, **where, ax=below)
+            plot.signal_fit(target, result.generated[:, k], dt, **where, ax=above)
+            plot.signal_residual(target, compared[:, k], dt, **where, ax=below)
             if column:
                 above.set_ylabel("")
                 below.set_ylabel("")
@@ -176,6 +200,8 @@ def table(result: Result, signal: Path | None, seconds: float) -> str:
     target = ", ".join(f"{line:g}" for line in result.lines_hz) + " Hz"
     if signal:
         target = f"{signal.name}, {len(result.target)} samples every {result.dt:.4g} s"
+        if result.times is not None:
+            target = f"{signal.name}, {len(result.target)} samples within {result.times[-1]:.4g} s"
         target += f", {channels} channels" if channels > 1 else ""
     activation = type(oscillator.rnn.activation).__name__
     rows = {

@@ -12,7 +12,8 @@ import numpy as np
 from .._util import checks
 
 INDEX = ("index", "rownames", "row.names", "unnamed: 0")  # columns that count the rows
-MISSING = {"", "na", "n/a", "#n/a", "nan", "-nan", "1.#qnan", "null", "none", "-", "--", "?", "."}
+NO_NUMBER = {"na", "n/a", "#n/a", "nan", "-nan", "1.#qnan", "null"}  # and nothing else
+MISSING = NO_NUMBER | {"", "none", "-", "--", "?", "."}
 _INFINITE = re.compile(r"([+-]?)(?:inf(?:inity)?|∞|1\.#inf)", re.I)
 DATE = re.compile(
     r"\d{4}-\d\d?-\d\d?|\d{4}/\d\d?/\d\d?|\d\d?\.\d\d?\.\d{4}|\d\d?/\d\d?/\d{4}|\d\d?:\d\d(?::\d\d)?"
@@ -55,10 +56,10 @@ class Table:
                 self.refuse("numbers", f"{cell[:40]!r}", k, line)
         return np.array(values, dtype=np.float64)
 
-    def finite(self, k: int) -> np.ndarray:
-        """Column k, refused where a number is missing or infinite."""
+    def finite(self, k: int, *, gaps: bool = False) -> np.ndarray:
+        """Column k, refused where a number is infinite or, without gaps, missing."""
         values = self.numbers(k)
-        bad = np.flatnonzero(~np.isfinite(values))
+        bad = np.flatnonzero(np.isinf(values) if gaps else ~np.isfinite(values))
         if bad.size:
             row = int(bad[0])
             got = f"{len(bad)} non-finite of {len(values)}: {self.rows[row][k] or 'no value'!r}"

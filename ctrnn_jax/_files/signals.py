@@ -29,19 +29,25 @@ class Signal:
     """A signal as it was read.
 
     Attributes:
-        samples: (S,) or (S, channels), float64.
+        samples: (S,) or (S, channels), float64; with gaps nan where one is missing.
         dt: sampling interval in seconds, or None where the file does not say it.
         names: of the channels, "" for one without a name.
+        times: (S,) in seconds from the first sample on where they are uneven, else None.
     """
 
     samples: np.ndarray
     dt: float | None
     names: tuple[str, ...]
+    times: np.ndarray | None = None
 
     def __str__(self) -> str:
         count = len(self.names)
         named = ", ".join(name or str(k) for k, name in enumerate(self.names))
         what = f"{len(self.samples)} samples of {count} channel{'s' * (count > 1)} ({named})"
+        if (missing := int(np.isnan(self.samples).sum())) > 0:
+            what += f", {missing} values missing"
+        if self.times is not None:
+            what += f", at uneven times within {self.times[-1]:.6g} s"
         return what if self.dt is None else f"{what}, {self.dt:.6g} s apart"
 
 
@@ -61,6 +67,7 @@ def read_signal(
     array: str | None = None,
     decimal: str | None = None,
     header: bool | None = None,
+    gaps: bool = False,
     name: str = "path",
 ) -> Signal:
     """Samples, sampling interval and names of the channels out of a file.
@@ -81,15 +88,19 @@ def read_signal(
         array: which array of an .npz file, where there are several.
         decimal: "." or ",", where the file leaves it open.
         header: whether the first of all lines of numbers holds names, where that is open.
+        gaps: whether samples may be missing (nan, empty or `NA` cells) and times uneven, as
+            `fit_signal` takes them.
         name: how messages call the file.
 
     Raises:
-        ValueError: where there is no such file or no signal in it: missing or infinite samples,
-            words, uneven times; the message names line and column.
+        ValueError: where there is no such file or no signal in it: infinite samples, words, without
+            `gaps` missing samples and uneven times; the message names line and column.
 
     Example:
         >>> signal = ct.read_signal("scope.csv")
         >>> oscillator, report = ct.fit_signal(signal.samples, signal.dt)
+        >>> signal = ct.read_signal("logger.csv", gaps=True)
+        >>> fitted = ct.fit_signal(signal.samples, signal.dt, times=signal.times)
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -105,13 +116,13 @@ def read_signal(
                           "header": header}.items():  # fmt: skip
         if value is not None and suffix != ".csv":
             checks.fail(option, "none where the file is no .csv file", repr(value))
-    dt, names = None, None
+    dt, names, times = None, None, None
     if suffix == ".csv":
         table = read_table(name, path.read_bytes(), decimal=decimal, header=header)
-        y, times, names = split_table(table, columns, time_column, time_unit)
+        y, times, names = split_table(table, columns, time_column, time_unit, gaps=gaps)
         if len(y) < 4:
             checks.fail(name, "at least 4 samples", len(y))
-        dt = None if times is None else even_interval(table, times)
+        dt = None if times is None else even_interval(table, times, uneven=gaps)
     elif suffix == ".wav":
         y, dt = _wav(name, path)
     else:
@@ -124,8 +135,9 @@ def read_signal(
         checks.fail(name, "samples (S,) or (S, channels)", f"shape {y.shape}")
     if len(y) < 4:
         checks.fail(name, "at least 4 samples", len(y))
-    checks.finite(name, y)
-    return Signal(y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y, dt, tuple(names))
+    checks.finite(name, np.nan_to_num(y, posinf=np.inf, neginf=-np.inf) if gaps else y)
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    return Signal(y, dt, tuple(names), times if dt is None else None)
 
 
 def wav_rate(option: str, rate: float, channels: int) -> int:

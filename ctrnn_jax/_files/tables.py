@@ -23,7 +23,7 @@ import csv
 import re
 
 from .._util import checks
-from .cells import DATE, MISSING, Table, number
+from .cells import DATE, MISSING, NO_NUMBER, Table, number
 
 _UNIT = re.compile(
     r"[(\[].{0,12}[)\]]|(?:[munkµμp]?(?:s|sec|v|a|w|hz|g|m|n|pa|k|ohm|Ω))|seconds?|milliseconds?"
@@ -192,7 +192,8 @@ def _first_row(name: str, cells: list[tuple[int, list[str]]]) -> int:
     def fits(row: list[str]) -> bool:
         kinds = [_kind(row[k]) if k < len(row) else "empty" for k in pattern]
         return "word" not in kinds and (
-            "number" in kinds or any(_kind(cell) == "number" for cell in row)
+            "number" in kinds
+            or any(_kind(cell) == "number" or cell.strip().lower() in NO_NUMBER for cell in row)
         )
 
     first = len(cells) - 1
@@ -212,7 +213,8 @@ def _first_row(name: str, cells: list[tuple[int, list[str]]]) -> int:
             k < len(row) and _kind(row[k]) == "number" for k in pattern
         ):
             line, row = cells[first - 1]
-            k = next(k for k in pattern if k < len(row) and _kind(row[k]) == "word")
+            words = [k for k in pattern if k < len(row) and _kind(row[k]) == "word"]
+            k = words[0] if words else 0
             got = f"{row[k][:40]!r} in line {line}, column {k}"
             checks.fail(name, "numbers", got)
     return first

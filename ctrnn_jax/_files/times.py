@@ -38,8 +38,13 @@ def split_table(
     columns: Sequence[str | int] | None,
     time_column: str | int | None,
     time_unit: str | None,
+    *,
+    gaps: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
-    """Channels (S, channels), times in seconds from the first one, or None, and names."""
+    """Channels (S, channels), times in seconds from the first one, or None, and names.
+
+    With gaps a missing sample is nan.
+    """
     if time_unit is not None:
         checks.one_of("time_unit", time_unit, _SECONDS)
     every = range(len(table.names))
@@ -56,13 +61,13 @@ def split_table(
             _refuse_rising(table, chosen, kept)
     if not chosen:
         checks.fail(table.name, "a column of samples beside that of times", "none")
-    y = np.stack([table.finite(k) for k in chosen], axis=1)
+    y = np.stack([table.finite(k, gaps=gaps) for k in chosen], axis=1)
     times = _times(table, time, time_unit) if time else None
     return y, times, [table.names[k] for k in chosen]
 
 
-def even_interval(table: Table, times: np.ndarray) -> float:
-    """The interval of times from 0, which must be evenly spaced."""
+def even_interval(table: Table, times: np.ndarray, *, uneven: bool = False) -> float | None:
+    """The interval of times from 0; None where they are uneven and may be so."""
     dt = float(times[-1]) / (len(times) - 1)
     steps = np.diff(times)
     if not np.all(steps > 0):
@@ -70,6 +75,8 @@ def even_interval(table: Table, times: np.ndarray) -> float:
         got = f"a step of {steps[row - 1]:.6g} s to line {table.lines[row]}"
         checks.fail(table.name, "times that rise", got)
     off = np.abs(times - dt * np.arange(len(times)))
+    if off.max() > _JITTER * dt and uneven:
+        return None
     if off.max() > _JITTER * dt:
         usual = float(np.median(steps))
         row = int(np.argmax(np.abs(steps - usual))) + 1

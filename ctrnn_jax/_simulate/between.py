@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from .._network.model import CTRNN
-from .._util.types import Array, Scalar, State
+from .._util.types import Array, Bool, Int, Scalar, State
 from ..solvers._foreign import adapted
 from ..solvers.base import Input
 from .adaptive import solve_columns
@@ -45,18 +45,29 @@ def input_during(problem: Problem, drive: Drive, k: Any) -> Input | None:
 
 def fitting(
     problem: Problem, plan: Plan, drive: Drive, x: State, k: Any, fraction: Scalar
-) -> State:
-    """The state `fraction` of a step after columns x at step k; with tolerances, of several."""
+) -> tuple[State, Bool[Array, " batch"] | None]:
+    """The state `fraction` of a step after columns x at step k; with tolerances, of several.
+
+    And which columns were solved as the solver promises; None where nothing is to be solved.
+    """
     u = input_during(problem, drive, k)
     if problem.tolerances is not None:
         seconds = fraction * problem.dt
         nothing = seconds <= 0  # which diffrax cannot solve
         span = jnp.where(nothing, problem.dt, seconds)
         held = None if drive.path is not None or u is None else u(0)
-        xs, _, _ = solve_columns(problem, plan, drive)(x, k, span[None], held)
-        return jnp.where(nothing, x, xs[0])
+        xs, _, ok = solve_columns(problem, plan, drive)(x, k, span[None], held)
+        return jnp.where(nothing, x, xs[0]), nothing | ok
     part = None if u is None else lambda f: u(fraction * f)
     solver = adapted(problem.solver)
     # Steps are counted from here: two-step methods tell by that which is their first.
     remembered, step = solver.begin(network_from(problem, k), fraction * problem.dt, x, part)
-    return step(x, remembered, jnp.zeros_like(k), part)[0]
+    y, _, converged = step(x, remembered, jnp.zeros_like(k), part)
+    return y, converged
+
+
+def first_unsolved(at: Int[Array, "*batch"], beside: Int[Array, "*batch"] | None) -> Array:
+    """The earlier of two steps, -1 where there is none."""
+    if beside is None:
+        return at
+    return jnp.where((beside >= 0) & ((at < 0) | (beside < at)), beside, at)

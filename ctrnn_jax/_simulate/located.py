@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._util.types import Array, Bool, Float, PyTree, Scalar
+from .._util.types import Array, Bool, Float, Int, PyTree, Scalar
 from ..solvers._foreign import adapted
 from ..solvers.base import time_at
 from .between import fitting, input_during
@@ -26,11 +26,26 @@ class Happened(NamedTuple):
     """Of each trajectory; `xs` (batch, n) where it ended, `ts` (batch,) nan where there was none.
 
     `position` (batch,) is where it ended, in steps since the run began; infinite if it did not.
+    `unconverged_at` (batch,) is the step of the event where that was not solved, else -1.
     """
 
     xs: Float[Array, "batch n"]
     ts: Float[Array, " batch"]
     position: Float[Array, " batch"]
+    unconverged_at: Int[Array, " batch"] | None = None
+
+
+class Found(NamedTuple):
+    """Where in a step an event happens: after which fraction of it, and the state then.
+
+    `whole`: whether the whole step is finite, else there is no such place. `solved`: whether the
+    step and its part up to there were solved, as `fitting` says.
+    """
+
+    fraction: Scalar
+    x: Float[Array, "n 1"]
+    whole: Bool[Array, ""]
+    solved: Bool[Array, ""] | None
 
 
 def at_once(problem: Problem, plan: Plan, numbers: int, items: int) -> int:
@@ -61,13 +76,17 @@ def ended(problem: Problem, plan: Plan, rows: Batch, xs: Array, ends: Ends) -> H
     def one(item):
         row, candidate, k = item
         x = jnp.where(candidate, xs[row], 0)[:, None]
-        fraction, y, whole = located(problem, plan, rows, row, x, k)
+        fraction, y, whole, solved = located(problem, plan, rows, row, x, k)
         happened = candidate & whole
+        failed = None
+        if solved is not None:  # the run has not kept that step: what it found of it is found here
+            failed = jnp.where(happened & ~solved, k + 1, -1)
         t = time_at(k, fraction, problem.dt)
         return (
             jnp.where(happened, y[:, 0], xs[row]),
             jnp.where(happened, t, jnp.nan),
             jnp.where(happened, (k - start).astype(x.dtype) + fraction, position[row]),
+            failed,
         )
 
     every = jnp.arange(batch, dtype=jnp.int32)
@@ -79,22 +98,21 @@ def ended(problem: Problem, plan: Plan, rows: Batch, xs: Array, ends: Ends) -> H
 
 def located(
     problem: Problem, plan: Plan, rows: Batch, row: Any, x: Float[Array, "n 1"], k: Any
-) -> tuple[Scalar, Float[Array, "n 1"], Bool[Array, ""]]:
-    """After which fraction of step k, begun at x, the event happens, the state then, if there is.
+) -> Found:
+    """Where in step k, begun at x, the event happens.
 
-    By halving, to rounding. Its derivatives are those of the implicit function theorem. There is
-    none where the whole step is not finite.
+    By halving, to rounding. Its derivatives are those of the implicit function theorem.
     """
     event = plan.event
     assert event is not None
 
     def after(state, fraction):
         problem, rows, x = state
-        y = fitting(problem, plan, rows.drive(problem, row, 1), x, k, fraction)
-        return event.value(time_at(k, fraction, problem.dt), y)[0], y
+        y, solved = fitting(problem, plan, rows.drive(problem, row, 1), x, k, fraction)
+        return event.value(time_at(k, fraction, problem.dt), y)[0], y, solved
 
     frozen = _frozen((problem, rows, x))
-    fraction, whole = _bracket(lambda fraction: after(frozen, fraction), x.dtype)
+    fraction, whole, solved_whole = _bracket(lambda fraction: after(frozen, fraction), x.dtype)
     x = jnp.where(whole, x, 0)  # else derivatives of the others, that it is masked from, are nan
     frozen = _frozen((problem, rows, x))
     if problem.tolerances is None:
@@ -106,11 +124,12 @@ def located(
     slope = jnp.where(jnp.isfinite(slope) & (slope != 0), slope, jnp.inf)
     g = after((problem, rows, x), fraction)[0]
     fraction -= (g - lax.stop_gradient(g)) / slope
-    return fraction, after((problem, rows, x), fraction)[1], whole
+    _, y, solved = after((problem, rows, x), fraction)
+    return Found(fraction, y, whole, None if solved is None else solved[0] & solved_whole)
 
 
-def _bracket(after: Callable, dtype: Any) -> tuple[Scalar, Bool[Array, ""]]:
-    """The fraction of a step where g changes sign, and whether the whole step is finite.
+def _bracket(after: Callable, dtype: Any) -> tuple[Scalar, Bool[Array, ""], Bool[Array, ""]]:
+    """The fraction of a step where g changes sign; whether the whole step is finite, and solved.
 
     Both ends tell the direction: at one of them g may be 0 to rounding, and of the other sign than
     in the run. They are looked at by the same loop: a step may take seconds to compile.
@@ -118,28 +137,29 @@ def _bracket(after: Callable, dtype: Any) -> tuple[Scalar, Bool[Array, ""]]:
     none, one = jnp.zeros((), dtype), jnp.ones((), dtype)
 
     def look(i, found):
-        low, high, first, rising, whole = found
+        low, high, first, rising, whole, solved = found
         at = jnp.where(i == 0, none, jnp.where(i == 1, one, (low + high) / 2))
-        g, y = after(at)
+        g, y, ok = after(at)
         first = jnp.where(i == 0, g, first)
         rising = jnp.where(i == 1, first < g, rising)
         whole = jnp.where(i == 1, finite(y)[0], whole)
+        solved = jnp.where(i == 1, True if ok is None else ok[0], solved)
         beyond = jnp.where(rising, g >= 0, g <= 0)
         low = jnp.where((i > 1) & ~beyond, at, low)
         high = jnp.where((i > 1) & beyond, at, high)
-        return low, high, first, rising, whole
+        return low, high, first, rising, whole, solved
 
     looks = jnp.finfo(dtype).nmant + 4  # two ends, and halvings
-    unknown = jnp.zeros((), bool)
-    _, high, _, _, whole = lax.fori_loop(0, looks, look, (none, one, none, unknown, unknown))
-    return high, whole
+    start = none, one, none, *[jnp.zeros((), bool)] * 3
+    _, high, _, _, whole, solved = lax.fori_loop(0, looks, look, start)
+    return high, whole, solved
 
 
 def _slope_along(state: Any, plan: Plan, row: Any, k: Any, fraction: Scalar) -> Scalar:
     """dg by the fraction of a step, by the equation: cheaper than through adaptive steps."""
     problem, rows, x = state
     drive, t = rows.drive(problem, row, 1), time_at(k, fraction, problem.dt)
-    y, u = fitting(problem, plan, drive, x, k, fraction), input_during(problem, drive, k)
+    (y, _), u = fitting(problem, plan, drive, x, k, fraction), input_during(problem, drive, k)
     velocity = problem.rnn(t, y, None if u is None else lambda _: u(fraction))
     event = plan.event
     assert event is not None

@@ -23,6 +23,7 @@ from ..solvers._foreign import adapted
 from ..solvers._noise import Noisy, keys_of_rows
 from ..solvers.base import Declarations
 from .adaptive import adaptive_segment_steps, adaptive_segments, needs_all
+from .between import first_unsolved
 from .blocks import over_blocks
 from .devices import local_devices, over_devices
 from .drive import Batch, Drive, continuous
@@ -146,12 +147,15 @@ def _beside(plan: Plan, problem: Problem, rows: Batch, xs: Any, ends: Ends) -> t
     end = ended(problem, plan, rows, xs[:, -1], ends)
     ends = ends._replace(x=end.xs)
     if isinstance(plan.event, Recurring):
-        ts, saves = at_events(problem, plan, rows, xs, ends.folded[3])
-        return saves, ends._replace(folded=None, event_times=ts)
+        ts, saves, failed = at_events(problem, plan, rows, xs, ends.folded[3])
+        failed = first_unsolved(ends.unconverged_at, failed)
+        return saves, ends._replace(folded=None, event_times=ts, unconverged_at=failed)
     if plan.event is not None:
-        ends = ends._replace(event_times=end.ts)
+        failed = first_unsolved(ends.unconverged_at, end.unconverged_at)
+        ends = ends._replace(event_times=end.ts, unconverged_at=failed)
     if rows.times(problem) is not None:
-        return at_times(problem, plan, rows, xs, end), ends
+        saves, failed = at_times(problem, plan, rows, xs, end)
+        return saves, ends._replace(unconverged_at=first_unsolved(ends.unconverged_at, failed))
     start = 0 if problem.start is None else problem.start
     ts = (start + plan.saved_steps).astype(xs.dtype) * problem.dt
     return until_events(plan, ts, plan.saved_steps, xs, end), ends

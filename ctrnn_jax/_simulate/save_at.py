@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._util.types import Array, Float, Int, Scalar, State
+from .._util.types import Array, Bool, Float, Int, Scalar, State
 from ..solvers._foreign import adapted
 from ..solvers.base import time_at
 from .between import fitting, input_during, network_from
@@ -50,8 +50,12 @@ class _Place(NamedTuple):
 
 def at_times(
     problem: Problem, plan: Plan, rows: Batch, xs: Float[Array, "batch saves n"], end: Happened
-) -> Saves:
-    """What is kept of each trajectory at its times, given its states at the saves on the grid."""
+) -> tuple[Saves, Int[Array, " batch"] | None]:
+    """What is kept of each trajectory at its times, given its states at the saves on the grid.
+
+    And the first step of each in which such a state was not solved, -1 where there is none; None
+    where nothing is to be solved.
+    """
     batch, _, n = xs.shape
     ts = rows.times(problem)
     assert ts is not None
@@ -72,14 +76,17 @@ def at_times(
     )
 
     def one(place):
-        drive, k, x = _on_grid(problem, plan, rows, xs, place)
-        return fitting(problem, plan, drive, x, k, place.fraction)
+        drive, k, x, solved = _on_grid(problem, plan, rows, xs, place)
+        y, converged = fitting(problem, plan, drive, x, k, place.fraction)
+        return y, _both(solved, converged)
 
     items = jax.tree.map(lambda a: a.reshape(-1), place)
     size = at_once(problem, plan, n if each else n * batch, items.save.size)
-    found = lax.map(jax.checkpoint(one), items, batch_size=size)
+    found, solved = lax.map(jax.checkpoint(one), items, batch_size=size)
     # (times, n, batch), or (batch times, n, 1).
     found = found.reshape(batch, -1, n) if each else jnp.moveaxis(found, 2, 0)
+    if solved is not None:
+        solved = solved.reshape(batch, -1) if each else solved.T
 
     # A stopped trajectory keeps its state from there on, and where a step to the side is lost.
     where = jnp.broadcast_to(position, found.shape[:2])
@@ -89,7 +96,23 @@ def at_times(
     slack = 8 * jnp.finfo(ts.dtype).eps * (begun + last)
     inside = (where >= -slack) & (where <= last + slack)
     found = jnp.where(inside[..., None], found, jnp.nan)
-    return _kept(plan, ts, found)
+    failed = None
+    if solved is not None:
+        failed = _first_failed(start + 1 + steps, solved | over | ~inside)
+    return _kept(plan, ts, found), failed
+
+
+def _both(a: Array | None, b: Array | None) -> Array | None:
+    return b if a is None else (a if b is None else a & b)
+
+
+def _first_failed(
+    steps: Int[Array, "..."], solved: Bool[Array, "batch saves"]
+) -> Int[Array, " batch"]:
+    """The least of the steps that were not solved, -1 where there is none."""
+    never = jnp.iinfo(steps.dtype).max
+    first = jnp.min(jnp.where(solved, never, steps), axis=-1)
+    return jnp.where(first == never, -1, first)
 
 
 def at_events(
@@ -98,8 +121,11 @@ def at_events(
     rows: Batch,
     xs: Float[Array, "batch saves n"],
     steps: Int[Array, "batch count"],
-) -> tuple[Float[Array, "batch count"], Saves]:
-    """Times of events after these steps (-1: none), and what is kept of the states then."""
+) -> tuple[Float[Array, "batch count"], Saves, Int[Array, " batch"] | None]:
+    """Times of events after these steps (-1: none), and what is kept of the states then.
+
+    And the first step that was not solved there, as of `at_times`.
+    """
     batch, _, n = xs.shape
     start = jnp.zeros((), jnp.int32) if problem.start is None else problem.start
 
@@ -108,18 +134,22 @@ def at_events(
         there = k >= 0
         since = jnp.maximum(k - start, 0)
         place = _Place(row, since // plan.save_every, since % plan.save_every)
-        _, k, x = _on_grid(problem, plan, rows, xs, place)
-        fraction, y, _ = located(problem, plan, rows, row, jnp.where(there, x, 0), k)
-        t = time_at(k, fraction, problem.dt)
-        return jnp.where(there, t, jnp.nan), jnp.where(there, y[:, 0], jnp.nan)
+        _, k, x, solved = _on_grid(problem, plan, rows, xs, place)
+        found = located(problem, plan, rows, row, jnp.where(there, x, 0), k)
+        t, y = time_at(k, found.fraction, problem.dt), found.x
+        solved = _both(None if solved is None else solved[0], found.solved)
+        solved = None if solved is None else solved | ~there
+        return jnp.where(there, t, jnp.nan), jnp.where(there, y[:, 0], jnp.nan), solved
 
     every = jnp.broadcast_to(jnp.arange(batch, dtype=jnp.int32)[:, None], steps.shape)
     items = every.reshape(-1), steps.reshape(-1)
-    ts, found = lax.map(
+    ts, found, solved = lax.map(
         jax.checkpoint(one), items, batch_size=at_once(problem, plan, n, steps.size)
     )
-    ts = ts.reshape(steps.shape)
-    return ts, _kept(plan, ts, found.reshape(*steps.shape, n))
+    ts, failed = ts.reshape(steps.shape), None
+    if solved is not None:
+        failed = _first_failed(steps + 1, solved.reshape(steps.shape))
+    return ts, _kept(plan, ts, found.reshape(*steps.shape, n)), failed
 
 
 def until_events(plan: Plan, ts: Array, steps: Array, xs: Array, end: Happened) -> Saves:
@@ -138,24 +168,27 @@ def _kept(plan: Plan, ts: Array, xs: Float[Array, "batch saves n"]) -> Saves:
 
 def _on_grid(
     problem: Problem, plan: Plan, rows: Batch, saves: Float[Array, "batch saves n"], place: _Place
-) -> tuple[Drive, Int[Array, ""], State]:
-    """The last point of the grid before a place: the inputs from there on, its step, columns."""
+) -> tuple[Drive, Int[Array, ""], State, Bool[Array, " columns"] | None]:
+    """The last point of the grid before a place: the inputs from there on, its step, columns.
+
+    And which of these were solved; None where nothing was.
+    """
     row, start = place.row, 0 if problem.start is None else problem.start
     chosen = saves if row is None else saves[row][None]
     x = lax.dynamic_index_in_dim(chosen, place.save, 1, keepdims=False).T
     drive = rows.drive(problem, 0 if row is None else row, len(chosen))
     k = start + plan.save_every * place.save
-    most = plan.save_every - 1
+    most, solved = plan.save_every - 1, None
     if most and problem.tolerances is not None:
-        x = fitting(problem, plan, drive, x, k, place.steps.astype(x.dtype))
+        x, solved = fitting(problem, plan, drive, x, k, place.steps.astype(x.dtype))
     elif most:
-        x = _by_steps(problem, drive, x, k, place.steps, most)
-    return drive, k + place.steps, x
+        x, solved = _by_steps(problem, drive, x, k, place.steps, most)
+    return drive, k + place.steps, x, solved
 
 
 def _by_steps(
     problem: Problem, drive: Drive, x: State, k: Int[Array, ""], steps: Array, most: int
-) -> State:
+) -> tuple[State, Bool[Array, " columns"] | None]:
     """So many whole steps from step k on, at most `most`."""
     # Steps are counted from here: two-step methods tell by that which is their first.
     solver, u = adapted(problem.solver), input_during(problem, drive, k)
@@ -163,12 +196,14 @@ def _by_steps(
 
     def one(carry, i):
         x, remembered = carry
-        new, then, _ = step(x, remembered, i, input_during(problem, drive, k + i))
+        new, then, converged = step(x, remembered, i, input_during(problem, drive, k + i))
         made = i < steps
-        return jax.tree.map(lambda a, b: jnp.where(made, a, b), (new, then), carry), None
+        solved = None if converged is None else converged | ~made
+        return jax.tree.map(lambda a, b: jnp.where(made, a, b), (new, then), carry), solved
 
     # Reverse mode keeps √most states.
     span = math.isqrt(most)
     several = jax.checkpoint(lambda carry, i: lax.scan(one, carry, i))
     parts = jnp.arange(-(-most // span) * span, dtype=jnp.int32).reshape(-1, span)
-    return lax.scan(several, (x, remembered), parts)[0][0]
+    (x, _), solved = lax.scan(several, (x, remembered), parts)
+    return x, None if solved is None else jnp.all(solved, axis=(0, 1))

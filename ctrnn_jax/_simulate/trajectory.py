@@ -31,7 +31,8 @@ class Trajectory(eqx.Module):
             -1 where it never did. 0 marks an initial state that was already out of bounds.
         unconverged_at: (...,) the first step whose implicit equation was not solved to the
             solver's tolerance, or at which an adaptive solver gave up, which stops the trajectory,
-            too: its steps had become too small or too many. -1 where there was none.
+            too: its steps had become too small or too many. -1 where there was none. Steps to the
+            side, to times of saves and to events, count as the step that they lie in.
         event_times: (...,) with `until`: when its event happened, in seconds; nan where it did
             not in this run. Its later saves keep the state then.
     """

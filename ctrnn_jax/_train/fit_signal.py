@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._analysis.harmonics import Harmonics, harmonic_regression
+from .._analysis.harmonics import Harmonics, lines_in
 from .._analysis.modes import half_spectrum, mode_frequencies, with_spectrum
-from .._analysis.samples import signal_samples, standardised
+from .._analysis.samples import Record, recorded, signal_samples, standardised
 from .._network.activations import AbstractActivation, Tanh
 from .._network.model import CTRNN
 from .._network.products import product
@@ -34,7 +34,15 @@ from .signal_report import (
     nrmse,
     num_parameters,
 )
-from .waveform import Motion, Unknowns, least_squares, outputs, upper_of, weights_of
+from .waveform import (
+    Motion,
+    Unknowns,
+    least_squares,
+    outputs,
+    steps_between,
+    upper_of,
+    weights_of,
+)
 
 _TINY = 1e-5  # rms of the pre-activations where tanh is linear to 1e-11
 _LARGE = 0.5
@@ -42,12 +50,14 @@ _ANGLE = 0.5  # rad that the fastest mode turns in a step: Dopri8 is then exact 
 _COARSE = 1.0  # the same while fitting: to 3e-9
 _ENOUGH = 1e-3  # normalised RMSE that lines alone may leave
 _MOST_BEYOND = 100_000
+_LONGEST = 1000  # intervals for each sample: all of them are integrated
 
 
 def fit_signal(
     signal: Any,
-    dt: Any,
+    dt: Any = None,
     *,
+    times: Any = None,
     neurons: int = 16,
     activation: AbstractActivation = Tanh(),  # noqa: B008 - frozen and stateless
     form: str = "rate",
@@ -59,6 +69,9 @@ def fit_signal(
     inputs: Any = None,
 ) -> tuple[Oscillator, SignalReport | IdentificationReport]:
     """An oscillator that generates a sampled signal and goes on with it; or answers inputs so.
+
+    Samples may be at any times, and some may be missing: all that follows is the least squares of
+    those that there are.
 
     1. The last samples are held out. Sinusoids in the others are found by `harmonic_regression`: as
        many, up to n // 2, as best foresee the last two fifths of them, each from those before.
@@ -81,23 +94,30 @@ def fit_signal(
     3. The one that foresees the last fifth better is trained on all training samples.
 
     Args:
-        signal: (S,) or (S, channels) samples, S >= 32, finite, not constant.
+        signal: (S,) or (S, channels) samples, at least 32 of each channel, not constant; nan is a
+            missing one.
         dt: sampling interval in seconds.
+        times: (S,) in seconds, increasing, instead of dt. They count from the first one. What
+            oscillates faster than half a cycle an interval, the spacing of their grid or else their
+            median step, is not looked for.
         neurons: n >= 2.
         activation: an odd one with a positive slope at 0.
         form: "rate" or "current".
-        hold_out: share of the samples, the last ones, that only the report sees; 0 to 0.9.
+        hold_out: share of the samples, the last ones, that only the report sees; 0 to 0.9. Samples
+            are counted, not time.
         steps: of least squares, for each of these parts; 0 leaves the network nearly linear.
         key: of the weights; `jax.random.key(0)` unless given.
         dtype: of the oscillator; JAX's default unless given.
         progress: whether to show a progress bar.
         inputs: u (S,) or (S, m), finite, not constant, in any units: sample k is held from k dt to
             (k + 1) dt, and seen by the signal from sample k + 1 on. None for an oscillator alone.
+            With inputs no sample may be missing, and none be at uneven times.
 
     Returns:
-        The oscillator, whose `generate(dt, num_steps)` begins with the first sample, and the
-        report. With inputs `generate(dt, S - 1, inputs=u[:-1])` has the S samples, and the report
-        compares with an ARX model of at most as many parameters.
+        The oscillator, whose `generate(dt, num_steps)` begins with the first sample (also where
+        that is missing), and the report; `generate(dt, save_at=times - times[0])` has what is to be
+        compared with uneven samples. With inputs `generate(dt, S - 1, inputs=u[:-1])` has the S
+        samples, and the report compares with an ARX model of at most as many parameters.
 
     Raises:
         TypeError, ValueError: for a wrong kind, shape or value of an argument.
@@ -105,6 +125,8 @@ def fit_signal(
     Example:
         >>> oscillator, report = ct.fit_signal(y, dt=0.01, neurons=16)
         >>> oscillator.generate(0.01, 10 * len(y))  # far beyond the samples
+        >>> oscillator, report = ct.fit_signal(y, times=times)  # uneven, y nan where missing
+        >>> oscillator.generate(0.01, save_at=times - times[0])  # what it has for these samples
         >>> driven, report = ct.fit_signal(y, dt=0.01, inputs=u, neurons=6)
         >>> driven.generate(0.01, len(other), inputs=other)  # the answer to other inputs
 
@@ -114,38 +136,58 @@ def fit_signal(
         Non-Linear Least Squares Problems, section 3.2. State space from pulses: Juang and Pappa
         1985; ARX: Ljung 1999, System Identification, section 4.2.
     """
-    samples = signal_samples("signal", signal, "(S,) or (S, channels)", (1, 2), 32)
+    samples = signal_samples("signal", signal, "(S,) or (S, channels)", (1, 2), 32, gaps=True)
     samples = samples.reshape(len(samples), -1)
-    interval = checks.positive_float("dt", dt)
+    record = recorded("signal", samples, dt, times)
+    interval = record.interval
+    if record.fewest < 32:
+        checks.fail("signal", "at least 32 samples that are not missing", record.fewest)
+    if record.length > _LONGEST * len(record.y):
+        got = f"{record.length} of {interval:.6g} s for {len(record.y)} samples"
+        checks.fail("times", f"at most {_LONGEST} intervals, median steps, for each sample", got)
     draft = checked_draft(neurons, activation, form, key, dtype)
     hold_out = float(checks.real("hold_out", hold_out))
     if not 0 <= hold_out <= 0.9:
         checks.fail("hold_out", "a share from 0 to 0.9", hold_out)
     steps = checks.integer("steps", steps, 0)
     checks.flag("progress", progress)
-    size = len(samples) - round(hold_out * len(samples))
-    if size < 24:
-        checks.fail("hold_out", "at least 24 samples left to train on", f"{size}")
-    known, mean, deviation, _ = standardised(samples[:size], np.asarray(signal).dtype)
-    if not np.any(known):
+    size = len(record.y) - round(hold_out * len(record.y))
+    if (left := record.first(size).fewest) < 24:
+        checks.fail("hold_out", "at least 24 samples left to train on", f"{left}")
+    known, mean, deviation, _ = standardised(record.y[:size], np.asarray(signal).dtype)
+    if not np.any(np.nan_to_num(known)):
         checks.fail("signal", "samples that vary", "constant ones")
-    y = np.concatenate([known, (samples[size:] - mean) / deviation])
+    y = np.concatenate([known, (record.y[size:] - mean) / deviation])
     if inputs is not None:
+        if np.isnan(samples).any() or not record.is_even:
+            checks.fail("inputs", "none where samples are uneven or missing", "some")
         u = _inputs(inputs, len(samples))
         return _driven(y, u, interval, draft, steps, size, mean, deviation, progress)
+    record = record._replace(y=y)
     task, n = _Task(interval, draft, steps), draft.neurons
-    baselines = Baselines(y[:size], interval, _most_lines(n, y.shape[1]))
+    baselines = Baselines(record.first(size), _most_lines(n, y.shape[1]))
     with progress_bar(progress, baselines.candidates(n // 2) + 4 * steps) as bar:
         advance = _nothing if bar is None else bar.update
         baselines.choose(n // 2, advance)
-        result, kind, validation, losses = _fitted(task, y[:size], baselines, advance)
+        result, kind, validation, losses = _fitted(task, baselines, advance)
         if bar is not None:  # what was not needed counts as done
             bar.update(bar.total - bar.n)
     oscillator = task.oscillator(result, mean, deviation)
-    beyond = min(10 * len(y), _MOST_BEYOND)
-    generated = np.asarray(oscillator.generate(interval, len(y) + beyond - 1), float)
-    generated = (generated - mean) / deviation
-    return oscillator, measure_signal(generated, y, oscillator, kind, validation, losses, baselines)
+    generated = (_generated(oscillator, record) - mean) / deviation
+    report = measure_signal(generated, record, oscillator, kind, validation, losses, baselines)
+    return oscillator, report
+
+
+def _generated(oscillator: Oscillator, record: Record) -> np.ndarray:
+    """At the samples, and then ten times as long beyond them."""
+    interval, length = record.interval, record.length
+    end = length + min(10 * length, _MOST_BEYOND)
+    if record.on_grid:
+        generated = np.asarray(oscillator.generate(interval, end - 1), float)
+        return np.concatenate([generated[record.at.astype(int)], generated[length:]])
+    ts = interval * np.concatenate([record.at, np.arange(length, end)])
+    ts = jnp.asarray(ts, oscillator.x0.dtype)
+    return np.asarray(oscillator.generate(interval, save_at=ts), float)
 
 
 def _inputs(inputs: Any, size: int) -> np.ndarray:
@@ -187,26 +229,27 @@ def _driven(
     return oscillator, report
 
 
-def _fitted(task: _Task, y: np.ndarray, baselines: Baselines, advance: Callable[[int], Any]):
-    """What is best by what it foresees of y (S, channels): the result, its kind, errors, losses."""
-    size, known = len(y), len(y) - fifth(len(y))
+def _fitted(task: _Task, baselines: Baselines, advance: Callable[[int], Any]):
+    """What is best by what it foresees of the samples: the result, its kind, errors, losses."""
+    record = baselines.record
+    y, size, known = record.y, len(record.y), len(record.y) - fifth(len(record.y))
     kind, losses = "lines", np.zeros(0)
     count, validation = baselines.in_modes, {"lines": baselines.error(baselines.in_modes)}
-    found = harmonic_regression(y, task.dt, count)
-    left = np.max(nrmse(found.predict(task.dt * np.arange(size)), y))
+    found = lines_in(record, count)
+    left = np.max(nrmse(found.predict(record.t), y))
     if task.steps and left > _ENOUGH and baselines.lines > task.draft.neurons // 2:
-        begun = harmonic_regression(
-            y[:known], task.dt, min(task.draft.neurons // 2, (known - 1) // 3)
-        )
-        trained, first = task.waveform(y, known, begun, advance)
-        validation["nonlinear"] = foreseen(task.predict(trained, size)[known:], y[known:])
+        first = record.first(known)
+        begun = lines_in(first, min(task.draft.neurons // 2, (first.each - 1) // 3))
+        trained, before = task.waveform(record, known, begun, advance)
+        predicted = task.predict(trained, record)
+        validation["nonlinear"] = foreseen(predicted[known:], y[known:])
         if validation["nonlinear"] < validation["lines"]:
             kind = "nonlinear"
             # All samples are more to learn from, and another minimum to be caught in.
-            result, second = task.waveform(y, size, trained, advance)
-            losses = np.concatenate([first, second])
-            before, after = (foreseen(task.predict(r, size), y) for r in (trained, result))
-            return trained if before < after else result, kind, validation, losses
+            result, after = task.waveform(record, size, trained, advance)
+            losses = np.concatenate([before, after])
+            better = foreseen(task.predict(result, record), y) <= foreseen(predicted, y)
+            return result if better else trained, kind, validation, losses
     return task.start(found, _TINY), kind, validation, losses
 
 
@@ -232,10 +275,10 @@ class _Task(NamedTuple):
     draft: Draft
     steps: int
 
-    def start(self, found: Harmonics, scale: float, size: int | None = None) -> _Result:
+    def start(self, found: Harmonics, scale: float, length: int | None = None) -> _Result:
         """The network whose modes are the lines; exactly those where `scale` is small.
 
-        With a `size` the modes are tuned to the lines along the nonlinear motion.
+        With a `length` the modes are tuned to the lines along the nonlinear motion.
         """
         f = found.frequencies
         speed = 2 * np.pi * float(f.max()) if f.size else 1 / self.dt
@@ -255,37 +298,37 @@ class _Task(NamedTuple):
         asked = jnp.asarray(found.cosines + 1j * found.sines, lines.dtype)
         asked = asked / amplitude.astype(asked.dtype)[:, None]
         readout = jnp.real(product(asked.T, 2 * lines.conj().T))
-        if size is not None:
-            omega = _retuned(omega, modes, z, f.size, self.motion(speed, size))
+        if length is not None:
+            omega = _retuned(omega, modes, z, f.size, self.motion(speed, length))
         upper = upper_of(with_spectrum(omega, modes))
         offset = jnp.asarray(found.offset, self.draft.dtype)
         return _Result(Unknowns(upper, z, readout, offset), speed)
 
     def waveform(
-        self, y: np.ndarray, known: int, begin: Harmonics | _Result, advance: Callable[[int], Any]
+        self, record: Record, known: int, begin: Harmonics | _Result, advance: Callable[[int], Any]
     ) -> tuple[_Result, np.ndarray]:
         """Trained by the error of the first `known` samples; also the loss after each step."""
         horizons = (known,)
         if isinstance(begin, Harmonics):
             horizons = (known // 4, known // 2, known)
-            begin = self.start(begin, _LARGE, len(y))
+            begin = self.start(begin, _LARGE, record.length)
         unknowns, speed = begin
-        motion = self.motion(speed, len(y))
+        motion, given = self.motion(speed, record.length), steps_between(record)
         losses: list[float] = []
         for horizon in horizons:
-            unknowns, more = least_squares(unknowns, motion, y, horizon, self.steps, advance)
+            unknowns, more = least_squares(unknowns, motion, given, horizon, self.steps, advance)
             losses += more
         return _Result(unknowns, speed), np.asarray(losses)
 
-    def motion(self, speed: float, size: int) -> Motion:
+    def motion(self, speed: float, length: int) -> Motion:
         # A quarter is left to what training adds to the fastest mode.
         substeps = math.ceil(1.25 * self.dt * speed / _COARSE)
         step = jnp.asarray(self.dt * speed / substeps, self.draft.dtype)
-        return Motion(self.draft.activation, self.draft.neurons, step, substeps, size - 1)
+        return Motion(self.draft.activation, self.draft.neurons, step, substeps, length - 1)
 
-    def predict(self, result: _Result, size: int) -> np.ndarray:
+    def predict(self, result: _Result, record: Record) -> np.ndarray:
         unknowns, speed = result
-        return np.asarray(outputs(unknowns, self.motion(speed, size)), float)
+        return outputs(unknowns, self.motion(speed, record.length), record)
 
     def oscillator(self, result: _Result, mean: np.ndarray, deviation: np.ndarray) -> Oscillator:
         """In the units of the signal."""

@@ -88,28 +88,30 @@ class Oscillator(eqx.Module):
     def generate(
         self,
         dt: ArrayLike,
-        num_steps: int,
+        num_steps: int | None = None,
         *,
         solver: diffrax.AbstractSolver | None = None,
         save_every: int = 1,
+        save_at: ArrayLike | None = None,
         adjoint: str = "checkpointed",
         inputs: Any = None,
     ) -> Float[Array, "S channels"]:
-        """The signal on the grid k·dt·save_every, from t = 0 on, for as long as one likes.
+        """The signal on the grid k·dt·save_every, from t = 0 on, or at any times `save_at`.
 
         Args:
             dt: time step in seconds; with `max_step` a number known beforehand.
-            num_steps: number of steps, a multiple of `save_every`.
+            num_steps: number of steps, a multiple of `save_every`; may be left out with `save_at`.
             solver: as `simulate` takes it; unless given `Projected(diffrax.Dopri8())`, which keeps
                 the energy to rounding, or `PoissonSplitting(4)` where the adjoint is "reversible";
                 for networks that conserve nothing, and with inputs, `diffrax.Dopri8()`.
             save_every: steps between two samples.
+            save_at: (S,) times in seconds of the samples instead, as `simulate` takes them.
             adjoint: as `simulate` takes it.
             inputs: of a network with `input_weights`: (num_steps, m), each held for dt, or a
                 function u(t) -> (m,) or a diffrax path; none unless given.
 
         Returns:
-            (S, channels), S = num_steps // save_every + 1.
+            (S, channels), S = num_steps // save_every + 1, or that of `save_at`.
 
         Raises:
             TypeError, ValueError: as `simulate`, and for a traced dt where `max_step` is set.
@@ -121,8 +123,11 @@ class Oscillator(eqx.Module):
             solver = diffrax.Dopri8()
             conserves = self.rnn.is_conservative and inputs is None
             solver = Projected(solver) if conserves else solver
-        num_steps = checks.integer("num_steps", num_steps, 1)
+        if num_steps is not None or save_at is None:
+            num_steps = checks.integer("num_steps", num_steps, 1)
+        save_every = checks.integer("save_every", save_every, 1)
         if isinstance(inputs, np.ndarray | jax.Array) and inputs.ndim == 2:
+            num_steps = len(inputs) if num_steps is None else num_steps
             if len(inputs) != num_steps:
                 expected = f"shape ({num_steps}, {self.rnn.num_inputs}), one for each step"
                 checks.fail("inputs", expected, inputs.shape)
@@ -131,9 +136,10 @@ class Oscillator(eqx.Module):
             self.rnn,
             self.x0,
             dt=dt,
-            num_steps=num_steps * substeps,
+            num_steps=None if num_steps is None else num_steps * substeps,
             solver=solver,
-            save_every=checks.integer("save_every", save_every, 1) * substeps,
+            save_every=save_every * substeps if save_at is None else save_every,
+            save_at=save_at,
             adjoint=adjoint,
             inputs=inputs,
         )

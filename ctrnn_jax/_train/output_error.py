@@ -30,7 +30,7 @@ def in_pieces(series: np.ndarray, neurons: int, unknowns: int, dtype: np.dtype) 
     piece = int(np.clip(_MOST_ENTRIES / (neurons * unknowns), 1, 256))
     padded = np.zeros((-(-size // piece) * piece, columns), dtype)
     padded[:size] = series
-    return jnp.asarray(padded.reshape(-1, piece, columns))
+    return jnp.asarray(padded.reshape(len(padded) // piece, piece, columns))
 
 
 def normal_equations(
@@ -40,7 +40,7 @@ def normal_equations(
     u: Array,
     used: Array,
 ) -> tuple[Array, Array, Array]:
-    """Σ r², Jᵀr and JᵀJ of the errors r of the first `used` samples, over √(used channels).
+    """Σ r², Jᵀr and JᵀJ of the errors r of the first `used` samples, over √(how many there are).
 
     The state after a sample depends on the unknowns through the state before it and directly:
     dx_{k+1} = ∂F/∂x dx_k + ∂F/∂p dp. These derivatives of single samples are taken side by side,
@@ -49,14 +49,16 @@ def normal_equations(
     Args:
         next_sample: F(x, p, u), the state one sample later.
         model: at which values; the order of its parts is that of the unknowns.
-        y: outputs, in pieces.
+        y: outputs, in pieces, nan where there is none.
         u: inputs, in the same pieces.
         used: samples that count.
     """
     inner, start, readout, offset = model
     _, piece, channels = y.shape
     n, dtype = start.size, start.dtype
-    share = jax.lax.rsqrt((used * channels).astype(dtype))
+    known = ~jnp.isnan(y)
+    order = jnp.arange(len(y) * piece, dtype=used.dtype).reshape(-1, piece, 1)
+    share = jax.lax.rsqrt(jnp.sum(known & (order < used), dtype=used.dtype).astype(dtype))
     after = jax.vmap(jax.jacrev(next_sample, (0, 1)), (0, None, 0))
 
     def sensitive(S: Array, parts: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -67,9 +69,8 @@ def normal_equations(
         x, S, error, slope, normal = sums
         x, xs = jax.lax.scan(lambda x, u: (next_sample(x, inner, u), x), x, u[i])
         S, Ss = jax.lax.scan(sensitive, S, after(xs, inner, u[i]))
-        counts = i * piece + jnp.arange(piece, dtype=used.dtype) < used
-        weight = jnp.where(counts, share, 0)[:, None]
-        r = weight * (product(xs, readout.T) + offset[None] - y[i])
+        weight = jnp.where(known[i] & (order[i] < used), share, 0)
+        r = weight * (product(xs, readout.T) + offset[None] - jnp.where(known[i], y[i], 0))
         eye = jnp.eye(channels, dtype=dtype)
         by_states = jnp.einsum("cn,bnp->bcp", readout, Ss, precision=matmul_precision())
         by_readout = (eye[None, :, :, None] * xs[:, None, None, :]).reshape(piece, channels, -1)

@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._analysis.autoregression import autoregression
-from .._analysis.harmonics import harmonic_regression
+from .._analysis.harmonics import lines_in
+from .._analysis.samples import Record
 from .._files.models import register
 from .._util.types import Array, Float
 from .oscillator import Oscillator
 
+# Values (T, channels) at times in intervals, from the samples before them.
+_Ahead = Callable[[Record, np.ndarray], np.ndarray]
 _NOTHING = "No samples were held out: nothing is known of what follows."
 _MARGIN = 0.01  # errors that differ by less are called equal
 _HIGHEST_ORDER = 128
@@ -31,10 +34,12 @@ class SignalReport(eqx.Module):
         harmonic_nrmse, harmonic_held_out_nrmse: the same of harmonic regression with the number of
             lines that best foresees the last two fifths of the training samples, each from those
             before; at most as many parameters.
-        autoregression_held_out_nrmse: of autoregression, its order chosen in the same way.
+        autoregression_held_out_nrmse: of autoregression, its order chosen in the same way. Where
+            samples are uneven or missing, on a grid that harmonic regression fills, and what it
+            leaves, interpolated.
         mean_held_out_nrmse: of the mean of the training samples.
-        extrapolated_amplitude: (channels,) standard deviation of what is generated over ten times
-            the samples (at most 100000) beyond them, over that of the training samples.
+        extrapolated_amplitude: (channels,) standard deviation of what is generated for ten times
+            as long (at most 100000 intervals) beyond the samples, over that of those trained on.
         num_parameters: of the oscillator: weights, initial state, read-out, offset.
         harmonic_lines: sinusoids of harmonic regression.
         autoregression_order: earlier samples, at most 128, from which autoregression foresees.
@@ -92,15 +97,25 @@ register(SignalReport)
 
 
 def nrmse(y: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(channels,) of signals whose standard deviation over the training samples is 1."""
-    return np.sqrt(np.mean((y - target) ** 2, axis=0))
+    """(channels,) of signals whose standard deviation over the training samples is 1.
+
+    Over what is not missing; nan where there is nothing.
+    """
+    return np.sqrt(_mean_square(y, target, axis=0))
 
 
 def foreseen(y: np.ndarray, target: np.ndarray) -> float:
     """Root mean square error over all channels; infinite where something is not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
-        error = float(np.sqrt(np.mean((y - target) ** 2)))
+        error = float(np.sqrt(_mean_square(y, target)))
     return error if np.isfinite(error) else math.inf
+
+
+def _mean_square(y: np.ndarray, target: np.ndarray, axis: int | None = None) -> Any:
+    missing = np.isnan(target)
+    known = ~missing if missing.any() else True
+    with np.errstate(invalid="ignore"):
+        return np.sum((y - target) ** 2, axis=axis, where=known) / np.sum(~missing, axis=axis)
 
 
 def fifth(size: int) -> int:
@@ -116,17 +131,19 @@ def num_parameters(n: int, channels: int) -> int:
 class Baselines:
     """Harmonic regression and autoregression with their best numbers of parameters.
 
-    These are chosen by what they foresee of the last two fifths of the training samples y
-    (S, channels), each foreseen from the samples before it.
+    These are chosen by what they foresee of the last two fifths of the training samples, each
+    foreseen from the samples before it.
     """
 
-    def __init__(self, y: np.ndarray, dt: float, most_lines: int):
-        self.y, self.dt = y, dt
-        early = len(y) - 2 * fifth(len(y))
-        self.most_lines = min(most_lines, (early - 1) // 3)
-        self.orders = [p for p in growing(1, _HIGHEST_ORDER) if p <= (early - 1) // 3]
+    def __init__(self, record: Record, most_lines: int):
+        self.record = record
+        early = record.first(len(record.y) - 2 * fifth(len(record.y)))
+        self.most_lines = max(min(most_lines, (early.each - 1) // 3), 1)
+        size = min(len(early.y), _grid_points(early))
+        self.orders = [p for p in growing(1, _HIGHEST_ORDER) if p <= (size - 1) // 3]
         self.errors: dict[int, tuple[float, float]] = {}
         self.in_modes = self.lines = self.order = 1
+        self.filled: dict[int, np.ndarray] = {}
 
     def candidates(self, modes: int) -> int:
         modes = min(modes, self.most_lines)
@@ -150,7 +167,7 @@ class Baselines:
             self.lines, worse = (count, 0) if better else (self.lines, worse + 1)
         scores = {}
         for order in self.orders:
-            scores[order] = math.hypot(*self._validated(_autoregressive(order)))
+            scores[order] = math.hypot(*self._validated(self._autoregressive(order)))
             advance(1)
         self.order = min(scores, key=lambda order: scores[order])
 
@@ -158,35 +175,70 @@ class Baselines:
         """Of the last fifth."""
         return self.errors[lines][1]
 
-    def predictions(self, size: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Both for `size` samples from the first on, and how many lines there are.
+    def predictions(self, whole: Record) -> tuple[np.ndarray, np.ndarray, int]:
+        """Both at all samples, also those held out, and how many lines there are.
 
         For autoregression, which foresees only, the training samples themselves stand first.
         """
-        found = harmonic_regression(self.y, self.dt, self.lines)
-        ahead = _autoregressive(self.order)(self.y, size - len(self.y))
-        harmonic = found.predict(self.dt * np.arange(size))
-        return harmonic, np.concatenate([self.y, ahead]), found.frequencies.size
+        found, size = lines_in(self.record, self.lines), len(self.record.y)
+        autoregressive = self.record.y
+        if size < len(whole.y):
+            ahead = self._autoregressive(self.order)(self.record, whole.at[size:])
+            autoregressive = np.concatenate([autoregressive, ahead])
+        return found.predict(whole.t), autoregressive, found.frequencies.size
 
     def _score(self, lines: int) -> float:
         return math.hypot(*self.errors[lines]) ** 2
 
-    def _harmonic(self, lines: int) -> Callable[[np.ndarray, int], np.ndarray]:
-        def ahead(y: np.ndarray, count: int) -> np.ndarray:
-            t = self.dt * np.arange(len(y), len(y) + count)
-            return harmonic_regression(y, self.dt, lines).predict(t)
+    def _harmonic(self, lines: int) -> _Ahead:
+        return lambda early, at: lines_in(early, lines).predict(early.interval * at)
+
+    def _autoregressive(self, order: int) -> _Ahead:
+        """On a grid that the best lines fill, and what they leave, interpolated."""
+
+        def ahead(early: Record, at: np.ndarray) -> np.ndarray:
+            key = len(early.y)
+            if key not in self.filled:
+                self.filled[key] = _filled(early, self.lines)
+            before = self.filled[key]
+            after = autoregression(before, order).forecast(int(np.ceil(at[-1])) + 1 - len(before))
+            place = at.astype(int)
+            if np.array_equal(place, at):
+                return after[place - len(before)]
+            from scipy.interpolate import make_interp_spline
+
+            values = np.concatenate([before, after])
+            if not np.isfinite(values).all():
+                return np.full((len(at), values.shape[1]), np.inf)
+            return make_interp_spline(np.arange(len(values)), values, k=5)(at)
 
         return ahead
 
-    def _validated(self, ahead: Callable[[np.ndarray, int], np.ndarray]) -> tuple[float, float]:
-        y, count = self.y, fifth(len(self.y))
-        starts = len(y) - 2 * count, len(y) - count
-        first, last = (foreseen(ahead(y[:s], count), y[s : s + count]) for s in starts)
+    def _validated(self, ahead: _Ahead) -> tuple[float, float]:
+        record, count = self.record, fifth(len(self.record.y))
+        starts = len(record.y) - 2 * count, len(record.y) - count
+        first, last = (
+            foreseen(ahead(record.first(s), record.at[s : s + count]), record.y[s : s + count])
+            for s in starts
+        )
         return first, last
 
 
-def _autoregressive(order: int) -> Callable[[np.ndarray, int], np.ndarray]:
-    return lambda y, count: autoregression(y, order).forecast(count)
+def _grid_points(record: Record) -> int:
+    """Of the grid of intervals, up to the last sample."""
+    return int(record.at[-1]) + 1
+
+
+def _filled(record: Record, lines: int) -> np.ndarray:
+    """Samples on the grid, (points, channels)."""
+    if record.is_even:
+        return record.y
+    found, grid = lines_in(record, lines), np.arange(_grid_points(record))
+    left, known = record.y - found.predict(record.t), ~np.isnan(record.y)
+    filled = found.predict(record.interval * grid)
+    for k in np.flatnonzero(known.any(axis=0)):
+        filled[:, k] += np.interp(grid, record.at[known[:, k]], left[known[:, k], k])
+    return filled
 
 
 def growing(first: int, last: int) -> list[int]:
@@ -200,27 +252,29 @@ def growing(first: int, last: int) -> list[int]:
 
 def measure_signal(
     generated: np.ndarray,
-    y: np.ndarray,
+    whole: Record,
     oscillator: Oscillator,
     kind: str,
     validation: dict[str, float],
     losses: np.ndarray,
     baselines: Baselines,
 ) -> SignalReport:
-    """The report on generated (S', channels) beside y (S, channels), S' > S.
+    """The report on what is generated at the samples, and then (S' - S, channels) far beyond.
 
-    Both are in units in which the first of y, those trained on, have mean 0 and standard
+    Both are in units in which the first samples, those trained on, have mean 0 and standard
     deviation 1.
     """
-    (channels, n), size = oscillator.readout.shape, len(baselines.y)
-    harmonic, autoregressive, lines = baselines.predictions(len(y))
+    (channels, n), size, y = oscillator.readout.shape, len(baselines.record.y), whole.y
+    harmonic, autoregressive, lines = baselines.predictions(whole)
     # The last, the mean of the samples trained on, is what foresees without any model.
     signals = generated[: len(y)], harmonic, autoregressive, np.zeros_like(y)
     after, verdict = np.full((4, channels), np.nan), _NOTHING
     if size < len(y):
         with np.errstate(over="ignore"):
             after = np.array([nrmse(signal[size:], y[size:]) for signal in signals])
-        ours, theirs, linear, plain = (float(np.mean(error)) for error in after)
+        # A channel may have nothing there.
+        some = ~np.isnan(y[size:]).all(axis=0)
+        ours, theirs, linear, plain = (float(np.mean(error)) for error in after[:, some])
         others = {
             f"harmonic regression of {lines} line{'s' * (lines != 1)}": theirs,
             f"autoregression of order {baselines.order}": linear,

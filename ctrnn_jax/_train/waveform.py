@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from .._analysis.samples import Record
 from .._network.activations import AbstractActivation
 from .._network.model import CTRNN
 from .._network.products import product
@@ -37,14 +38,14 @@ class Motion(eqx.Module):
     n: int = eqx.field(static=True)
     step: Array
     every: int = eqx.field(static=True)
-    samples: int = eqx.field(static=True)
+    samples: int = eqx.field(static=True)  # intervals
 
-    def next_sample(self, z: Array, upper: Array) -> Array:
-        """The pre-activations one sample later."""
+    def next_sample(self, z: Array, upper: Array, share: Array) -> Array:
+        """The pre-activations one interval later, or, where `share` (1,) is not empty, so much."""
         xs = simulate(
             CTRNN(weights_of(upper, self.n), self.activation, "current"),
             z,
-            dt=self.step,
+            dt=self.step * share[0] if share.size else self.step,
             num_steps=self.every,
             save_every=self.every,
             solver=diffrax.Dopri8(),
@@ -53,14 +54,18 @@ class Motion(eqx.Module):
         assert xs is not None
         return xs[-1]
 
-    def observed(self, upper: Array, z: Array, observe: Any) -> Array:
-        """What `observe` says of the pre-activations at every sample, from the first on."""
+    def observed(self, upper: Array, z: Array, observe: Any, at: Array | None = None) -> Array:
+        """What `observe` says of the pre-activations after each interval, or at times in them."""
+        every, ts = self.every, None
+        if at is not None:
+            every, ts = 1, at * (self.every * self.step)
         return simulate(
             CTRNN(weights_of(upper, self.n), self.activation, "current"),
             z,
             dt=self.step,
             num_steps=self.samples * self.every,
-            save_every=self.every,
+            save_every=every,
+            save_at=ts,
             solver=diffrax.Dopri8(),
             keep_states=False,
             observe=lambda t, z: observe(z),
@@ -81,15 +86,44 @@ def weights_of(upper: Array, n: int) -> DenseSkew:
 
 
 @eqx.filter_jit
-def outputs(unknowns: Unknowns, motion: Motion) -> Array:
+def _outputs(unknowns: Unknowns, motion: Motion, at: Array | None) -> Array:
     upper, z, readout, offset = unknowns
-    return motion.observed(upper, z, lambda z: product(readout, z) + offset)
+    return motion.observed(upper, z, lambda z: product(readout, z) + offset, at)
+
+
+def outputs(unknowns: Unknowns, motion: Motion, record: Record) -> np.ndarray:
+    """At the samples, (S, channels)."""
+    if record.on_grid:
+        return np.asarray(_outputs(unknowns, motion, None), float)[record.at.astype(int)]
+    at = jnp.asarray(record.at, unknowns.z.dtype)
+    return np.asarray(_outputs(unknowns, motion, at), float)
+
+
+class Steps(NamedTuple):
+    """From sample to sample in steps of at most an interval: what lies between has no samples."""
+
+    y: np.ndarray  # (points, channels), nan where there is none
+    shares: np.ndarray  # (points, 1) of an interval, until the next point; (points, 0): all are 1
+    points: np.ndarray  # (S,) up to each sample
+
+
+def steps_between(record: Record) -> Steps:
+    y, at = record.y, record.at
+    if at[0] > 0:  # where the motion begins
+        y, at = np.concatenate([np.full_like(y[:1], np.nan), y]), np.append(0.0, at)
+    gaps = np.diff(at)
+    parts = np.ceil(gaps * (1 - 1e-12)).astype(int)
+    points = np.append(0, np.cumsum(parts))
+    filled = np.full((points[-1] + 1, y.shape[1]), np.nan)
+    filled[points] = y
+    shares = np.append(np.repeat(gaps / parts, parts), 0.0)[:, None]
+    return Steps(filled, shares[:, :0] if record.on_grid else shares, points[-len(record.y) :] + 1)
 
 
 def least_squares(
     start: Unknowns,
     motion: Motion,
-    y: np.ndarray,
+    given: Steps,
     used: int,
     steps: int,
     advance: Callable[[int], Any],
@@ -97,12 +131,13 @@ def least_squares(
     """Unknowns of a smaller mean square error of the first `used` samples, and the least so far."""
     values, unflatten = ravel_pytree(start)
     dtype = values.dtype
-    target = in_pieces(y, motion.n, values.size, dtype)
-    first = jnp.asarray(used, jnp.int32)  # an array: another number compiles nothing anew
+    y, shares = (in_pieces(a, motion.n, values.size, dtype) for a in (given.y, given.shares))
+    # An array: another number compiles nothing anew.
+    first = jnp.asarray(given.points[used - 1], jnp.int32)
 
     def equations(values: np.ndarray) -> list[np.ndarray]:
         unknowns = unflatten(jnp.asarray(values, dtype))
-        return [np.asarray(sums, float) for sums in _normal(unknowns, motion, target, first)]
+        return [np.asarray(sums, float) for sums in _normal(unknowns, motion, y, shares, first)]
 
     values = np.asarray(values, float)
     # Unscaled: the unknowns are of order 1, and some change nothing, such as turning all modes.
@@ -111,9 +146,7 @@ def least_squares(
 
 
 @eqx.filter_jit
-def _normal(unknowns: Unknowns, motion: Motion, y: Array, used: Array) -> tuple[Array, ...]:
-    def next_sample(z: Array, upper: Array, u: Array) -> Array:
-        del u
-        return motion.next_sample(z, upper)
-
-    return normal_equations(next_sample, Model(*unknowns), y, y[..., :0], used)
+def _normal(
+    unknowns: Unknowns, motion: Motion, y: Array, shares: Array, used: Array
+) -> tuple[Array, ...]:
+    return normal_equations(motion.next_sample, Model(*unknowns), y, shares, used)

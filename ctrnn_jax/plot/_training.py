@@ -16,6 +16,7 @@ from ._style import LINE, POWER_RANGE, add_legend, axes_or_new, highest_frequenc
 
 # A broad light line under a thin dark one, so that both are seen where they agree.
 _TARGET: dict[str, Any] = {"color": "0.65", "linewidth": 3.5, "solid_capstyle": "round"}
+_DOTS: dict[str, Any] = {"color": "0.55", "linestyle": "none", "marker": "o", "markersize": 3}
 _MADE: dict[str, Any] = {"color": LINE, "linewidth": 1.2}
 _POINTS = 4000
 
@@ -25,6 +26,7 @@ def signal_fit(
     generated: ArrayLike,
     dt: ArrayLike,
     *,
+    times: ArrayLike | None = None,
     training_samples: int | None = None,
     window: Iterable[float | int] | None = None,
     label: str = "target",
@@ -36,6 +38,8 @@ def signal_fit(
         target: (S,) samples.
         generated: (S,) samples on the same grid, from 0 s on.
         dt: sampling interval in seconds.
+        times: (S,) in seconds from 0 on at which the target has its samples, which are dots, nan
+            where one is missing. What is generated, on the grid of dt, may then have any length.
         training_samples: where the held-out part begins; none is held out unless given.
         window: (start, end) in seconds of what is shown; all unless given.
         label: what the legend calls the target.
@@ -46,12 +50,15 @@ def signal_fit(
     Example:
         >>> ct.plot.signal_fit(y, oscillator.generate(dt, len(y) - 1)[:, 0], dt)
     """
-    target, generated, dt = _pair(target, generated, dt)
-    shown = _shown(window, len(target), dt)
+    target, generated, dt, at = _pair(target, generated, dt, times, alike=False)
+    shown = _shown(window, len(generated), dt)
     ax = axes_or_new(ax)
-    ax.plot(*_thinned(target, dt, shown), **_target_style(ax, target, shown), label=label)
+    if at is None:
+        ax.plot(*_thinned(target, dt, shown), **_target_style(ax, target, shown), label=label)
+    else:
+        ax.plot(at, target, **_DOTS, label=label)
     ax.plot(*_thinned(generated, dt, shown), **_MADE, label="generated")
-    _held_out(ax, shown, training_samples, dt)
+    _held_out(ax, shown, training_samples, dt, at)
     ax.set(xlabel="time (s)", ylabel="signal (a.u.)")
     add_legend(ax)
     return ax
@@ -62,17 +69,25 @@ def signal_residual(
     generated: ArrayLike,
     dt: ArrayLike,
     *,
+    times: ArrayLike | None = None,
     training_samples: int | None = None,
     window: Iterable[float | int] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """What the generated signal lacks, target - generated, against time; as `signal_fit`."""
-    target, generated, dt = _pair(target, generated, dt)
-    shown = _shown(window, len(target), dt)
+    """What the generated signal lacks, target - generated, against time; as `signal_fit`.
+
+    With `times` both are samples (S,) at these.
+    """
+    target, generated, dt, at = _pair(target, generated, dt, times)
+    size = len(target) if at is None else int(np.ceil(at[-1] / dt)) + 1
+    shown = _shown(window, size, dt)
     ax = axes_or_new(ax)
-    ax.plot(*_thinned(target - generated, dt, shown), color=LINE, linewidth=0.8)
+    if at is None:
+        ax.plot(*_thinned(target - generated, dt, shown), color=LINE, linewidth=0.8)
+    else:
+        ax.plot(at, target - generated, **_DOTS | {"color": LINE, "markersize": 2})
     ax.axhline(0, color="black", linewidth=0.6)
-    _held_out(ax, shown, training_samples, dt)
+    _held_out(ax, shown, training_samples, dt, at)
     ax.set(xlabel="time (s)", ylabel="residual (a.u.)")
     return ax
 
@@ -82,6 +97,7 @@ def spectrum_fit(
     dt: ArrayLike,
     *,
     target: ArrayLike | None = None,
+    times: ArrayLike | None = None,
     lines_hz: Iterable[Any] = (),
     max_frequency: ArrayLike | None = None,
     ax: Axes | None = None,
@@ -92,6 +108,8 @@ def spectrum_fit(
         generated: (S,) samples.
         dt: sampling interval in seconds.
         target: (S',) samples of the target signal, or None.
+        times: (S',) in seconds at which the target has its samples, nan where one is missing: its
+            density is then a Lomb-Scargle periodogram with a Hann window.
         lines_hz: target frequencies in Hz.
         max_frequency: end of the axis in Hz; unless given, about twice the frequency below
             which 99.9 % of the power lies.
@@ -101,17 +119,22 @@ def spectrum_fit(
     """
     dt = checks.positive_float("dt", dt)
     signals = {"generated": (_samples("generated", generated, 4), _MADE)}
-    if target is not None:
-        style = _TARGET | {"linewidth": 2}
+    style, sampled = _TARGET | {"linewidth": 2}, None
+    if target is not None and times is None:
         signals = {"target": (_samples("target", target, 4), style)} | signals
+    elif target is not None:
+        sampled = _at_times(target, times, 4)
     lines = [checks.positive_float("lines_hz", line) for line in lines_hz]
-    densities = {}
-    for name, (y, style) in signals.items():
-        f, power = (np.asarray(v)[1:] for v in spectra.power_spectrum(y - y[0], dt))
-        if not 0 < power.max() < np.inf:
-            checks.fail(name, "a signal that varies", "zero power")
-        densities[name] = f, power, style
+    densities: dict[str, tuple[np.ndarray, np.ndarray, dict[str, Any]]] = {}
+    for name, (y, style_of) in signals.items():
+        found = _varying(name, *spectra.power_spectrum(y - y[0], dt))
+        densities[name] = (*found, style_of)
     limit = max(highest_frequency(max_frequency, f, p[None]) for f, p, _ in densities.values())
+    if sampled is not None:
+        f = densities["generated"][0]
+        f = f[f <= limit]
+        found = _varying("target", np.append(0, f), _lomb_scargle(*sampled, f))
+        densities = {"target": (*found, style)} | densities
     ax = axes_or_new(ax)
     ax.set_yscale("log")
     for name, (f, power, style) in densities.items():
@@ -160,11 +183,54 @@ def _samples(name: str, value: Any, minimum: int) -> np.ndarray:
     return np.asarray(array)
 
 
-def _pair(target: Any, generated: Any, dt: Any) -> tuple[np.ndarray, np.ndarray, float]:
-    target, generated = _samples("target", target, 2), _samples("generated", generated, 2)
-    if target.shape != generated.shape:
+def _pair(
+    target: Any, generated: Any, dt: Any, times: Any, *, alike: bool = True
+) -> tuple[np.ndarray, np.ndarray, float, np.ndarray | None]:
+    """Both, the interval and the times, if any; without times, or if asked for, of one length."""
+    at = None
+    if times is None:
+        target = _samples("target", target, 2)
+    else:
+        target, at = _at_times(target, times, 2)
+    generated = _samples("generated", generated, 2)
+    if (alike or at is None) and target.shape != generated.shape:
         checks.fail("generated", f"shape {target.shape} as the target", generated.shape)
-    return target, generated, checks.positive_float("dt", dt)
+    return target, generated, checks.positive_float("dt", dt), at
+
+
+def _at_times(target: Any, times: Any, minimum: int) -> tuple[np.ndarray, np.ndarray]:
+    target = np.asarray(checks.float_array("target", target, "(S,)", (1,)))
+    at = np.asarray(checks.float_array("times", times, "(S,)", (1,)))
+    checks.finite("times", at)
+    if at.shape != target.shape:
+        checks.fail("times", f"shape {target.shape} as the target", at.shape)
+    if (np.diff(at) <= 0).any():
+        checks.fail("times", "increasing times", "some that do not increase")
+    if (known := int(np.isfinite(target).sum())) < minimum:
+        checks.fail("target", f"at least {minimum} samples", known)
+    return target, at
+
+
+def _varying(name: str, f: Any, power: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A spectrum without its mean; refused where there is nothing else."""
+    f, power = np.asarray(f)[1:], np.asarray(power)[1:]
+    if not 0 < power.max() < np.inf:
+        checks.fail(name, "a signal that varies", "zero power")
+    return f, power
+
+
+def _lomb_scargle(y: np.ndarray, at: np.ndarray, f: np.ndarray) -> np.ndarray:
+    """Power spectral density at 0 and f of samples at uneven times, as `power_spectrum` has it."""
+    from scipy.signal import lombscargle  # its import takes half a second
+
+    known = np.isfinite(y)
+    y, at = y[known].astype(float), at[known].astype(float)
+    span = (at[-1] - at[0]) * len(at) / (len(at) - 1)  # with the half steps beyond both ends
+    window = np.cos(np.pi * (at - (at[0] + at[-1]) / 2) / span) ** 2
+    y = y - np.sum(window * y) / np.sum(window)
+    # Of the square of the sum, over the samples, that is the periodogram.
+    found = lombscargle(at, window * y, 2 * np.pi * f) * len(at)
+    return np.append(0, 2 * span / len(at) * found / np.sum(window**2))
 
 
 def _target_style(ax: Axes, target: np.ndarray, shown: slice) -> dict[str, Any]:
@@ -197,11 +263,16 @@ def _thinned(y: np.ndarray, dt: float, shown: slice) -> tuple[np.ndarray, np.nda
     return t[at], y[at]
 
 
-def _held_out(ax: Axes, shown: slice, training_samples: int | None, dt: float) -> None:
+def _held_out(
+    ax: Axes, shown: slice, training_samples: int | None, dt: float, at: np.ndarray | None
+) -> None:
     start, end = dt * shown.start, dt * (shown.stop - 1)
     ax.set_xlim(start, end)
     if training_samples is not None:
-        first = dt * (checks.integer("training_samples", training_samples, 1) - 0.5)
+        count = checks.integer("training_samples", training_samples, 1)
+        first = dt * (count - 0.5)
+        if at is not None:
+            first = np.mean(at[count - 1 : count + 1]) if count < len(at) else np.inf
         if first < end:
             # With an edge, or its key in the legend could not be told from the span itself.
             style = {"facecolor": "0.9", "edgecolor": "0.4", "linewidth": 0.8, "zorder": 0}
