@@ -118,10 +118,10 @@ def follow(
     targets = jnp.concatenate([near, energies])
     count = len(targets)
     good = jnp.isfinite(omega) & jnp.all(jnp.isfinite(start)) & jnp.all(jnp.isfinite(targets))
-    y = jnp.where(good, start, 0) * jnp.sqrt(jnp.where(good, near[0], 0))
+    y = jnp.where(good, start * jnp.sqrt(near), 1)
     T = jnp.where(good, 2 * np.pi / omega, 0)
     zero, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-    tangent = jnp.append(y / jnp.linalg.norm(y), zero)
+    tangent = jnp.append(y / jnp.linalg.norm(y), zero)  # radial
     first = Followed(
         base=y, period=T, energy=targets[0], tangent=tangent, slope=2 * targets[0],
         y=y, T=T, length=zero + LONGEST, landing=jnp.array(True), tries=none, gap=zero + jnp.inf,
@@ -149,7 +149,9 @@ def _round(centre: Centre, targets: Array, s: Followed) -> Followed:
     size = jnp.linalg.norm(s.base)
     exact = s.landing & (s.tries > 0)  # else it is not near enough yet, or need not be
     accuracy = jnp.where(exact, eps**0.84, eps**0.6)
-    moved, M = once_around(centre.here, s.y, s.T, size, diffrax.ForwardMode(), accuracy)
+    # Modes that have ended stay in the batch: they need not go around any more.
+    T = jnp.where(s.status == ONGOING, s.T, 0)
+    moved, M = once_around(centre.here, s.y, T, size, diffrax.ForwardMode(), accuracy)
     newton = equations(centre, s.y, s.T, size, s.period, moved, M)
     goal = targets[jnp.minimum(s.target, len(targets) - 1)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -79,40 +79,73 @@ def fixed_points(rnn: CTRNN, x0: ArrayLike | None = None) -> FixedPoints:
 @eqx.filter_jit
 def at_rest(rnn: CTRNN, x0: Float[Array, "batch n"]) -> tuple[Array, Array]:
     """Fixed points (batch, n) near states, nan without one, and residuals (batch,)."""
-    live, n, dtype = rnn.prepared(), rnn.size, rnn.dtype
-    frozen = jax.tree.map(lambda a: lax.stop_gradient(a) if eqx.is_inexact_array(a) else a, live)
-    eps = float(jnp.finfo(dtype).eps)
-    # Units of states and velocities: no result hangs on that of time.
-    rate = fastest_rate(frozen)
-    unit, speed = (1, rate) if rnn.form == "current" else (1 / rate, 1)
-
-    def remainder(rnn, x0, w):
-        kernel = jnp.zeros((n, n), dtype)
-        if rnn.is_conservative:
-            kernel = kernel_projector(rnn.weights.as_matrix())
-        return jnp.concatenate([rnn(None, x0 + unit * w) / speed, product(kernel, w)])
+    frozen = _stopped(rnn.prepared())
+    eps = float(jnp.finfo(rnn.dtype).eps)
 
     def one(x0):
-        here = lax.stop_gradient(x0)
-        left = partial(remainder, frozen, here)
+        unit, _, remainder = _equations(frozen)
         method = optx.LevenbergMarquardt(rtol=eps**0.5, atol=eps**0.5)
         with precise_products():
             w = optx.least_squares(
-                lambda w, args: left(w), method, jnp.zeros_like(here), max_steps=256, throw=False
-            ).value
-        inverse = lambda w: jnp.linalg.pinv(jax.jacfwd(left)(w))  # noqa: E731
-        w = lax.fori_loop(0, 4, lambda _, w: w - product(inverse(w), left(w)), w)
-        # What cancels in the equation, and what is left of it.
-        _, noise = Beside(frozen, here + unit * w).rounding()
-        residual = jnp.max(jnp.abs(left(w))) / jnp.maximum(noise / (eps * speed), 1)
-        # A last step: of the derivatives by network and state, the implicit function theorem's.
-        step = product(inverse(w), remainder(live, x0, w))
-        # At a zero in the infinite, as of exp, steps remain where little of the equation does.
-        ended = jnp.max(jnp.abs(step)) <= eps**0.5 * (1 + jnp.max(jnp.abs(w)))
-        good = ended & (residual <= eps**0.75)
-        return jnp.where(good, x0 + unit * (w - step), jnp.nan), residual
+                lambda w, args: remainder(x0, w), method, jnp.zeros_like(x0), max_steps=256,
+                throw=False,
+            ).value  # fmt: skip
 
-    return jax.vmap(one)(x0)
+        def polished(_, w):
+            return w - product(_inverse(remainder, x0, w), remainder(x0, w))
+
+        return x0 + unit * lax.fori_loop(0, 4, polished, w)
+
+    x = jax.vmap(one)(_stopped(x0))
+    return jax.vmap(lambda x0, x: at_rest_near(rnn, x0, x))(x0, x)
+
+
+def at_rest_near(rnn: CTRNN, x0: Array, x: Array) -> tuple[Array, Array]:
+    """The fixed point x that was found from x0, by a last step of Newton's method, and a residual.
+
+    What changes in that step is its derivatives by network and x0: they are those of the implicit
+    function theorem.
+    """
+    live = rnn.prepared()
+    frozen, here, x = _stopped(live), _stopped(x0), _stopped(x)
+    eps = float(jnp.finfo(x.dtype).eps)
+    unit, speed, remainder = _equations(frozen)
+    w = (x - here) / unit
+    # What cancels in the equation, and what is left of it.
+    _, noise = Beside(frozen, x).rounding()
+    residual = jnp.max(jnp.abs(remainder(here, w))) / jnp.maximum(noise / (eps * speed), 1)
+    step = product(_inverse(remainder, here, w), _equations(live, unit, speed)[2](x0, w))
+    # At a zero in the infinite, as of exp, steps remain where little of the equation does.
+    ended = jnp.max(jnp.abs(step)) <= eps**0.5 * (1 + jnp.max(jnp.abs(w)))
+    good = ended & (residual <= eps**0.75)
+    return jnp.where(good, x0 + unit * (w - step), jnp.nan), residual
+
+
+def _stopped(tree: Any) -> Any:
+    return jax.tree.map(lambda a: lax.stop_gradient(a) if eqx.is_inexact_array(a) else a, tree)
+
+
+def _equations(rnn: CTRNN, unit: Any = None, speed: Any = None) -> tuple[Any, Any, Any]:
+    """Units of states and velocities, as no result hangs on that of time, and what must vanish:
+    the velocity, and the way from x0 along the kernel, by the way from x0 in such units."""
+    n = rnn.size
+    if unit is None:
+        rate = fastest_rate(rnn)
+        unit, speed = (jnp.ones_like(rate), rate)
+        if rnn.form == "rate":
+            unit, speed = 1 / rate, jnp.ones_like(rate)
+    kernel = jnp.zeros((n, n), rnn.dtype)
+    if rnn.is_conservative:
+        kernel = kernel_projector(rnn.weights.as_matrix())
+
+    def remainder(x0, w):
+        return jnp.concatenate([rnn(None, x0 + unit * w) / speed, product(kernel, w)])
+
+    return unit, speed, remainder
+
+
+def _inverse(remainder: Any, x0: Array, w: Array) -> Array:
+    return jnp.linalg.pinv(jax.jacfwd(remainder, 1)(x0, w))
 
 
 @eqx.filter_jit

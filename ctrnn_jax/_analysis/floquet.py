@@ -17,7 +17,7 @@ from .._util import checks
 from .._util.types import Array, ArrayLike, Float, Inexact
 from .beside import Beside
 
-MAX_STEPS = 2**14  # of a turn: a smooth orbit takes some tens, one with a hundred kinks a thousand
+MAX_STEPS = 2**16  # of a turn: a smooth orbit takes some tens, one with a hundred kinks a thousand
 
 
 def monodromy(rnn: CTRNN, x0: ArrayLike, period: ArrayLike) -> Float[Array, "*shape n n"]:

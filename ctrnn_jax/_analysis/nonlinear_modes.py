@@ -18,7 +18,7 @@ from .._util import checks
 from .._util.types import Array, ArrayLike, Float, Inexact, Int
 from . import continuation
 from .beside import Beside, pulled_back
-from .fixed_points import at_rest
+from .fixed_points import at_rest, at_rest_near
 from .floquet import MAX_STEPS, eigenvalues, kernel_projector, without_ones
 
 STABLE, UNSTABLE, TURNED, RESONANT, STUCK, OUT_OF_ROUNDS, NO_MODE = range(7)
@@ -76,7 +76,7 @@ def nonlinear_modes(
     energies: ArrayLike | None = None,
     *,
     around: ArrayLike | None = None,
-    max_rounds: int = 1000,
+    max_rounds: int = 500,
 ) -> NonlinearModes:
     """The closed orbits of each mode, by energy, with their periods and stability.
 
@@ -156,11 +156,7 @@ def _modes(
     parameters, integers = eqx.partition(arrays, eqx.is_inexact_array)
     fixed = (static, mode, max_rounds)
     families = _families(fixed, parameters, integers, around, energies)
-    periods, states, residuals, multipliers, status = families
-    fixed_point = at_rest(rnn, around[None])[0][0]
-    return NonlinearModes(
-        energies, periods, states, residuals, multipliers, status, fixed_point
-    )
+    return NonlinearModes(energies, *families)
 
 
 def _seen_from(rnn: CTRNN, x: Array) -> continuation.Centre:
@@ -190,7 +186,7 @@ def _families_forward(fixed, arrays, integers, around, energies):
 
     multipliers = eigenvalues(jax.vmap(jax.vmap(reduced))(found.states, found.monodromies))
     status = _status(found, omega, omega[which], multipliers, jnp.sum(jnp.diag(centre.kernel)))
-    results = found.periods, x + found.states, found.residuals, multipliers, status
+    results = found.periods, x + found.states, found.residuals, multipliers, status, x
     kept = arrays, integers, around, energies, x, found.states, found.periods, found.monodromies
     return results, kept
 
@@ -220,16 +216,15 @@ def _status(found, omega, own, multipliers, nullity) -> Int[Array, "modes E"]:
 def _families_backward(fixed, kept, bars):
     static, _, _ = fixed
     arrays, integers, around, energies, x, ways, periods, monodromies = kept
-    periods_bar, states_bar = bars[:2]
+    periods_bar, states_bar, x_bar = bars[0], bars[1], bars[-1]
     static = eqx.combine(integers, static)
     centre = _seen_from(eqx.combine(arrays, static), x)
     eps = float(jnp.finfo(x.dtype).eps)
 
-    def conditions(arrays, around, state, size):
-        """That leave the network free, beside closing: the leaf, and the energy."""
+    def conditions(arrays, around, rest, state, size):
+        """What else than closing is asked of a state: the leaf, and the energy."""
         rnn = eqx.combine(arrays, static)
         offset = bias_offset(rnn)
-        rest = at_rest(rnn, around[None])[0][0]
         kernel = kernel_projector(rnn.weights.as_matrix())
         above = total_energy(rnn, state, offset) - total_energy(rnn, rest, offset)
         return product(kernel, (state - around) / size), above
@@ -251,10 +246,10 @@ def _families_backward(fixed, kept, bars):
             arrays, static, state, T, closing / scale,
             size=size, controller=tolerances, max_steps=MAX_STEPS,
         )  # fmt: skip
-        _, pull = jax.vjp(lambda a, b: conditions(a, b, state, size), arrays, around)
-        by_conditions, around_bar = pull((leaf, level))
+        _, pull = jax.vjp(lambda *of: conditions(*of, state, size), arrays, around, x)
+        by_conditions, around_bar, rest_bar = pull((leaf, level))
         arrays_bar = jax.tree.map(lambda a, b: -scale * a - b, by_turn, by_conditions)
-        return arrays_bar, -around_bar, level
+        return arrays_bar, -around_bar, -rest_bar, level
 
     n, (modes, E) = x.size, periods.shape
     found = jnp.isfinite(periods)
@@ -274,8 +269,14 @@ def _families_backward(fixed, kept, bars):
         leaf = jnp.where(found.reshape(shape), leaf, jnp.nan)
         return jnp.where(wanted.reshape(shape), leaf, 0)
 
-    arrays_bar, around_bar, level = jax.tree.map(weighted, pulled)
-    arrays_bar, around_bar = jax.tree.map(lambda a: jnp.sum(a, axis=0), (arrays_bar, around_bar))
+    *by_others, level = jax.tree.map(weighted, pulled)
+    arrays_bar, around_bar, rest_bar = jax.tree.map(lambda a: jnp.sum(a, axis=0), by_others)
+    _, pull = jax.vjp(
+        lambda arrays, around: at_rest_near(eqx.combine(arrays, static), around, x)[0],
+        arrays, around,
+    )  # fmt: skip
+    by_rest = pull(rest_bar + x_bar)
+    arrays_bar, around_bar = jax.tree.map(jnp.add, (arrays_bar, around_bar), by_rest)
     return arrays_bar, None, around_bar, jnp.sum(level.reshape(modes, E), axis=0)
 
 
