@@ -64,7 +64,7 @@ class Centre(eqx.Module):
         omega, v = omega[(n + 1) // 2 :], v[:, (n + 1) // 2 :].T
         # Of the phases the one in which the largest part of the mode is real and positive.
         largest = jnp.take_along_axis(v, jnp.argmax(jnp.abs(v), axis=1)[:, None], axis=1)
-        v = 2 * jnp.real(v * (jnp.conj(largest) / jnp.abs(largest)))
+        v = 2 * jnp.real(v * jnp.conj(jnp.sign(largest)))
         slow = omega <= n * float(jnp.finfo(S.dtype).eps) * jnp.max(omega)
         omega = jnp.where(finite & ~slow, jnp.abs(omega), jnp.nan)
         y = v / root[None] if rnn.form == "current" else v * root[None] / omega[:, None]
@@ -92,8 +92,9 @@ class Followed(NamedTuple):
     # The way as a whole.
     target: Int[Array, ""]
     rounds: Int[Array, ""]
-    top: Float[Array, ""]  # the energy from which the family turned back, 0 if it has not
-    since: Int[Array, ""]  # steps
+    highest: Float[Array, ""]  # energy so far
+    turned: Bool[Array, ""]  # back from it, once at least
+    since: Int[Array, ""]  # steps ago
     status: Int[Array, ""]
     # What was found at the targets.
     states: Float[Array, "targets n"]
@@ -125,7 +126,8 @@ def follow(
     first = Followed(
         base=y, period=T, energy=targets[0], tangent=tangent, slope=2 * targets[0],
         y=y, T=T, length=zero + LONGEST, landing=jnp.array(True), tries=none, gap=zero + jnp.inf,
-        longest=zero + LONGEST, target=none, rounds=none, top=zero, since=none,
+        longest=zero + LONGEST, target=none, rounds=none, highest=zero,
+        turned=jnp.array(False), since=none,
         status=jnp.where(good, ONGOING, NO_MODE).astype(jnp.int32),
         states=jnp.full((count, n), jnp.nan, dtype), periods=jnp.full(count, jnp.nan, dtype),
         residuals=jnp.full(count, jnp.nan, dtype),
@@ -174,20 +176,20 @@ def _round(centre: Centre, targets: Array, s: Followed) -> Followed:
     )
 
     # Accepted, unless it has come to another family.
-    accepted = _accepted(s, newton, size)
-    cosine = accepted[1]
+    accepted, cosine = _accepted(s, newton, size)
     near = jnp.linalg.norm(here) <= 3 * jnp.abs(s.length) + 1e-3
     accept = converged & (cosine > 0.8) & near
-    next_ = _recorded(accepted[0], s, gap, M)
-    next_ = _next_step(next_, targets)
-    hopeless = ~jnp.isfinite(gap) | (s.tries >= TRIES) | (gap > 10 * s.gap) | ~jnp.all(jnp.isfinite(step))
+    accepted = _next_step(_recorded(accepted, s, gap, M), targets)
+    hopeless = (
+        ~jnp.isfinite(gap) | (s.tries >= TRIES) | (gap > 10 * s.gap) | ~jnp.all(jnp.isfinite(step))
+    )
     reject = (converged & ~accept) | (~converged & hopeless)
     shorter = jnp.minimum(jnp.abs(s.length), s.longest) / 2
     rejected = _next_step(s._replace(longest=shorter), targets)
     rejected = rejected._replace(
         status=jnp.where(shorter < SHORTEST, STUCK, s.status).astype(jnp.int32)
     )
-    s = _where(accept, next_, _where(reject, rejected, tried))
+    s = _where(accept, accepted, _where(reject, rejected, tried))
     return s._replace(rounds=s.rounds + 1)
 
 
@@ -204,6 +206,7 @@ class Newton(NamedTuple):
 def equations(
     centre: Centre, y: Array, T: Array, size: Array, period: Array, moved: Array, M: Array
 ) -> Newton:
+    """What a round knows of the orbit that it has gone around."""
     rows, gradient, energy = jacobian(centre, y, T, size, period, moved, M)
     n = y.size
     left = jnp.concatenate([moved, jnp.zeros((1,), y.dtype), product(centre.kernel, y) / size])
@@ -220,8 +223,10 @@ def equations(
 def jacobian(
     centre: Centre, y: Array, T: Array, size: Array, period: Array, moved: Array, M: Array
 ) -> tuple[Array, Array, Array]:
-    """Of closing, of moving across the flow and of staying on the leaf: rows by (y, T) in units of
-    size and period; the gradient of the energy, and the energy."""
+    """Rows of closing, moving across the flow and staying on the leaf; the energy's, and itself.
+
+    By (y, T) in units of size and period.
+    """
     n = y.size
     end = centre.velocity(y + size * moved)
     flow = centre.velocity(y)
@@ -242,16 +247,23 @@ def _accepted(s: Followed, newton: Newton, size: Array) -> tuple[Followed, Array
     cosine = jnp.dot(tangent, before, precision=lax.Precision.HIGHEST)
     tangent = jnp.where(cosine < 0, -tangent, tangent)
     slope = jnp.dot(newton.gradient / grown, tangent, precision=lax.Precision.HIGHEST)
-    turns = (slope < 0) & (s.top == 0)
     easily = jnp.where(s.tries <= 2, 2.0, jnp.where(s.tries <= 3, 1.0, 0.5)).astype(s.y.dtype)
-    top = jnp.where(turns, jnp.maximum(s.energy, newton.energy), s.top)
-    since = jnp.where(top > 0, s.since + 1, 0)
-    lost = (top > 0) & ((since > AFTER_TURN) | (newton.energy < top / 4))
+    highest = jnp.maximum(s.highest, newton.energy)
+    turned = s.turned | (slope < 0)
+    since = jnp.where(turned & (newton.energy < highest), s.since + 1, 0)
+    lost = turned & ((since > AFTER_TURN) | (newton.energy < highest / 4))
     new = s._replace(
-        base=s.y, period=s.T, energy=newton.energy, tangent=tangent, slope=slope, top=top,
-        since=since, longest=jnp.minimum(s.longest * easily, LONGEST),
+        base=s.y,
+        period=s.T,
+        energy=newton.energy,
+        tangent=tangent,
+        slope=slope,
+        highest=highest,
+        turned=turned,
+        since=since,
+        longest=jnp.minimum(s.longest * easily, LONGEST),
         status=jnp.where(lost, TURNED, s.status).astype(jnp.int32),
-    )  # fmt: skip
+    )
     return new, jnp.abs(cosine)
 
 

@@ -51,9 +51,7 @@ def monodromy(rnn: CTRNN, x0: ArrayLike, period: ArrayLike) -> Float[Array, "*sh
     return _turns(rnn, states, times)[1].reshape(*shape, rnn.size, rnn.size)
 
 
-def floquet_multipliers(
-    rnn: CTRNN, x0: ArrayLike, period: ArrayLike
-) -> Inexact[Array, "*shape n"]:
+def floquet_multipliers(rnn: CTRNN, x0: ArrayLike, period: ArrayLike) -> Inexact[Array, "*shape n"]:
     """The eigenvalues of the `monodromy` matrix of closed orbits.
 
     A closed orbit is unstable where one lies outside the unit circle. With skew-symmetric weights
@@ -91,11 +89,11 @@ def floquet_multipliers(
 def _states_and_times(rnn: CTRNN, x0: Any, period: Any) -> tuple[Array, Array, tuple[int, ...]]:
     x0 = states_for(rnn, x0)
     shape = x0.shape[:-1]
-    times = jnp.asarray(period)
-    if not jnp.issubdtype(times.dtype, jnp.floating) and not isinstance(period, int):
-        checks.fail("period", "a number, or an array of numbers, > 0", f"dtype {times.dtype}", TypeError)
+    if isinstance(period, int) and not isinstance(period, bool):
+        period = float(period)
+    times = checks.float_array("period", period, f"() or {shape}", ndim=(0, len(shape)))
     if times.shape not in ((), shape):
-        checks.fail("period", f"a number or shape {shape}", f"shape {times.shape}")
+        checks.fail("period", f"shape () or {shape}", times.shape)
     times = jnp.broadcast_to(times.astype(x0.dtype), shape)
     return x0.reshape(-1, rnn.size), times.reshape(-1), shape
 
@@ -136,7 +134,7 @@ def once_around(
     T: Array,
     size: Array,
     adjoint: diffrax.AbstractAdjoint,
-    rtol: ArrayLike | None = None,
+    rtol: Any = None,
 ) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
     """Where y goes in the time T, as (φ_T(y) - y)/size, and ∂φ_T/∂y.
 
@@ -212,5 +210,3 @@ def eigenvalues(M: Float[Array, "*batch n n"]) -> Inexact[Array, "*batch n"]:
     order = jnp.lexsort((jnp.abs(found), jnp.where(angles < 1e-12, 0, angles)))
     found = jnp.take_along_axis(found, order, axis=-1)
     return jnp.where(finite[..., None], found, jnp.nan)
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -34,6 +35,8 @@ class NonlinearModes(eqx.Module):
         residuals: (modes, E) |φ_T(x) - x|, the largest entry, as a share of |x - fixed point|.
         multipliers: (modes, E, n) complex, see `floquet_multipliers`.
         status: (modes, E) index into `WORDS`.
+        reached: (modes,) the largest energy to which a family was followed; of one that turned
+            back, that of the turn, less a part of a step of the continuation.
         fixed_point: (n,) what the families grow out of.
         WORDS: what the status tells:
 
@@ -54,6 +57,7 @@ class NonlinearModes(eqx.Module):
     residuals: Float[Array, "modes E"]
     multipliers: Inexact[Array, "modes E n"]
     status: Int[Array, "modes E"]
+    reached: Float[Array, " modes"]
     fixed_point: Float[Array, " n"]
     WORDS: ClassVar[tuple[str, ...]] = (
         "stable", "unstable", "turned back", "resonance", "not converged", "out of rounds",
@@ -73,7 +77,7 @@ class NonlinearModes(eqx.Module):
 def nonlinear_modes(
     rnn: CTRNN,
     mode: int | None = None,
-    energies: ArrayLike | None = None,
+    energies: ArrayLike | Sequence[float] | None = None,
     *,
     around: ArrayLike | None = None,
     max_rounds: int = 500,
@@ -90,8 +94,8 @@ def nonlinear_modes(
 
     Periods and states are differentiable in reverse mode by the network, the energies and `around`
     (implicit function theorem); of states with the choice that they move across the flow. The
-    derivatives of residuals and multipliers are 0, those of nan are nan. For multipliers that can
-    be differentiated see `floquet_multipliers`.
+    derivatives of residuals, multipliers and ends are 0, those of nan are nan. For multipliers that
+    can be differentiated see `monodromy`.
 
     Args:
         rnn: n neurons with skew-symmetric weights and without leak. Inputs are 0.
@@ -137,9 +141,8 @@ def nonlinear_modes(
     if energies is None:
         energies = np.geomspace(1e-3, n, 24)
     energies = checks.positive_array("energies", energies, rnn.dtype, ndim=(1,))
-    if energies.size == 0 or (
-        not checks.is_traced(energies) and bool(jnp.any(energies[1:] <= energies[:-1]))
-    ):
+    descends = not checks.is_traced(energies) and np.any(np.diff(np.asarray(energies)) <= 0)
+    if energies.size == 0 or descends:
         checks.fail("energies", "at least one number, in ascending order", energies)
     around = states_for(rnn, jnp.zeros(n, rnn.dtype) if around is None else around)
     if around.shape != (n,):
@@ -155,7 +158,7 @@ def _modes(
     arrays, static = eqx.partition(rnn, eqx.is_array)
     parameters, integers = eqx.partition(arrays, eqx.is_inexact_array)
     fixed = (static, mode, max_rounds)
-    families = _families(fixed, parameters, integers, around, energies)
+    families: Any = _families(fixed, parameters, integers, around, energies)
     return NonlinearModes(energies, *families)
 
 
@@ -176,9 +179,9 @@ def _families_forward(fixed, arrays, integers, around, energies):
     centre = _seen_from(rnn, x)
     omega, starts = centre.linear_modes()
     which = slice(None) if mode is None else slice(mode, mode + 1)
-    found = jax.vmap(
-        lambda omega, y: continuation.follow(centre, omega, y, energies, max_rounds)
-    )(omega[which], starts[which])
+    found = jax.vmap(lambda omega, y: continuation.follow(centre, omega, y, energies, max_rounds))(
+        omega[which], starts[which]
+    )
 
     def reduced(y, M):
         gradient = jax.grad(centre.energy)(y)
@@ -186,14 +189,16 @@ def _families_forward(fixed, arrays, integers, around, energies):
 
     multipliers = eigenvalues(jax.vmap(jax.vmap(reduced))(found.states, found.monodromies))
     status = _status(found, omega, omega[which], multipliers, jnp.sum(jnp.diag(centre.kernel)))
-    results = found.periods, x + found.states, found.residuals, multipliers, status, x
-    kept = arrays, integers, around, energies, x, found.states, found.periods, found.monodromies
+    reached = jnp.where(found.status == continuation.NO_MODE, jnp.nan, found.highest)
+    states = x[None, None] + found.states
+    results = found.periods, states, found.residuals, multipliers, status, reached, x
+    kept = arrays, integers, around, x, found.states, found.periods, found.monodromies
     return results, kept
 
 
 def _status(found, omega, own, multipliers, nullity) -> Int[Array, "modes E"]:
     eps = float(jnp.finfo(omega.dtype).eps)
-    E, n = multipliers.shape[1:]
+    E = multipliers.shape[1]
     stable = jnp.max(jnp.abs(multipliers), axis=-1) <= 1 + eps**0.3
     # Other modes that turn a whole number of times beside this one: at the fixed point ...
     ratio = jnp.abs(omega[None] / own[:, None])
@@ -201,7 +206,9 @@ def _status(found, omega, own, multipliers, nullity) -> Int[Array, "modes E"]:
     at_first = jnp.sum(whole & (jnp.round(ratio) >= 1), axis=1) > 1
     # ... and at the last orbit, where a pair of multipliers beside those of the theory is near 1.
     reached = found.target - 1
-    last = jnp.take_along_axis(multipliers, jnp.maximum(reached - 1, 0)[:, None, None], axis=1)[:, 0]
+    last = jnp.take_along_axis(multipliers, jnp.maximum(reached - 1, 0)[:, None, None], axis=1)[
+        :, 0
+    ]
     near = jnp.abs(last - 1) <= 2 * np.pi * 0.02
     later = jnp.sum(near, axis=-1) > 2 + jnp.round(nullity).astype(int)
     resonant = jnp.where(reached <= 0, at_first, later)
@@ -209,13 +216,13 @@ def _status(found, omega, own, multipliers, nullity) -> Int[Array, "modes E"]:
     end = jnp.array(codes, jnp.int32)[found.status]
     end = jnp.where((end == STUCK) & resonant, RESONANT, end)
     there = jnp.where(stable, STABLE, UNSTABLE)
-    beyond = jnp.arange(E)[None] >= reached[:, None]
+    beyond = jnp.arange(E, dtype=reached.dtype)[None] >= reached[:, None]
     return jnp.where(beyond, end[:, None], there).astype(jnp.int32)
 
 
 def _families_backward(fixed, kept, bars):
     static, _, _ = fixed
-    arrays, integers, around, energies, x, ways, periods, monodromies = kept
+    arrays, integers, around, x, ways, periods, monodromies = kept
     periods_bar, states_bar, x_bar = bars[0], bars[1], bars[-1]
     static = eqx.combine(integers, static)
     centre = _seen_from(eqx.combine(arrays, static), x)
@@ -246,7 +253,7 @@ def _families_backward(fixed, kept, bars):
             arrays, static, state, T, closing / scale,
             size=size, controller=tolerances, max_steps=MAX_STEPS,
         )  # fmt: skip
-        _, pull = jax.vjp(lambda *of: conditions(*of, state, size), arrays, around, x)
+        _, pull = jax.vjp(lambda a, b, c: conditions(a, b, c, state, size), arrays, around, x)
         by_conditions, around_bar, rest_bar = pull((leaf, level))
         arrays_bar = jax.tree.map(lambda a, b: -scale * a - b, by_turn, by_conditions)
         return arrays_bar, -around_bar, -rest_bar, level
