@@ -728,5 +728,3 @@ def test_backbone_curves_tell_stable_from_unstable():
 def test_backbone_refuses_what_it_cannot_draw():
     with pytest.raises(ValueError, match="modes: expected at least one closed orbit"):
         plot.backbone(found_modes(periods=np.full((3, 6), np.nan, FLOAT)))
-    with pytest.raises(TypeError, match="modes: expected what nonlinear_modes returns"):
-        plot.backbone(two_neurons())

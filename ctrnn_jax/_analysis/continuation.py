@@ -47,6 +47,12 @@ class Centre(eqx.Module):
         above = jnp.sum(rnn.activation.potential(z + way) - rnn.activation.potential(z))
         return above if self.offset is None else above + jnp.sum(self.offset * y)
 
+    def rounding(self) -> Float[Array, ""]:
+        """What rounding may make of an energy."""
+        rnn, x = self.here.rnn, self.here.x0
+        terms = jnp.sum(jnp.abs(rnn.activation.potential(rnn.preactivation(x))))
+        return 16 * float(jnp.finfo(x.dtype).eps) * terms
+
     def linear_modes(self) -> tuple[Float[Array, " half"], Float[Array, "half n"]]:
         """ω (n // 2,) in rad/s, ascending, and states y of energy 1 of these motions.
 
@@ -115,7 +121,7 @@ def follow(
     The first target, left out of what is returned, is an energy next to 0.
     """
     n, dtype = start.size, start.dtype
-    near = jnp.minimum(energies[:1] / 4, 1e-6)
+    near = jnp.minimum(energies[:1] / 4, jnp.maximum(1e-6, 64 * centre.rounding()))
     targets = jnp.concatenate([near, energies])
     count = len(targets)
     good = jnp.isfinite(omega) & jnp.all(jnp.isfinite(start)) & jnp.all(jnp.isfinite(targets))
@@ -158,10 +164,11 @@ def _round(centre: Centre, targets: Array, s: Followed) -> Followed:
     goal = targets[jnp.minimum(s.target, len(targets) - 1)]
 
     gap = jnp.max(jnp.abs(moved))
-    # Where much cancels in an energy, that is all its digits.
-    off = jnp.abs(newton.energy - goal) <= (eps**0.72 + newton.noise / goal) * goal
-    closes = (gap <= eps**0.72) & ((gap <= eps**0.88) | (gap > s.gap / 8))  # as far as it goes
-    converged = jnp.where(s.landing, exact & closes & off, gap <= eps**0.4)
+    # Beside a fixed point that is not 0 rounding has its share.
+    off = jnp.abs(newton.energy - goal) <= eps**0.72 * goal + centre.rounding()
+    least = eps**0.72 + 4 * centre.here.rounding()[1] * s.T / size  # of velocities, too
+    closes = (gap <= least) & ((gap <= eps**0.88) | (gap > s.gap / 8))  # as far as it goes
+    converged = jnp.where(s.landing, exact & closes & off, gap <= eps**0.4 + least)
 
     # The step of Newton's method that is due otherwise.
     here = jnp.append((s.y - s.base) / size, s.T / s.period - 1)
@@ -200,7 +207,6 @@ class Newton(NamedTuple):
     tangent: Float[Array, " unknowns"]  # of the curve of orbits
     gradient: Float[Array, " unknowns"]  # of the energy
     energy: Float[Array, ""]
-    noise: Float[Array, ""]  # what rounding leaves of it
 
 
 def equations(
@@ -215,9 +221,7 @@ def equations(
     eps = float(jnp.finfo(y.dtype).eps)
     share = product(u.T, -left)[:n] / jnp.where(s[:n] > eps * s[0], s[:n], jnp.inf)
     step = jnp.where(finite, product(vh[:n].T, share), jnp.nan)
-    z = centre.here.rnn.preactivation(centre.here.x0)
-    noise = 16 * eps * jnp.sum(jnp.abs(centre.here.rnn.activation.potential(z)))
-    return Newton(step, vh[n], gradient, energy, noise)
+    return Newton(step, vh[n], gradient, energy)
 
 
 def jacobian(
