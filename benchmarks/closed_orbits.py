@@ -8,7 +8,7 @@ itself, moved by 1 %, and has to come back.
 
 1. Shooting: `solve_ivp` (DOP853, rtol 1e-13) on the variational equations, Newton's method for
    state and period with closing, phase and energy as conditions.
-2. `solve_bvp` (tolerance 1e-6) on the orbit sampled at 200 points, with
+2. `solve_bvp` (tolerance 1e-9) on the orbit sampled at 200 points, with
    the period as parameter. Energy and period are as exact as its tolerance.
 """
 
@@ -62,7 +62,7 @@ def by_collocation(A: np.ndarray, x: np.ndarray, T: float, E: float) -> float:
         return np.concatenate([closing, [flow @ (a - x), energy - E]])
 
     found = solve_bvp(
-        lambda s, x, p: p[0] * (A @ np.tanh(x)), conditions, s, guess, p=[T], tol=1e-6,
+        lambda s, x, p: p[0] * (A @ np.tanh(x)), conditions, s, guess, p=[T], tol=1e-9,
         max_nodes=20_000,
     )  # fmt: skip
     return found.p[0]

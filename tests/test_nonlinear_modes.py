@@ -349,7 +349,7 @@ def test_multipliers_of_modes_again_and_their_derivatives():
 
     W = weights(4).W
     way = np.random.default_rng(0).normal(size=W.shape)
-    h = 1e-3
+    h = 1e-4
     at = {k: float(loss(W + k * h * way)) for k in (-2, -1, 1, 2)}
     expected = (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * h)
     np.testing.assert_allclose(np.sum(jax.grad(loss)(W) * way), expected, rtol=1e-5)

@@ -144,8 +144,9 @@ def follow(
         return (s.status == ONGOING) & (s.rounds < max_rounds)
 
     s = lax.while_loop(more, lambda s: _round(centre, targets, s), first)
+    end = jnp.where(s.status == ONGOING, OUT_OF_ROUNDS, s.status)
     return s._replace(
-        status=jnp.where(s.status == ONGOING, OUT_OF_ROUNDS, s.status),
+        status=jnp.where(s.status == DONE, DONE, jnp.where(s.turned, TURNED, end)),
         states=s.states[1:], periods=s.periods[1:], residuals=s.residuals[1:],
         monodromies=s.monodromies[1:],
     )  # fmt: skip

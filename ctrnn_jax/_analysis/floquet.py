@@ -147,8 +147,12 @@ def once_around(
 
     def field(s, state, args):
         w, V = state
-        velocity, along = jax.linearize(here.velocity, y + size * w)
-        return velocity * (T / size), T * jax.vmap(along, 1, 1)(V)
+
+        def along(v):
+            return jax.jvp(here.velocity, (y + size * w,), (v,))
+
+        velocity, turned = jax.vmap(along, 1, (None, 1))(V)
+        return velocity * (T / size), T * turned
 
     def norm(error):
         w, V = error
@@ -160,7 +164,7 @@ def once_around(
     start = jnp.zeros_like(y), jnp.eye(n, dtype=dtype)
     zero = jnp.zeros_like(T)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field), diffrax.Dopri8(), zero, zero + 1, zero + 0.02, start,
+        diffrax.ODETerm(field), diffrax.Dopri8(), zero, zero + 1, None, start,
         stepsize_controller=diffrax.PIDController(rtol, rtol + noise, norm), adjoint=adjoint,
         max_steps=MAX_STEPS, throw=False,
     )  # fmt: skip
