@@ -8,8 +8,8 @@ itself, moved by 1 %, and has to come back.
 
 1. Shooting: `solve_ivp` (DOP853, rtol 1e-13) on the variational equations, Newton's method for
    state and period with closing, phase and energy as conditions.
-2. `solve_bvp` (tolerance 1e-9) on the orbit sampled at 200 points, with
-   the period as parameter. Energy and period are as exact as its tolerance.
+2. `solve_bvp` (tolerance 1e-9) on the orbit sampled at 200 points, with the period as
+   parameter. Energy and period are as exact as its tolerance.
 """
 
 from __future__ import annotations
