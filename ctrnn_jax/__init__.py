@@ -14,10 +14,13 @@ from . import losses, solvers
 from ._analysis.autoregression import autoregression
 from ._analysis.balance import EnergyBalance, energy_balance, supplied_energy
 from ._analysis.crossings import crossings
+from ._analysis.fixed_points import fixed_points
+from ._analysis.floquet import floquet_multipliers, monodromy
 from ._analysis.frequencies import natural_frequencies, orbit_frequency
 from ._analysis.harmonics import harmonic_regression
 from ._analysis.lyapunov import lyapunov_spectrum
 from ._analysis.memory import memory_capacity
+from ._analysis.nonlinear_modes import nonlinear_modes
 from ._analysis.period import period
 from ._analysis.spectra import dominant_frequency, power_spectrum, spectrogram
 from ._files.models import load, save
@@ -84,6 +87,7 @@ __all__ = [  # noqa: RUF022 - by subject
     "energy", "casimirs", "energy_drift", "drift_loss",
     "energy_balance", "supplied_energy", "EnergyBalance",
     "natural_frequencies", "orbit_frequency", "period", "lyapunov_spectrum",
+    "nonlinear_modes", "floquet_multipliers", "monodromy", "fixed_points",
     "power_spectrum", "spectrogram", "dominant_frequency",
     "harmonic_regression", "autoregression", "memory_capacity",
     # training

@@ -17,6 +17,7 @@ from scipy.integrate import solve_ivp
 
 import ctrnn_jax.plot as plot
 from ctrnn_jax._analysis.balance import EnergyBalance
+from ctrnn_jax._analysis.nonlinear_modes import NonlinearModes
 from ctrnn_jax._network.activations import HardTanh, Linear, ReLU, Sin, Tanh
 from ctrnn_jax._network.model import CTRNN
 from ctrnn_jax._network.weights import BlockSkew, DenseSkew
@@ -687,3 +688,43 @@ def test_bad_calls_say_what_is_wrong_and_make_no_figure(name, args, options, mes
         inspect.unwrap(getattr(plot, name))(*args, **options)
     assert message in str(error.value)
     assert not plt.get_fignums()
+
+
+def found_modes(**changes):
+    """Three families: stable, unstable for a while, and turning back."""
+    E = np.geomspace(0.01, 10, 6).astype(FLOAT)
+    periods = np.stack([2 + E, 1 + 0.3 * E, 0.5 + 0.1 * E]).astype(FLOAT)
+    status = np.zeros((3, 6), np.int32)
+    status[1, 2:4] = 1
+    status[2, 4:], periods[2, 4:] = 2, np.nan
+    nothing = jnp.zeros((3, 6, 6), FLOAT)
+    parts = {
+        "energies": E, "periods": periods, "states": nothing, "residuals": periods,
+        "multipliers": nothing, "status": status, "reached": E[[5, 5, 3]],
+        "fixed_point": nothing[0, 0],
+    } | changes  # fmt: skip
+    return NonlinearModes(**{name: jnp.asarray(value) for name, value in parts.items()})
+
+
+def test_backbone_curves_tell_stable_from_unstable():
+    modes = found_modes()
+    ax = plot.backbone(modes)
+    f = 1 / np.asarray(modes.periods)
+    stable = [line for line in ax.lines if line.get_label() == "stable"]
+    assert [line.get_linestyle() for line in stable] == ["-"] * 3
+    for k, line in enumerate(stable):
+        expected = np.where(np.asarray(modes.status)[k] == 0, f[k], np.nan)
+        np.testing.assert_allclose(line.get_ydata(), expected, **CLOSE)
+    unstable = drawn(ax, "unstable")  # with the parts that lead to stable ones
+    np.testing.assert_allclose(unstable[1:5, 1], f[1, 1:5], **CLOSE)
+    assert np.isnan(unstable[[0, 5], 1]).all()
+    end = drawn(ax, "found no further")
+    np.testing.assert_allclose(end, [[modes.energies[3], f[2, 3]]], **CLOSE)
+    assert_readable(ax.figure)
+    alone = found_modes(status=np.zeros((3, 6), np.int32), periods=np.ones((3, 6), FLOAT))
+    assert {line.get_label() for line in plot.backbone(alone).lines} == {"stable"}
+
+
+def test_backbone_refuses_what_it_cannot_draw():
+    with pytest.raises(ValueError, match="modes: expected at least one closed orbit"):
+        plot.backbone(found_modes(periods=np.full((3, 6), np.nan, FLOAT)))

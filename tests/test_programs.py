@@ -109,6 +109,13 @@ CALLS = {
         simulated(network(), until=SECTION),
     ],
     "period": lambda: [ct.period(network(form=f), normal(3, 4)) for f in ("rate", "current")],
+    "nonlinear_modes": lambda: jax.grad(
+        lambda b: ct.nonlinear_modes(network(bias=b), 0, jnp.array([0.1], DTYPE)).periods.sum()
+    )(normal(1, 4, scale=0.1)),
+    "fixed_points": lambda: [ct.fixed_points(network(form=f)) for f in ("rate", "current")],
+    "monodromy, floquet_multipliers": lambda: [
+        f(network(), normal(3, 4), 1.0) for f in (ct.monodromy, ct.floquet_multipliers)
+    ],
     "lyapunov_spectrum": lambda: ct.lyapunov_spectrum(network(), normal(3, 4), dt=0.1, num_steps=6),
     "power_spectrum": lambda: ct.power_spectrum(SIGNAL, 0.1),
     "spectrogram": lambda: ct.spectrogram(SIGNAL, 0.1),

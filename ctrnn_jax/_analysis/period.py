@@ -13,9 +13,9 @@ import numpy as np
 from jax import lax
 
 from .._network.model import CTRNN, states_for
-from .._network.products import product
 from .._util import checks
 from .._util.types import Array, ArrayLike, Float, Int, matmul_precision
+from .beside import Beside, fastest_rate, pulled_back
 
 
 def period(
@@ -107,43 +107,26 @@ def _returns_forward(static, limits, arrays, integers, x0, max_time):
 
 
 def _returns_backward(static, limits, residuals, found_bar):
-    # The adjoint equation once around the orbit, backwards from x(T) = x0, beside the orbit itself:
-    # its errors are controlled at the kinks of σ too, where differentiated steps would be wrong.
     arrays, integers, x0, max_time, found = residuals
     static = eqx.combine(integers, static)
     closed = jnp.isfinite(found)
     x0 = jnp.where(closed[:, None], x0, 0)  # what is not finite would never end
+    rnn = eqx.combine(arrays, static)
 
     def around(x0, T):
-        def velocity(arrays, u):
-            return _Beside(eqx.combine(arrays, static), x0).velocity(u)
-
-        rnn = eqx.combine(arrays, static)
-        initial, (_, noise) = velocity(arrays, jnp.zeros_like(x0)), _Beside(rnn, x0).rounding()
+        here = Beside(rnn, x0)
+        initial, (_, noise) = here.velocity(jnp.zeros_like(x0)), here.rounding()
         speed = jnp.max(jnp.abs(initial))
         speed = jnp.where(speed > 0, speed, 1)
-        normal, size = initial / speed, speed / _fastest(rnn)
+        normal = initial / speed
         normal = normal / jnp.sum(normal**2)
-        controller = diffrax.PIDController(limits.rtol, limits.rtol + 4 * noise / speed)
-
-        # Of the orbit its way from x0, in units of the size of a small one.
-        def backwards(t, state, args):
-            u, u_bar, _ = state
-            now, pull = jax.vjp(velocity, arrays, size * u)
-            arrays_bar, u_bar = pull(u_bar)
-            return -now / size, u_bar, jax.tree.map(lambda leaf: leaf / size, arrays_bar)
-
-        start = jnp.zeros_like(x0), normal, jax.tree.map(jnp.zeros_like, arrays)
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(backwards), diffrax.Dopri8(), jnp.zeros_like(T), T, None, start,
-            stepsize_controller=controller, max_steps=limits.max_steps, throw=False,
+        start_bar, arrays_bar = pulled_back(
+            arrays, static, x0, T, normal,
+            size=speed / fastest_rate(rnn),  # of a small orbit
+            controller=diffrax.PIDController(limits.rtol, limits.rtol + 4 * noise / speed),
+            max_steps=limits.max_steps,
         )  # fmt: skip
-        assert solution.ys is not None
-        _, u_bar, arrays_bar = jax.tree.map(lambda leaf: leaf[0], solution.ys)
-        arrays_bar = jax.tree.map(lambda leaf: -leaf * (size / speed), arrays_bar)
-        ended = diffrax.is_successful(solution.result)
-        bars = (normal - u_bar) / speed, arrays_bar
-        return jax.tree.map(lambda leaf: jnp.where(ended, leaf, jnp.nan), bars)
+        return (normal - start_bar) / speed, jax.tree.map(lambda leaf: -leaf / speed, arrays_bar)
 
     # No time to those without a return; of a nan the derivative is nan.
     by_state, by_arrays = jax.vmap(around)(x0, jnp.where(closed, found, 0))
@@ -160,42 +143,6 @@ def _returns_backward(static, limits, residuals, found_bar):
 
 
 _returns.defvjp(_returns_forward, _returns_backward)
-
-
-class _Beside(eqx.Module):
-    """The network in the way u = x - x0 from a state, which keeps the digits of small orbits."""
-
-    rnn: CTRNN
-    x0: Float[Array, " n"]
-
-    def velocity(self, u: Float[Array, " n"]) -> Float[Array, " n"]:
-        """x' at x0 + u. In the rate form A x + b, which cancels beside equilibria, is made once."""
-        rnn = self.rnn
-        if rnn.form == "current":
-            return rnn(None, self.x0 + u)
-        v = rnn.activation(rnn.preactivation(self.x0) + rnn.weights.matvec(u))
-        return v if rnn.leak is None else v - rnn.leak * (self.x0 + u)
-
-    def rounding(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """How far rounding of x0, and then that in `velocity`, may move the velocity at x0."""
-        rnn, x = self.rnn, jnp.abs(self.x0)
-        eps = float(jnp.finfo(x.dtype).eps)
-        A = jnp.abs(rnn.weights.as_matrix())
-        bias = 0 if rnn.bias is None else jnp.abs(rnn.bias)
-        leak = 0 if rnn.leak is None else rnn.leak * x
-        z = rnn.preactivation(self.x0)
-        slope = jnp.abs(rnn.activation.derivative(z))
-        if rnn.form == "current":
-            terms = product(A, slope * x + jnp.abs(rnn.activation(z))) + bias
-            return eps * jnp.max(terms + leak), eps * jnp.max(terms + leak)
-        terms = slope * (product(A, x) + bias) + leak
-        return eps * jnp.max(terms), eps * jnp.max(slope * jnp.abs(z) + leak)
-
-
-def _fastest(rnn: CTRNN) -> Float[Array, ""]:
-    """A bound of |A| within a factor √n, in rad/s, above 0."""
-    A = rnn.weights.as_matrix()
-    return jnp.maximum(jnp.linalg.norm(A) / 2**0.5, jnp.finfo(A.dtype).tiny)
 
 
 class _Search(NamedTuple):
@@ -234,10 +181,10 @@ def _begun(x0: Array, step: Array, moving: Array) -> _Search:
 
 def _first_return(rnn: CTRNN, x0: Array, max_time: Any, limits: _Limits) -> Array:
     """The first return of one state (n,)."""
-    here = _Beside(rnn, x0)
+    here = Beside(rnn, x0)
     term, solver = diffrax.ODETerm(lambda t, u, args: here.velocity(u)), diffrax.Dopri8()
     velocity = here.velocity(jnp.zeros_like(x0))
-    speed, fastest = jnp.max(jnp.abs(velocity)), _fastest(rnn)
+    speed, fastest = jnp.max(jnp.abs(velocity)), fastest_rate(rnn)
     doubt, noise = here.rounding()
     moving = jnp.all(jnp.isfinite(x0)) & jnp.isfinite(speed) & (speed > (8 + rnn.size) * doubt)
     speed = jnp.where(moving, speed, 1)

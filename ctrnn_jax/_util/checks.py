@@ -177,9 +177,10 @@ def positive_array(
         fail(name, f"{expected} in {dimensions} dimension(s)", f"shape {array.shape}")
     array = array.astype(dtype)
     if not is_traced(array):
-        bad = ~(jnp.isfinite(array) & ((array > 0) | (zero & (array == 0))))
-        if bool(jnp.any(bad)):
-            fail(name, expected, array[bad].ravel()[0])
+        known = np.asarray(array)  # by NumPy: under jit what JAX makes of it would be traced
+        bad = ~(np.isfinite(known) & ((known > 0) | (zero & (known == 0))))
+        if bad.any():
+            fail(name, expected, known[bad].ravel()[0])
     return array
 
 

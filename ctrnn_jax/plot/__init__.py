@@ -10,11 +10,13 @@ finite, and for a neuron or an index that it does not have.
 """
 
 from ._balance import energy_balance
+from ._modes import backbone
 from ._spectra import spectrogram, spectrum
 from ._training import loss_curve, signal_fit, signal_residual, spectrum_fit
 from ._trajectory import energy_drift, level_sets, phase_portrait, section, time_series
 
 __all__ = [
+    "backbone",
     "energy_balance",
     "energy_drift",
     "level_sets",

@@ -1,0 +1,90 @@
+"""A network seen from one of its states, and pulled back along its orbits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._network.model import CTRNN
+from .._network.products import product
+from .._util.types import Array, Float
+
+
+class Beside(eqx.Module):
+    """The network in the way u = x - x0 from a state, which keeps the digits of small orbits."""
+
+    rnn: CTRNN
+    x0: Float[Array, " n"]
+
+    def velocity(self, u: Float[Array, " n"]) -> Float[Array, " n"]:
+        """x' at x0 + u. In the rate form A x + b, which cancels beside equilibria, is made once."""
+        rnn = self.rnn
+        if rnn.form == "current":
+            return rnn(None, self.x0 + u)
+        v = rnn.activation(rnn.preactivation(self.x0) + rnn.weights.matvec(u))
+        return v if rnn.leak is None else v - rnn.leak * (self.x0 + u)
+
+    def rounding(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """How far rounding of x0, and then that in `velocity`, may move the velocity at x0."""
+        rnn, x = self.rnn, jnp.abs(self.x0)
+        eps = float(jnp.finfo(x.dtype).eps)
+        A = jnp.abs(rnn.weights.as_matrix())
+        bias = 0 if rnn.bias is None else jnp.abs(rnn.bias)
+        leak = 0 if rnn.leak is None else rnn.leak * x
+        z = rnn.preactivation(self.x0)
+        slope = jnp.abs(rnn.activation.derivative(z))
+        if rnn.form == "current":
+            terms = product(A, slope * x + jnp.abs(rnn.activation(z))) + bias
+            return eps * jnp.max(terms + leak), eps * jnp.max(terms + leak)
+        terms = slope * (product(A, x) + bias) + leak
+        return eps * jnp.max(terms), eps * jnp.max(slope * jnp.abs(z) + leak)
+
+
+def fastest_rate(rnn: CTRNN) -> Float[Array, ""]:
+    """A bound of |A| within a factor √n, in rad/s, above 0."""
+    A = rnn.weights.as_matrix()
+    return jnp.maximum(jnp.linalg.norm(A) / 2**0.5, jnp.finfo(A.dtype).tiny)
+
+
+def pulled_back(
+    arrays: Any,
+    static: Any,
+    x0: Float[Array, " n"],
+    T: Float[Array, ""],
+    end_bar: Float[Array, " n"],
+    *,
+    size: Array,
+    controller: diffrax.PIDController,
+    max_steps: int,
+) -> tuple[Any, Any]:
+    """The cotangents of x0 and of the network's arrays by that of x(T), of a closed orbit.
+
+    The adjoint equation once around the orbit, backwards from x(T) = x0, beside the orbit itself:
+    its errors are controlled at the kinks of σ too, where differentiated steps would be wrong.
+    Tolerances are of the way from x0 in units of `size`, and of cotangents near 1. Nan where the
+    steps do not suffice.
+    """
+
+    def velocity(arrays, u):
+        return Beside(eqx.combine(arrays, static), x0).velocity(u)
+
+    def backwards(t, state, args):
+        u, u_bar, _ = state
+        now, pull = jax.vjp(velocity, arrays, size * u)
+        arrays_bar, u_bar = pull(u_bar)
+        return -now / size, u_bar, jax.tree.map(lambda leaf: leaf / size, arrays_bar)
+
+    start = jnp.zeros_like(x0), end_bar, jax.tree.map(jnp.zeros_like, arrays)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(backwards), diffrax.Dopri8(), jnp.zeros_like(T), T, None, start,
+        stepsize_controller=controller, max_steps=max_steps, throw=False,
+    )  # fmt: skip
+    assert solution.ys is not None
+    _, u_bar, arrays_bar = jax.tree.map(lambda leaf: leaf[0], solution.ys)
+    arrays_bar = jax.tree.map(lambda leaf: leaf * size, arrays_bar)
+    ended = diffrax.is_successful(solution.result)
+    return jax.tree.map(lambda leaf: jnp.where(ended, leaf, jnp.nan), (u_bar, arrays_bar))

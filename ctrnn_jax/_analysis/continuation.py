@@ -1,0 +1,309 @@
+"""Families of closed orbits, followed by pseudo-arclength continuation.
+
+The unknown of one mode is u = (y/size, T/period): the way y of a state from the fixed point and the
+period, in units of the last orbit that was accepted. φ_T(y) - y = 0 leaves a curve of orbits, each
+with its states; to move across the flow and on the leaf of the Casimirs makes it one curve. A step
+goes along its tangent and comes back by Newton's method, at a given arclength or at a given energy.
+All modes of a batch share one loop, of which each round takes each mode once around its orbit.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .._network.products import product
+from .._util.types import Array, Bool, Float, Int
+from .beside import Beside
+from .floquet import once_around
+
+# Where the way along a family has come to.
+ONGOING, DONE, TURNED, STUCK, OUT_OF_ROUNDS, NO_MODE = range(6)
+LONGEST, SHORTEST = 1.0, 1e-4  # steps, as shares of an orbit's size and period
+TRIES = 6  # of Newton's method
+AFTER_TURN = 40  # steps
+
+
+class Centre(eqx.Module):
+    """A network seen from a fixed point, with its energy above that there."""
+
+    here: Beside
+    offset: Float[Array, " n"] | None
+    kernel: Float[Array, "n n"]
+
+    def velocity(self, y: Float[Array, " n"]) -> Float[Array, " n"]:
+        return self.here.velocity(y)
+
+    def energy(self, y: Float[Array, " n"]) -> Float[Array, ""]:
+        rnn, x = self.here.rnn, self.here.x0
+        z = rnn.preactivation(x)
+        way = y if rnn.form == "current" else rnn.weights.matvec(y)
+        above = jnp.sum(rnn.activation.potential(z + way) - rnn.activation.potential(z))
+        return above if self.offset is None else above + jnp.sum(self.offset * y)
+
+    def rounding(self) -> Float[Array, ""]:
+        """What rounding may make of an energy."""
+        rnn, x = self.here.rnn, self.here.x0
+        terms = jnp.sum(jnp.abs(rnn.activation.potential(rnn.preactivation(x))))
+        return 16 * float(jnp.finfo(x.dtype).eps) * terms
+
+    def linear_modes(self) -> tuple[Float[Array, " half"], Float[Array, "half n"]]:
+        """ω (n // 2,) in rad/s, ascending, and states y of energy 1 of these motions.
+
+        With D = σ'(z) at the fixed point and iS v = ω v for S = √D A √D they are Re v beside √D.
+        Nan where an entry of D is not above 0, as then no energy is least there.
+        """
+        rnn = self.here.rnn
+        n = rnn.size
+        D = rnn.activation.derivative(rnn.preactivation(self.here.x0))
+        root = jnp.sqrt(jnp.where(D > 0, D, jnp.nan))
+        S = root[:, None] * rnn.weights.as_matrix() * root[None]
+        finite = jnp.all(jnp.isfinite(S))
+        S = jnp.where(finite, S, 0)
+        omega, v = jnp.linalg.eigh(lax.complex(jnp.zeros_like(S), S))
+        omega, v = omega[(n + 1) // 2 :], v[:, (n + 1) // 2 :].T
+        # Of the phases the one in which the largest part of the mode is real and positive.
+        largest = jnp.take_along_axis(v, jnp.argmax(jnp.abs(v), axis=1)[:, None], axis=1)
+        v = 2 * jnp.real(v * jnp.conj(jnp.sign(largest)))
+        slow = omega <= n * float(jnp.finfo(S.dtype).eps) * jnp.max(omega)
+        omega = jnp.where(finite & ~slow, jnp.abs(omega), jnp.nan)
+        y = v / root[None] if rnn.form == "current" else v * root[None] / omega[:, None]
+        return omega, y
+
+
+class Followed(NamedTuple):
+    """Where one mode stands."""
+
+    # The last orbit that was accepted: state, period, energy, the tangent of the curve there in
+    # units of |y| and T, and the slope of the energy along it.
+    base: Float[Array, " n"]
+    period: Float[Array, ""]
+    energy: Float[Array, ""]
+    tangent: Float[Array, " unknowns"]
+    slope: Float[Array, ""]
+    # The step that is tried.
+    y: Float[Array, " n"]
+    T: Float[Array, ""]
+    length: Float[Array, ""]
+    landing: Bool[Array, ""]  # at the energy of the next target, else at the arclength
+    tries: Int[Array, ""]
+    gap: Float[Array, ""]
+    longest: Float[Array, ""]  # what a step may be now
+    # The way as a whole.
+    target: Int[Array, ""]
+    rounds: Int[Array, ""]
+    highest: Float[Array, ""]  # energy so far
+    turned: Bool[Array, ""]  # back from it, once at least
+    since: Int[Array, ""]  # steps ago
+    status: Int[Array, ""]
+    # What was found at the targets.
+    states: Float[Array, "targets n"]
+    periods: Float[Array, " targets"]
+    residuals: Float[Array, " targets"]
+    monodromies: Float[Array, "targets n n"]
+
+
+def follow(
+    centre: Centre,
+    omega: Float[Array, ""],
+    start: Float[Array, " n"],
+    energies: Float[Array, " E"],
+    max_rounds: int,
+) -> Followed:
+    """The family of one mode, from its linear motion, y = √energy start, to the last energy.
+
+    The first target, left out of what is returned, is an energy next to 0.
+    """
+    n, dtype = start.size, start.dtype
+    near = jnp.minimum(energies[:1] / 4, jnp.maximum(1e-6, 64 * centre.rounding()))
+    targets = jnp.concatenate([near, energies])
+    count = len(targets)
+    good = jnp.isfinite(omega) & jnp.all(jnp.isfinite(start)) & jnp.all(jnp.isfinite(targets))
+    y = jnp.where(good, start * jnp.sqrt(near), 1)
+    T = jnp.where(good, 2 * np.pi / omega, 0)
+    zero, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+    tangent = jnp.append(y / jnp.linalg.norm(y), zero)  # radial
+    first = Followed(
+        base=y, period=T, energy=targets[0], tangent=tangent, slope=2 * targets[0],
+        y=y, T=T, length=zero + LONGEST, landing=jnp.array(True), tries=none, gap=zero + jnp.inf,
+        longest=zero + LONGEST, target=none, rounds=none, highest=zero,
+        turned=jnp.array(False), since=none,
+        status=jnp.where(good, ONGOING, NO_MODE).astype(jnp.int32),
+        states=jnp.full((count, n), jnp.nan, dtype), periods=jnp.full(count, jnp.nan, dtype),
+        residuals=jnp.full(count, jnp.nan, dtype),
+        monodromies=jnp.full((count, n, n), jnp.nan, dtype),
+    )  # fmt: skip
+
+    def more(s: Followed):
+        return (s.status == ONGOING) & (s.rounds < max_rounds)
+
+    s = lax.while_loop(more, lambda s: _round(centre, targets, s), first)
+    end = jnp.where(s.status == ONGOING, OUT_OF_ROUNDS, s.status)
+    return s._replace(
+        status=jnp.where(s.status == DONE, DONE, jnp.where(s.turned, TURNED, end)),
+        states=s.states[1:], periods=s.periods[1:], residuals=s.residuals[1:],
+        monodromies=s.monodromies[1:],
+    )  # fmt: skip
+
+
+def _round(centre: Centre, targets: Array, s: Followed) -> Followed:
+    """Once around the orbit that is tried: a step of Newton's method, or the verdict on it."""
+    eps = float(jnp.finfo(s.y.dtype).eps)
+    size = jnp.linalg.norm(s.base)
+    exact = s.landing & (s.tries > 0)  # else it is not near enough yet, or need not be
+    accuracy = jnp.where(exact, eps**0.84, eps**0.6)
+    # Modes that have ended stay in the batch: they need not go around any more.
+    T = jnp.where(s.status == ONGOING, s.T, 0)
+    moved, M = once_around(centre.here, s.y, T, size, diffrax.ForwardMode(), accuracy)
+    newton = equations(centre, s.y, s.T, size, s.period, moved, M)
+    goal = targets[jnp.minimum(s.target, len(targets) - 1)]
+
+    gap = jnp.max(jnp.abs(moved))
+    # Beside a fixed point that is not 0 rounding has its share.
+    off = jnp.abs(newton.energy - goal) <= eps**0.72 * goal + centre.rounding()
+    least = eps**0.72 + 4 * centre.here.rounding()[1] * s.T / size  # of velocities, too
+    closes = (gap <= least) & ((gap <= eps**0.88) | (gap > s.gap / 8))  # as far as it goes
+    converged = jnp.where(s.landing, exact & closes & off, gap <= eps**0.4 + least)
+
+    # The step of Newton's method that is due otherwise.
+    here = jnp.append((s.y - s.base) / size, s.T / s.period - 1)
+    to_go = s.length - jnp.dot(s.tangent, here + newton.step, precision=lax.Precision.HIGHEST)
+    at_arc = to_go / jnp.dot(s.tangent, newton.tangent, precision=lax.Precision.HIGHEST)
+    rise = jnp.dot(newton.gradient, newton.tangent, precision=lax.Precision.HIGHEST)
+    climb = jnp.dot(newton.gradient, newton.step, precision=lax.Precision.HIGHEST)
+    at_energy = (goal - newton.energy - climb) / rise
+    step = newton.step + jnp.where(s.landing, at_energy, at_arc) * newton.tangent
+    tried = s._replace(
+        y=s.y + size * step[:-1], T=s.T + s.period * step[-1], tries=s.tries + 1, gap=gap
+    )
+
+    # Accepted, unless it has come to another family.
+    accepted, cosine = _accepted(s, newton, size)
+    near = jnp.linalg.norm(here) <= 3 * jnp.abs(s.length) + 1e-3
+    accept = converged & (cosine > 0.8) & near
+    accepted = _next_step(_recorded(accepted, s, gap, M), targets)
+    hopeless = (
+        ~jnp.isfinite(gap) | (s.tries >= TRIES) | (gap > 10 * s.gap) | ~jnp.all(jnp.isfinite(step))
+    )
+    reject = (converged & ~accept) | (~converged & hopeless)
+    shorter = jnp.minimum(jnp.abs(s.length), s.longest) / 2
+    rejected = _next_step(s._replace(longest=shorter), targets)
+    rejected = rejected._replace(
+        status=jnp.where(shorter < SHORTEST, STUCK, s.status).astype(jnp.int32)
+    )
+    s = _where(accept, accepted, _where(reject, rejected, tried))
+    return s._replace(rounds=s.rounds + 1)
+
+
+class Newton(NamedTuple):
+    """The linearised equations of a closed orbit."""
+
+    step: Float[Array, " unknowns"]  # the shortest to an orbit that closes
+    tangent: Float[Array, " unknowns"]  # of the curve of orbits
+    gradient: Float[Array, " unknowns"]  # of the energy
+    energy: Float[Array, ""]
+
+
+def equations(
+    centre: Centre, y: Array, T: Array, size: Array, period: Array, moved: Array, M: Array
+) -> Newton:
+    """What a round knows of the orbit that it has gone around."""
+    rows, gradient, energy = jacobian(centre, y, T, size, period, moved, M)
+    n = y.size
+    left = jnp.concatenate([moved, jnp.zeros((1,), y.dtype), product(centre.kernel, y) / size])
+    finite = jnp.all(jnp.isfinite(rows))
+    u, s, vh = jnp.linalg.svd(jnp.where(finite, rows, 0), full_matrices=False)
+    eps = float(jnp.finfo(y.dtype).eps)
+    share = product(u.T, -left)[:n] / jnp.where(s[:n] > eps * s[0], s[:n], jnp.inf)
+    step = jnp.where(finite, product(vh[:n].T, share), jnp.nan)
+    return Newton(step, vh[n], gradient, energy)
+
+
+def jacobian(
+    centre: Centre, y: Array, T: Array, size: Array, period: Array, moved: Array, M: Array
+) -> tuple[Array, Array, Array]:
+    """Rows of closing, moving across the flow and staying on the leaf; the energy's, and itself.
+
+    By (y, T) in units of size and period.
+    """
+    n = y.size
+    end = centre.velocity(y + size * moved)
+    flow = centre.velocity(y)
+    rows = jnp.block([
+        [M - jnp.eye(n, dtype=y.dtype), (end * (period / size))[:, None]],
+        [(flow / jnp.linalg.norm(flow))[None], jnp.zeros((1, 1), y.dtype)],
+        [centre.kernel, jnp.zeros((n, 1), y.dtype)],
+    ])  # fmt: skip
+    energy, slope = jax.value_and_grad(centre.energy)(y)
+    return rows, jnp.append(slope * size, jnp.zeros((), y.dtype)), energy
+
+
+def _accepted(s: Followed, newton: Newton, size: Array) -> tuple[Followed, Array]:
+    """The tried orbit as the base of the next step, and how straight the curve has gone on."""
+    grown = jnp.append(jnp.full(s.y.shape, size / jnp.linalg.norm(s.y)), s.period / s.T)
+    tangent, before = newton.tangent * grown, s.tangent * grown
+    tangent, before = tangent / jnp.linalg.norm(tangent), before / jnp.linalg.norm(before)
+    cosine = jnp.dot(tangent, before, precision=lax.Precision.HIGHEST)
+    tangent = jnp.where(cosine < 0, -tangent, tangent)
+    slope = jnp.dot(newton.gradient / grown, tangent, precision=lax.Precision.HIGHEST)
+    easily = jnp.where(s.tries <= 2, 2.0, jnp.where(s.tries <= 3, 1.0, 0.5)).astype(s.y.dtype)
+    highest = jnp.maximum(s.highest, newton.energy)
+    turned = s.turned | (slope < 0)
+    since = jnp.where(turned & (newton.energy < highest), s.since + 1, 0)
+    lost = turned & ((since > AFTER_TURN) | (newton.energy < highest / 4))
+    new = s._replace(
+        base=s.y,
+        period=s.T,
+        energy=newton.energy,
+        tangent=tangent,
+        slope=slope,
+        highest=highest,
+        turned=turned,
+        since=since,
+        longest=jnp.minimum(s.longest * easily, LONGEST),
+        status=jnp.where(lost, TURNED, s.status).astype(jnp.int32),
+    )
+    return new, jnp.abs(cosine)
+
+
+def _recorded(new: Followed, s: Followed, gap: Array, M: Array) -> Followed:
+    """With the orbit kept, where it has the energy of a target."""
+    k = jnp.where(s.landing, s.target, len(s.periods))  # out of range: dropped
+    target = s.target + jnp.where(s.landing, 1, 0).astype(jnp.int32)
+    done = target >= len(s.periods)
+    return new._replace(
+        states=s.states.at[k].set(s.y, mode="drop"),
+        periods=s.periods.at[k].set(s.T, mode="drop"),
+        residuals=s.residuals.at[k].set(gap, mode="drop"),
+        monodromies=s.monodromies.at[k].set(M, mode="drop"),
+        target=target,
+        status=jnp.where(done, DONE, new.status).astype(jnp.int32),
+    )
+
+
+def _next_step(s: Followed, targets: Array) -> Followed:
+    """From the base along the tangent: to the next target where that is near, else on."""
+    goal = targets[jnp.minimum(s.target, len(targets) - 1)]
+    # The energy of a linear motion is a square.
+    ahead = 2 * s.energy / s.slope * (jnp.sqrt(goal / s.energy) - 1)
+    landing = (s.slope > 0) & (jnp.abs(ahead) <= s.longest)
+    length = jnp.where(landing, ahead, s.longest)
+    u = length * s.tangent
+    return s._replace(
+        y=s.base + jnp.linalg.norm(s.base) * u[:-1],
+        T=s.period * (1 + u[-1]),
+        length=length,
+        landing=landing,
+        tries=jnp.zeros_like(s.tries),
+        gap=jnp.full_like(s.gap, jnp.inf),
+    )
+
+
+def _where(condition: Array, a: Followed, b: Followed) -> Followed:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), a, b)
