@@ -14,13 +14,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._util.types import Array, Bool, Int, PyTree, Scalar, State
+from .._util.types import Array, Bool, Int, PyTree, Scalar
 
 
 class Carry(NamedTuple):
-    """What a run hands on from step to step. Trajectories are columns of x."""
+    """What a run hands on from step to step. Trajectories are columns of x.
 
-    x: State
+    Within the loop over steps x may be `Rows`.
+    """
+
+    x: Any
     solver: PyTree
     fold: PyTree
     step: Int[Array, ""]

@@ -82,13 +82,13 @@ def _swept(
     activation: AbstractActivation,
     reverse: bool,
 ) -> Rows:
-    coefficients, z, moved = entries(A), list(z), list(s)
+    coefficients, seen, moved = entries(A), list(z), list(s)
     order = list(reversed(range(len(s))) if reverse else range(len(s)))
     for at, i in enumerate(order):
-        move = h * activation(z[i])
+        move = h * activation(seen[i])
         moved[i] = moved[i] + move
         for k in order[at + 1 :]:
-            z[k] = z[k] + coefficients[k][i] * move
+            seen[k] = seen[k] + coefficients[k][i] * move
     return Rows(moved)
 
 
