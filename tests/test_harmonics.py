@@ -85,6 +85,13 @@ def test_exact_sinusoids_at_uneven_times(kind, seed):
     assert chosen.frequencies.size == 3
 
 
+def test_of_the_lines_that_gaps_make_alike_the_right_one_is_found():
+    t = np.concatenate([np.arange(40) * DT + 50.0 * k for k in range(6)])  # 0.02 Hz apart
+    for f in (1.4324, 12.11, 15.123):
+        fit = harmonic_regression(np.sin(2 * np.pi * f * t), times=t, lines=1)
+        np.testing.assert_allclose(fit.frequencies, [f], rtol=1e-9)
+
+
 def test_channels_may_miss_other_samples():
     f, t = [1.3, 4.1, 9.7], np.arange(S) * DT
     y = np.stack([tones(f, [1, 0.2, 0], 0.3, t), 2 + tones(f, [0, 0.9, 0.4], 1, t), 0 * t], 1)

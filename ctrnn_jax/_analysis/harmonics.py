@@ -22,6 +22,8 @@ RCOND = 1e-13
 MOST_LINES = 60
 # Points an interval of the grid of the periodogram, for samples that lie on none.
 FINER = 4
+# Of the highest peak of samples with gaps: those that are tried, and how many.
+ALIASES, MOST_ALIASES = 0.75, 8
 
 
 @dataclass(frozen=True)
@@ -269,10 +271,16 @@ def _search(data: _Data, floor: float, lines: int | None) -> _Fit:
         for _ in range(goal):
             if fit.energy <= floor or fit.cycles.size >= goal:
                 break
-            fresh = _peaks(fit.residual, data)[: goal - fit.cycles.size]
-            more = settled(np.append(fit.cycles, fresh))
+            room = goal - fit.cycles.size
+            if len(data.Y) == data.length:
+                fresh = [_peaks(fit.residual, data, 0.5)[:room]]
+            else:  # gaps make a line look like several, of which one is right
+                fresh = _peaks(fit.residual, data, ALIASES)[:MOST_ALIASES]
+            if not len(fresh):
+                break
+            more = min((settled(np.append(fit.cycles, f)) for f in fresh), key=lambda m: m.energy)
             # Peaks of noise are worth 2 log S; a line may need its neighbour to be worth its cost.
-            if worth(fit.energy, more.energy) <= fresh.size * cost / 2:
+            if worth(fit.energy, more.energy) <= np.size(fresh[0]) * cost / 2:
                 break
             fit = more
         return fit
@@ -314,7 +322,7 @@ def _unsound(fit: _Fit, data: _Data) -> np.ndarray:
     return np.append(order[close], order[close + 1]) if close.size else np.flatnonzero(huge)
 
 
-def _peaks(residual: np.ndarray, data: _Data) -> np.ndarray:
+def _peaks(residual: np.ndarray, data: _Data, least: float) -> np.ndarray:
     """Cycles per record of the strongest lines, and of those nearly as strong, far apart."""
     length = data.length
     on_grid, finer = _on_grid(residual, data.at, length)
@@ -323,7 +331,7 @@ def _peaks(residual: np.ndarray, data: _Data) -> np.ndarray:
     power[0] = 0
     from scipy.signal import find_peaks  # its import takes half a second
 
-    at, _ = find_peaks(np.append(power, 0), height=0.5 * np.max(power), distance=8)
+    at, _ = find_peaks(np.append(power, 0), height=least * np.max(power), distance=8)
     return at[np.argsort(-power[at], kind="stable")] / 4
 
 
