@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from .._analysis import spectra
+from .._analysis.samples import signal_samples
 from .._util import checks
 from .._util.types import ArrayLike
 from ._style import LINE, POWER_RANGE, add_legend, axes_or_new, highest_frequency
@@ -199,9 +200,9 @@ def _pair(
 
 
 def _at_times(target: Any, times: Any, minimum: int) -> tuple[np.ndarray, np.ndarray]:
-    target = np.asarray(checks.float_array("target", target, "(S,)", (1,)))
-    at = np.asarray(checks.float_array("times", times, "(S,)", (1,)))
-    checks.finite("times", at)
+    # In float64: nearby times must not meet where that is off.
+    target = signal_samples("target", target, "(S,)", (1,), minimum, gaps=True)
+    at = signal_samples("times", times, "(S,)", (1,), minimum)
     if at.shape != target.shape:
         checks.fail("times", f"shape {target.shape} as the target", at.shape)
     if (np.diff(at) <= 0).any():
