@@ -263,8 +263,8 @@ def signal_rows(report: Report, case: str, contests: list[dict], known: int) -> 
 def signals(report: Report, size: Size, options: argparse.Namespace) -> None:
     known = SAMPLES - SAMPLES // 5
     if options.signal is not None:
-        y, dt = read_signal("--signal", options.signal)
-        y, dt = y.reshape(len(y), -1)[:, 0], options.dt or dt
+        read = read_signal(options.signal, name="--signal")
+        y, dt = read.samples.reshape(len(read.samples), -1)[:, 0], options.dt or read.dt
         if dt is None:
             sys.exit("--dt: expected the sampling interval in seconds, got a file that has none")
         known = len(y) - round(0.2 * len(y))
