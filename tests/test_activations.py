@@ -222,7 +222,8 @@ def undone(solver):
 
 @pytest.mark.parametrize(
     "loss",
-    [undone(ct.PoissonSplitting()), undone(ct.DiscreteGradient()),
+    [undone(ct.PoissonSplitting()),
+     pytest.param(undone(ct.DiscreteGradient()), marks=pytest.mark.long),
      lambda rnn, x: jnp.sum(ct.period(rnn, x))],
     ids=["splitting", "discrete gradient", "period"],
 )  # fmt: skip

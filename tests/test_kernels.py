@@ -80,18 +80,19 @@ def test_sizes_are_on_both_sides(name):
     assert kernels(2, 1, 7, "cpu", True) == ONE_BY_ONE
 
 
+@pytest.mark.parametrize("inputs", [(), (14,), (3, 14)], ids=["alone", "shared", "each"])
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.parametrize(("name", "n"), CASES)
-@pytest.mark.sampled(3)
-def test_states_are_the_same(name, n, form, monkeypatch):
-    rnn = network(n, form, m=2)
-    for options in ({}, {"inputs": normal(4, 14, 2)}, {"inputs": normal(5, 3, 14, 2)}):
-        options |= {"solver": SOLVERS[name], "save_every": 7}
-        here, there = both(monkeypatch, rnn, normal(3, 3, n), **options)
-        close(there.xs, here.xs)
+@pytest.mark.sampled(17)
+def test_states_are_the_same(name, n, form, inputs, monkeypatch):
+    options = {"solver": SOLVERS[name], "save_every": 7}
+    options["inputs"] = normal(4, *inputs, 2) if inputs else None
+    here, there = both(monkeypatch, network(n, form, m=2), normal(3, 3, n), **options)
+    close(there.xs, here.xs)
 
 
 @pytest.mark.parametrize("name", ["Euler", "Heun", "splitting 2"])
+@pytest.mark.sampled(2)
 def test_all_that_a_run_may_have(name, monkeypatch):
     leaks = name != "splitting 2"
     rnn = network(3, leak=jnp.asarray([0.1, 0.0, 0.2], DTYPE) if leaks else None, bias=None)
@@ -160,6 +161,7 @@ def test_derivatives_of_sweeps(n, elsewhere):
     [("Euler", "rate", 2), ("Heun", "current", 3), ("splitting 2", "current", 3),
      ("splitting 2", "rate", 9), ("splitting 1", "rate", 2)],
 )  # fmt: skip
+@pytest.mark.sampled(3)
 def test_gradients_by_all_parameters(name, form, n, monkeypatch):
     rnn, x0 = network(n, form, m=1), normal(3, 4, n)
     options = {"dt": 0.1, "num_steps": 14, "save_every": 7, "solver": SOLVERS[name]}
