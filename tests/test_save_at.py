@@ -1,6 +1,7 @@
 """States at any times: to the order of the solver, differentiable by them."""
 
 import itertools
+import re
 from functools import partial
 
 import diffrax
@@ -293,9 +294,17 @@ def test_times_that_turn_out_beyond_the_run_are_not_numbers():
 )  # fmt: skip
 def test_bad_calls(changes, error, message):
     given = {"dt": 0.05, "num_steps": 100, "save_at": times(4)} | changes
-    with pytest.raises(error) as refused:
-        ct.simulate(network(), normal(3, 3, 4), **given)
-    assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
+
+    def run(x0):
+        return ct.simulate(network(), x0, **given).xs
+
+    for call in (run, jax.jit(run)):  # what is known is looked at while tracing, too
+        with pytest.raises(error) as refused:
+            call(normal(3, 3, 4))
+        assert str(refused.value).startswith(message)
+    given["save_at"] = np.asarray(given["save_at"]) if given["save_at"] is not None else None
+    with pytest.raises(error, match=re.escape(message)):
+        jax.jit(run)(normal(3, 3, 4))
 
 
 def test_the_number_of_steps_has_to_be_known():

@@ -303,14 +303,17 @@ def _times(
     if times.shape[:-1] not in ((), batch) or not times.size:
         checks.fail("save_at", f"shape {shape}", times.shape)
     checks.same_dtype("save_at", times, x0.dtype, "the states")
-    if checks.is_traced(times) or checks.is_traced(dt):
+    # Of what was given: under jit what JAX makes of it would be traced.
+    known = None if checks.is_traced(save_at) else np.asarray(save_at, times.dtype)
+    if known is not None:
+        checks.finite("save_at", known)
+        if (np.diff(known) <= 0).any():
+            checks.fail("save_at", "increasing times", "some that do not increase")
+    if known is None or checks.is_traced(dt):
         if num_steps is None:
             checks.fail("num_steps", "a number of steps where save_at or dt is traced", None)
         return times, num_steps
-    known, dt = np.asarray(times), float(dt)
-    checks.finite("save_at", known)
-    if (np.diff(known) <= 0).any():
-        checks.fail("save_at", "increasing times", "some that do not increase")
+    dt = float(dt)
     slack = 8 * np.finfo(known.dtype).eps
     last = float(known.max()) / dt
     if num_steps is None:
