@@ -149,8 +149,11 @@ def test_derivatives_of_explicit_steps(n, elsewhere):
     agree(simulated(diffrax.Euler(), "checkpointed"), euler, rnn, normal(n + 1, n, n))
 
 
-@pytest.mark.parametrize("n", [2, 5, 6, _TOGETHER + 1])
-@pytest.mark.long
+@pytest.mark.parametrize(
+    "n",
+    [*(pytest.param(n, marks=pytest.mark.long) for n in (2, _TOGETHER + 1)),
+     *(pytest.param(n, marks=pytest.mark.rare) for n in (5, 6))],
+)  # fmt: skip
 def test_derivatives_of_sweeps(n, elsewhere):
     rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(n), n))
     agree(simulated(ct.PoissonSplitting(), "checkpointed"), swept, rnn, normal(n + 1, n, n))

@@ -178,7 +178,8 @@ def test_derivatives_by_the_implicit_function_theorem(form):
             at[k] = float(loss(*moved)[0])
         expected = (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * h)
         found = sum(np.sum(g * w) for g, w in zip(gradient, ways, strict=True))
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        # In the rate form c moves the fixed point, and no period: 0 but for rounding.
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
 
 
 @float64
