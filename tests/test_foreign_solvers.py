@@ -78,7 +78,8 @@ def test_a_solver_of_ones_own_sees_one_state_at_a_time(wrap):
     if wrap is not ct.Projected:  # it takes the success of its own step for what counts
         np.testing.assert_array_equal(run.unconverged_at >= 0, np.arange(5) == 2)
     plain = ct.simulate(rnn, x0[:2], solver=wrap(OneState()), **settings).xs
-    np.testing.assert_array_equal(run.xs[:2], plain)
+    # But for what XLA makes of batches of other sizes.
+    np.testing.assert_allclose(run.xs[:2], plain, rtol=0, atol=8 * float(jnp.finfo(DTYPE).eps))
 
 
 KVAERNO = [diffrax.Kvaerno3(), diffrax.Kvaerno4(), diffrax.Kvaerno5(), EULER]
