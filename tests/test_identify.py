@@ -127,8 +127,8 @@ def test_arx_is_exact_on_what_obeys_it():
     assert 0.5 < miss[0] < miss[1]
 
 
-@pytest.mark.sampled(2)
 @pytest.mark.parametrize("form", ["rate", "current"])
+@pytest.mark.long
 def test_the_normal_equations_are_those_of_the_simulated_output(form, key):
     n, m, channels, size = 3, 2, 2, 21
     shapes = [(3,), (n,), (n, m), (n,), (n,), (channels, n), (channels,)]

@@ -124,7 +124,7 @@ def test_what_was_stopped_stays_so():
         (600, 600, {"save_every": 600}),
     ],
 )
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 def test_adaptive_steps_go_on_within_their_segment(first, then, options):
     options = {"rtol": 1e-6, "first": first, "then": then} | options
     whole, begun, gone_on = in_two(network(), normal(3, 3, 4), **options)
