@@ -23,13 +23,13 @@ os.environ["XLA_FLAGS"] = (
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # what is taken from there is not dumped
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import diffrax  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import optax  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
+import diffrax
+import jax
+import jax.numpy as jnp
+import optax
+from jax.experimental import topologies
 
-import ctrnn_jax as ct  # noqa: E402
+import ctrnn_jax as ct
 
 STEPS, SAVE_EVERY, BATCH = 1000, 100, 4096
 SOLVERS = {

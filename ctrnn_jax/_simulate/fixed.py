@@ -113,7 +113,10 @@ _OneStep = Callable[[Carry, Array | None], Carry]
 def _free_step(
     step: Step, dt: Scalar, drive: Drive, update: Callable | None, in_rows: bool
 ) -> _OneStep:
-    """A step of all trajectories, whatever becomes of them: of columns or, once more, of rows."""
+    """A step of all trajectories, whatever becomes of them; `in_rows` it is made of rows.
+
+    It returns x as it is given, columns or `Rows`.
+    """
 
     def free_step(carry: Carry, held: Array | None) -> Carry:
         u = drive.during(carry.step, held, dt)

@@ -48,6 +48,22 @@ class _Place(NamedTuple):
     fraction: Scalar | None = None
 
 
+class _OnGrid(NamedTuple):
+    """The last point of the grid before a place.
+
+    Attributes:
+        drive: the inputs from there on.
+        k: its step.
+        x: columns there.
+        solved: which of these were; None where nothing was to be solved.
+    """
+
+    drive: Drive
+    k: Int[Array, ""]
+    x: State
+    solved: Bool[Array, " columns"] | None
+
+
 def at_times(
     problem: Problem, plan: Plan, rows: Batch, xs: Float[Array, "batch saves n"], end: Happened
 ) -> tuple[Saves, Int[Array, " batch"] | None]:
@@ -168,11 +184,7 @@ def _kept(plan: Plan, ts: Array, xs: Float[Array, "batch saves n"]) -> Saves:
 
 def _on_grid(
     problem: Problem, plan: Plan, rows: Batch, saves: Float[Array, "batch saves n"], place: _Place
-) -> tuple[Drive, Int[Array, ""], State, Bool[Array, " columns"] | None]:
-    """The last point of the grid before a place: the inputs from there on, its step, columns.
-
-    And which of these were solved; None where nothing was.
-    """
+) -> _OnGrid:
     row, start = place.row, 0 if problem.start is None else problem.start
     chosen = saves if row is None else saves[row][None]
     x = lax.dynamic_index_in_dim(chosen, place.save, 1, keepdims=False).T
@@ -183,7 +195,7 @@ def _on_grid(
         x, solved = fitting(problem, plan, drive, x, k, place.steps.astype(x.dtype))
     elif most:
         x, solved = _by_steps(problem, drive, x, k, place.steps, most)
-    return drive, k + place.steps, x, solved
+    return _OnGrid(drive, k + place.steps, x, solved)
 
 
 def _by_steps(
