@@ -163,7 +163,7 @@ def test_blocks_change_nothing(monkeypatch, name, batch):
 @pytest.mark.long
 def test_derivatives_of_all_that_is_saved(monkeypatch, size, save_every):
     monkeypatch.setattr(run_module, "block_size", lambda *_: size)
-    monkeypatch.setattr(run_module, "saved_at_once", lambda *_: (2, 3))
+    monkeypatch.setattr(run_module, "spare_columns", lambda *_: 3)
     jax.clear_caches()
     rnn, x0, v = network(), states(11), states(11) + 1
 
@@ -214,21 +214,18 @@ def test_a_block_fits_where_it_is_worked_on(monkeypatch):
     assert lone * 20 * 4 * 4 == pytest.approx(2**18.5, rel=0.42)  # to a power of two: √2
     assert size_rules.block_size(20, 4, 9, "cpu", devices=2) < lone
     assert size_rules.block_size(20, 4, 4, "cpu", devices=1) > lone
-    assert size_rules.block_size(10**9, 8, 4, "cpu", devices=1) == 64
-    for n, itemsize, least in ((128, 4, 64), (128, 8, 32), (512, 8, 128), (1024, 8, 64)):
-        assert size_rules.block_size(n, itemsize, 10, "cpu", devices=2) == least
+    assert size_rules.block_size(10**9, 8, 4, "cpu", devices=1) == 32
+    for itemsize, least in ((4, 64), (8, 32)):
+        assert size_rules.block_size(300, itemsize, 10, "cpu", devices=2) == least
     assert size_rules.block_size(20, 4, 4, "gpu", devices=1) is None
 
 
 @pytest.mark.parametrize("batch", [1, 64, 128, 200, 256])
 @pytest.mark.sampled(2)
 def test_saved_states_may_have_columns_to_spare(batch):
-    _, spare = size_rules.saved_at_once(5, batch, states().dtype.itemsize, "cpu")
+    spare = size_rules.spare_columns(batch, states().dtype.itemsize, "cpu")
     assert bool(spare) == (batch == 256 or (batch == 128 and X64))
-    assert size_rules.saved_at_once(5, 256, 4, "gpu")[1] == 0
-    # As many states as stay in the cache, or one.
-    for n, columns, count in ((20, 4096, 12), (128, 4096, 2), (1024, 4096, 1)):
-        assert size_rules.saved_at_once(n, columns, 4, "cpu")[0] == count
+    assert size_rules.spare_columns(256, 4, "gpu") == 0
     settings = {"dt": 0.1, "num_steps": 6, "save_every": 2, "observe": lambda t, x: x}
     run = ct.simulate(network(), states(batch), **settings)
     assert run.xs.shape == (batch, 4, 5)

@@ -1,8 +1,5 @@
 """Paths chosen by size or structure against a plain loop, through the transformations of JAX."""
 
-import ast
-import inspect
-
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -10,14 +7,13 @@ import numpy as np
 import pytest
 
 import ctrnn_jax as ct
-from ctrnn_jax._network import size_rules as of_products
-from ctrnn_jax._simulate import size_rules as of_blocks
+from ctrnn_jax._network.weights import _NEURONS_PER_RANK
+from ctrnn_jax._simulate import size_rules
 
 FLOAT = jnp.result_type(float)
 EPS = float(jnp.finfo(FLOAT).eps)
 STEPS, DT = 2, 0.1
-PAYS_FROM = of_products.NEURONS[0]
-NEURONS = of_products.NEURONS + of_blocks.NEURONS
+BETWEEN_LOOKS = size_rules._STEPS_BETWEEN_LOOKS
 
 
 def normal(seed, *shape):
@@ -25,14 +21,18 @@ def normal(seed, *shape):
 
 
 def networks():
-    """Weights of every kind on both sides of what decides how they are multiplied."""
+    """Weights of every kind, on both sides of what decides how they are multiplied."""
     cases = {("DenseWeights", 1): ct.DenseWeights(normal(0, 1, 1))}
-    for n in (2, PAYS_FROM - 1, PAYS_FROM):
-        for cls in (ct.DenseSkew, ct.BipartiteSkew, ct.LowRankSkew, ct.BlockSkew):
-            if not (cls is ct.BlockSkew and n % 2):
-                cases[cls.__name__, n] = cls.init(jax.random.key(n), n)
-    wide = 1 + PAYS_FROM // 8  # a rank for which the structure does not pay
-    cases["wide LowRankSkew", PAYS_FROM] = ct.LowRankSkew.init(jax.random.key(1), 64, rank=wide)
+    for cls, sizes in (
+        (ct.DenseSkew, (2, 15)),
+        (ct.BipartiteSkew, (2, 15)),
+        (ct.BlockSkew, (2, 6)),
+    ):
+        for n in sizes:
+            cases[cls.__name__, n] = cls.init(jax.random.key(n), n)
+    for rank in (1, 3):
+        for n in (_NEURONS_PER_RANK * rank - 1, _NEURONS_PER_RANK * rank):
+            cases["LowRankSkew", n] = ct.LowRankSkew.init(jax.random.key(n), n, rank=rank)
     return cases
 
 
@@ -130,8 +130,7 @@ def test_every_branch_agrees_with_a_plain_loop(case):
     n = weights.size
     rnn = ct.CTRNN(weights)
     # A square batch: what is transposed by mistake keeps its shape.
-    batch = n if n <= PAYS_FROM else 5
-    agree(simulated(diffrax.Euler(), "checkpointed"), euler, rnn, normal(n + 1, batch, n))
+    agree(simulated(diffrax.Euler(), "checkpointed"), euler, rnn, normal(n + 1, n, n))
 
 
 @pytest.mark.parametrize("adjoint", ["checkpointed", "reversible"])
@@ -143,10 +142,10 @@ def test_splitting_by_structure_agrees_with_single_neurons(kind, n, adjoint):
     agree(run, swept, rnn, normal(3, n, n), reverse_only=adjoint == "reversible")
 
 
-@pytest.mark.parametrize("n", [2, *(t + d for t in NEURONS for d in (-1, 0))])
+@pytest.mark.parametrize("n", [2, 63, 300])
 @pytest.mark.long
 def test_batches_around_a_block(n):
-    size = of_blocks.block_size(n, FLOAT.itemsize, 4, "cpu", devices=1)
+    size = size_rules.block_size(n, FLOAT.itemsize, 4, "cpu", devices=1)
     rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(n), n))
     run = simulated(diffrax.Euler(), "checkpointed")
     for batch in (size, size + 1):
@@ -163,11 +162,57 @@ def test_batches_around_a_block(n):
         np.testing.assert_allclose(slope.weights.W, plain_slope.weights.W, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("rules", [of_products, of_blocks], ids=["products", "blocks"])
-def test_rules_compare_neurons_with_the_listed_numbers_alone(rules):
-    tree = ast.parse(inspect.getsource(rules))
-    listed = {name for name in vars(rules) if name.endswith("_FROM")}
-    assert {getattr(rules, name) for name in listed} == set(rules.NEURONS)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Compare) and "n" in {ast.unparse(node.left)}:
-            assert {ast.unparse(side) for side in node.comparators} <= listed, ast.unparse(node)
+@pytest.mark.parametrize("inputs", ["none", "held", "continuous"])
+@pytest.mark.parametrize("adjoint", ["checkpointed", "direct"])
+@pytest.mark.parametrize(
+    "save_every", [BETWEEN_LOOKS + d for d in (-1, 0, 1)] + [1, 7, 2 * BETWEEN_LOOKS + 17]
+)
+@pytest.mark.sampled(6)
+def test_segments_of_all_lengths_agree_with_a_plain_loop(save_every, adjoint, inputs):
+    """Two trajectories of three diverge, one of them between two looks."""
+    num_steps = 3 * save_every if save_every > 7 else 70 * save_every
+    growth, dt = normal(1, 3, 3) / 8 + jnp.eye(3), 0.02
+    rnn = ct.CTRNN(ct.DenseWeights(growth), ct.Linear(), input_weights=normal(2, 3, 1))
+    top = float(jnp.finfo(FLOAT).max)
+    x0 = normal(3, 3, 3) * jnp.array([[1.0], [top * 1e-3], [top / 8]], FLOAT)
+    u = {
+        "none": None,
+        "held": jnp.cos(0.1 * jnp.arange(num_steps, dtype=FLOAT))[:, None],
+        "continuous": lambda t: jnp.cos(t)[None],
+    }[inputs]
+
+    def run(rnn, x0):
+        options = {"dt": dt, "num_steps": num_steps, "save_every": save_every, "inputs": u}
+        return ct.simulate(rnn, x0, solver=diffrax.Euler(), adjoint=adjoint, **options)
+
+    def plainly(rnn, x0):
+        A, B = rnn.weights.W, rnn.input_weights
+
+        def step(carry, k):
+            x, stopped_at = carry
+            drive = 0.0 if u is None else u[k] if inputs == "held" else u(k.astype(FLOAT) * dt)
+            new = x + dt * (x @ A.T + (B @ jnp.broadcast_to(drive, (1,)))[None])
+            fine = (stopped_at < 0) & jnp.isfinite(new).all(1)
+            stopped_at = jnp.where((stopped_at < 0) & ~fine, k + 1, stopped_at)
+            x = jnp.where(fine[:, None], new, x)
+            return (x, stopped_at), x
+
+        never = jnp.full(3, -1)
+        (_, stopped_at), xs = jax.lax.scan(step, (x0, never), jnp.arange(num_steps))
+        return jnp.concatenate(
+            [x0[:, None], xs[save_every - 1 :: save_every].swapaxes(0, 1)], 1
+        ), stopped_at
+
+    def loss(xs):
+        return jnp.sum(jnp.sin(xs / (1 + jnp.abs(xs))))
+
+    found, (xs, stopped_at) = run(rnn, x0), plainly(rnn, x0)
+    np.testing.assert_array_equal(found.stopped_at, stopped_at)
+    assert list(stopped_at >= 0) == [False, True, True] or save_every <= 7
+    np.testing.assert_allclose(found.xs, xs, rtol=1e4 * EPS)
+    slope, expected = (
+        jax.grad(lambda *args, f=f: loss(f(*args)), (0, 1))(rnn, normal(3, 3, 3))
+        for f in (lambda rnn, x0: run(rnn, x0).xs, lambda rnn, x0: plainly(rnn, x0)[0])
+    )
+    for a, b in zip(jax.tree.leaves(slope), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e4 * EPS * float(jnp.abs(b).max()))

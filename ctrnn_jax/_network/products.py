@@ -129,7 +129,7 @@ class SkewMatrix(AbstractWeights):
 
 
 class SkewFactors(AbstractWeights):
-    """A = L R, and A itself where that is faster: what `LowRankSkew` prepares for a loop."""
+    """A = L R, and A itself where its rank is high: what `LowRankSkew` prepares for a loop."""
 
     left: Float[Array, "n k"]
     right: Float[Array, "k n"]
@@ -193,7 +193,7 @@ class AbstractBipartite(AbstractTwoGroups):
 
 
 class BipartitePair(AbstractBipartite):
-    """B beside its transpose, and A where it is small: what `BipartiteSkew` prepares for a loop.
+    """B beside its transpose: what `BipartiteSkew` prepares for a loop.
 
     A product with `B.T` may be compiled in one of two ways, which round differently, by what else
     the program does with B: in a chaotic network another rounding is another trajectory.
@@ -201,10 +201,6 @@ class BipartitePair(AbstractBipartite):
 
     B: Float[Array, "p q"]
     transpose: Float[Array, "q p"]
-    matrix: Float[Array, "n n"] | None
 
     def to_second(self, first: Array) -> Array:
         return -product(self.transpose, first)
-
-    def matvec(self, x: State) -> State:
-        return super().matvec(x) if self.matrix is None else skew_product(self.matrix, x)

@@ -51,12 +51,15 @@ def fixed_segments(
     update: Callable | None = None,
     max_norm: Scalar | None = None,
     event: Event | None = None,
-    checkpoint: bool,
+    stored_every: int | None = None,
     check_each_step: bool = False,
     spare: int = 0,
     kernels: Kernels = ONE_BY_ONE,
 ) -> Advance:
     """How a segment is run with steps of `dt`; states are saved with `spare` columns more.
+
+    Reverse mode stores one state of a segment with several saves, else one about `stored_every`
+    steps, and computes what is between them again; all that is computed is stored with None.
 
     Checking every trajectory after every step would nearly double the cost of an Euler step.
     But a state that is not finite never becomes finite again, so one look at the end of the
@@ -67,27 +70,33 @@ def fixed_segments(
     """
     free_step = _free_step(step, dt, drive, update, kernels.rows)
     checked_step = _checked_step(free_step, dt, max_norm, event)
-    loop = _Loop(checkpoint, spare, kernels)
-    checked_loop = _Loop(checkpoint, spare, ONE_BY_ONE)
+    loop = _Loop(drive, stored_every is not None, spare, kernels)
+    checked_loop = loop._replace(kernels=ONE_BY_ONE)
+    looks = max_norm is not None or event is not None or check_each_step
 
     def pick(lanes, saves, otherwise):
         return None if saves is None else jnp.where(loop.padded(lanes), saves, otherwise)
 
     def advance(carry: Carry, segment: Segment):
-        held = drive.held(carry.step, segment.intervals * segment.steps)
-        if max_norm is not None or event is not None or check_each_step:
-            return checked_loop(checked_step, carry, segment, held)
-        new, saves = loop(free_step, carry, segment, held)
+        span = 1
+        if stored_every is not None and segment.intervals == 1:
+            span = near_divisor(segment.steps, stored_every)
+        if looks:
+            return checked_loop(checked_step, carry, segment, span)
+        new, saves = loop(free_step, carry, segment, span)
         stopped = carry.stopped_at >= 0
         diverged = ~stopped & ~finite(new.x)
 
         # Not differentiated unless taken: reverse mode stores the start of the segment for it.
         @jax.checkpoint
-        def stop_diverged(new, saves):
+        def checked():
             # Seldom run, and so in less memory: it would add its own to that of the free steps.
-            span = math.isqrt(segment.steps) if checkpoint else 1
-            checked, checked_saves = checked_loop(checked_step, carry, segment, held, span)
-            return choose(~diverged, new, checked), pick(~diverged, saves, checked_saves)
+            span = 1 if stored_every is None else math.isqrt(segment.steps)
+            return checked_loop(checked_step, carry, segment, span)
+
+        def stop_diverged(new, saves):
+            stopping, stopping_saves = checked()
+            return choose(~diverged, new, stopping), pick(~diverged, saves, stopping_saves)
 
         def as_is(new, saves):
             return new, saves
@@ -99,11 +108,12 @@ def fixed_segments(
         # One choice that is seldom made, not two in turn: XLA copies what passes through the first.
         return lax.cond(any_at_all(stopped | diverged), mend, as_is, new, saves)
 
-    if not checkpoint:
-        return advance
-    return lambda carry, segment: jax.checkpoint(advance, static_argnums=1, prevent_cse=False)(
-        carry, segment
-    )
+    def advance_storing_its_start(carry: Carry, segment: Segment):
+        if segment.intervals == 1:
+            return advance(carry, segment)
+        return jax.checkpoint(advance, static_argnums=1, prevent_cse=False)(carry, segment)
+
+    return advance if stored_every is None else advance_storing_its_start
 
 
 # A step of all trajectories, with the inputs that are held through it.
@@ -160,29 +170,35 @@ def _checked_step(
 class _Loop(NamedTuple):
     """One kind of step, as often as a segment says."""
 
+    drive: Drive
     checkpoint: bool
     spare: int
     kernels: Kernels
 
     def __call__(
-        self, one_step: _OneStep, carry: Carry, segment: Segment, held: Array | None, span: int = 1
+        self, one_step: _OneStep, carry: Carry, segment: Segment, span: int
     ) -> tuple[Carry, Array | None]:
-        """The carry at the end and what is saved; reverse mode stores a state each `span` steps."""
+        """The carry at the end and what is saved; of several steps in a span reverse mode stores
+        the state before the first."""
 
-        def interval(carry, held):
-            whole = segment.steps // span * span
-            first = rest = held
-            if held is not None:
-                first, rest = held[:whole], held[whole:]
+        def several(carry: Carry, count: int) -> Carry:
+            def from_here(carry: Carry) -> Carry:
+                return self._steps(one_step, carry, self.drive.held(carry.step, count), count)
+
+            return self._stored(from_here)(carry) if count else carry
+
+        def interval(carry: Carry, held: Array | None):
             if span == 1:
-                carry = self._steps(one_step, carry, first, whole)
+                carry = self._steps(one_step, carry, held, segment.steps)
             else:
-                several = self._once(lambda c, h: self._steps(one_step, c, h, span))
-                parts = in_parts(first, whole // span)
-                carry = _repeat(several, carry, parts, whole // span)
-            carry = self._steps(one_step, carry, rest, segment.steps - whole)
+                spans, rest = divmod(segment.steps, span)
+                carry = _repeat(lambda c, _: several(c, span), carry, None, spans)
+                carry = several(carry, rest)
             return carry, self.padded(carry.x) if segment.save else None
 
+        held = None
+        if span == 1:
+            held = self.drive.held(carry.step, segment.intervals * segment.steps)
         if segment.intervals == 1:
             carry, saves = interval(carry, held)
             return carry, None if saves is None else saves[None]
@@ -190,7 +206,7 @@ class _Loop(NamedTuple):
         return lax.scan(interval, carry, each, length=segment.intervals)
 
     def _steps(self, one_step: _OneStep, carry: Carry, held: Array | None, times: int) -> Carry:
-        step = self._once(one_step)
+        step = self._stored(one_step)
         if not self.kernels.rows or times <= 1:
             return _repeat(step, carry, held, times, self.kernels)
         # From the first step to the last: stacked in between, each row's way would be made anew.
@@ -198,10 +214,10 @@ class _Loop(NamedTuple):
         carry = _repeat(step, carry, held, times, self.kernels)
         return carry._replace(x=jnp.stack(carry.x))
 
-    def _once(self, one_step: _OneStep) -> _OneStep:
+    def _stored(self, steps: Callable) -> Callable:
         # Reverse mode keeps the state a step started from, and not all that its stages computed, 33
         # arrays of that size for Tsit5: to write and read them takes longer than to compute them.
-        return jax.checkpoint(one_step, prevent_cse=False) if self.checkpoint else one_step
+        return jax.checkpoint(steps, prevent_cse=False) if self.checkpoint else steps
 
     def padded(self, a: Array) -> Array:
         """With spare columns."""

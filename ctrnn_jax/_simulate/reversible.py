@@ -100,7 +100,7 @@ def _undone_segments(solver: Declarations, rnn: CTRNN, dt: Scalar, drive: Drive)
     def forward(parameters, integers, dt, drive: Drive, carry: Carry, segment: Segment):
         rnn = eqx.combine(parameters, integers, static)
         _, step = solver.begin(rnn, dt, carry.x, drive.at_start(dt))
-        return fixed_segments(step, dt, drive, checkpoint=False)(carry, segment)
+        return fixed_segments(step, dt, drive)(carry, segment)
 
     undone = partial(jax.custom_vjp, nondiff_argnums=(5,))(forward)
 

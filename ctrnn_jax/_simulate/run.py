@@ -36,7 +36,13 @@ from .resume import Begun, Remembered, as_rows, batch_axes, fingerprint, from_ro
 from .reversible import reversible_segment_steps, reversible_segments
 from .save_at import at_events, at_times, until_events
 from .segments import Advance, Carry, Progress, run_segments
-from .size_rules import block_size, kernels, saved_at_once, steps_in_segment
+from .size_rules import (
+    block_size,
+    kernels,
+    spare_columns,
+    steps_in_segment,
+    steps_stored_every,
+)
 from .trajectory import Trajectory
 
 
@@ -266,10 +272,7 @@ def _segments(
         advance = reversible_segments(solver, problem.rnn, problem.dt, drive)
         return advance, remembered, reversible_segment_steps(plan.num_steps)
     n, size = columns.shape
-    together, spare = saved_at_once(n, size, columns.dtype.itemsize, plan.platform)
-    segment_steps = steps_in_segment(plan.num_steps, plan.platform)
-    if plan.keep_states:
-        segment_steps = min(segment_steps, plan.save_every * together)
+    stored_every = steps_stored_every(plan.num_steps, plan.platform)
     advance = fixed_segments(
         step,
         problem.dt,
@@ -277,9 +280,9 @@ def _segments(
         update=plan.update,
         max_norm=problem.max_norm,
         event=plan.stops_at,
-        checkpoint=plan.checkpoints,
+        stored_every=stored_every if plan.checkpoints else None,
         check_each_step=solver.checks_each_step,
-        spare=spare,
+        spare=spare_columns(size, columns.dtype.itemsize, plan.platform),
         kernels=kernels(
             n,
             solver.products_of_rows(problem.rnn),
@@ -288,4 +291,4 @@ def _segments(
             solver.unrolls,
         ),
     )
-    return advance, remembered, segment_steps
+    return advance, remembered, steps_in_segment(stored_every, plan.save_every)

@@ -1,6 +1,7 @@
 """How a run is cut into segments, and the bookkeeping that both loops share.
 
-A segment is the unit of checkpointing, of the check for diverged trajectories and of progress.
+A segment is the unit of progress and of the check for diverged trajectories; where several states
+of it are saved, of checkpointing, too.
 """
 
 from __future__ import annotations

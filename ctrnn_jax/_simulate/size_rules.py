@@ -1,8 +1,4 @@
-"""Blocks and saves that are decided by size: measured on CPUs, see `benchmarks/scaling.py`.
-
-Numbers of neurons are compared with `NEURONS` alone, from which tests take their sizes: what is
-computed on both sides of each must agree with the general path, and so must its derivatives.
-"""
+"""Blocks, segments and kernels that are decided by size: measured, see `benchmarks/scaling.py`."""
 
 from __future__ import annotations
 
@@ -11,12 +7,6 @@ import os
 from typing import NamedTuple
 
 from .segments import square_root_segment
-
-# From so many neurons on A fills the second-level cache, and exceeds it.
-_CACHE_FILLED_FROM = 256
-_CACHE_EXCEEDED_FROM = 1024
-
-NEURONS = (_CACHE_FILLED_FROM, _CACHE_EXCEEDED_FROM)
 
 # XLA runs an operation on an array below about 256 KiB on one core, and what a step of a block
 # touches should stay in the second-level cache of the cores that work on it. One core with a device
@@ -29,21 +19,9 @@ _BYTES_PER_CORE = 2**18.5
 _BYTES_PER_ARRAY = 2**21
 _BYTES_PER_ROW = 256
 
-# Saved states are transposed into the output while they are in the cache: 1 to 8 MiB at once take
-# 0.7 to 0.9 of the time that all of √steps take.
-_BYTES_SAVED = 2**22
-
-
 # From so many numbers in all states on two devices take 0.45 to 0.7 of the time of one (Tsit5, 2 to
 # 128 neurons); half as many took 0.8, an eighth 0.95 to 1.3.
 _NUMBERS_PAYING = 2**13
-
-
-def _least_columns(n: int, itemsize: int) -> int:
-    """Below so many columns products are slow."""
-    if n < _CACHE_FILLED_FROM:
-        return _BYTES_PER_ROW // itemsize
-    return 128 if n < _CACHE_EXCEEDED_FROM else 64
 
 
 def block_size(n: int, itemsize: int, arrays: int, platform: str, devices: int) -> int | None:
@@ -60,19 +38,16 @@ def block_size(n: int, itemsize: int, arrays: int, platform: str, devices: int) 
         return None
     lone = devices >= cpu_cores()
     size = _BYTES_PER_CORE / arrays if lone else _BYTES_PER_ARRAY
-    return max(_least_columns(n, itemsize), 2 ** round(math.log2(size / (n * itemsize))))
+    return max(_BYTES_PER_ROW // itemsize, 2 ** round(math.log2(size / (n * itemsize))))
 
 
-def saved_at_once(n: int, columns: int, itemsize: int, platform: str) -> tuple[int, int]:
-    """How many saved states are written to the output together, and columns stored beside theirs.
+def spare_columns(columns: int, itemsize: int, platform: str) -> int:
+    """How many columns are stored beside those of saved states.
 
     What is read from rows of 1 KiB times a power of two comes from a few sets of the cache: four
     spare columns halve the time of saving 4096 states of 20 neurons.
     """
-    if platform != "cpu":
-        return 2**31, 0
-    spare = 16 // itemsize if columns * itemsize % 1024 == 0 else 0
-    return max(1, _BYTES_SAVED // (n * columns * itemsize)), spare
+    return 16 // itemsize if platform == "cpu" and columns * itemsize % 1024 == 0 else 0
 
 
 class Kernels(NamedTuple):
@@ -99,7 +74,6 @@ _WRITTEN_OUT_IN_KERNEL = 64
 _KERNELS_IN_ROUND = 5
 _ARRAYS_IN_ROUND = 200
 _STEPS_IN_ROUND = 25
-_LEAST_STEPS_IN_SEGMENT = 100
 
 
 def kernels(n: int, products: int, arrays: int, platform: str, unrolls: bool) -> Kernels:
@@ -123,11 +97,23 @@ def kernels(n: int, products: int, arrays: int, platform: str, unrolls: bool) ->
     return Kernels(unrolled=min(_STEPS_IN_ROUND, _ARRAYS_IN_ROUND // arrays))
 
 
-def steps_in_segment(num_steps: int, platform: str) -> int:
-    """As many as balance what reverse mode stores; off CPUs enough for few looks at what diverged,
-    each of which is some kernels and a wait of the host."""
-    least = 1 if platform == "cpu" else _LEAST_STEPS_IN_SEGMENT
+# To look at what diverged takes the time of some four Euler steps on a CPU: each 25 steps a sixth
+# of a run of 4096 states of 20 neurons. On a GPU it is some kernels and a wait of the host, as is
+# to begin at a stored state.
+_STEPS_BETWEEN_LOOKS = 200
+_LEAST_STORED_EVERY = 100
+
+
+def steps_stored_every(num_steps: int, platform: str) -> int:
+    """Steps between the states that reverse mode stores: as many as balance these and the states
+    that it makes of one of them."""
+    least = 1 if platform == "cpu" else _LEAST_STORED_EVERY
     return max(square_root_segment(num_steps), min(least, num_steps))
+
+
+def steps_in_segment(stored_every: int, save_every: int) -> int:
+    """Steps of a segment: for few looks at what diverged, as many as have no save between them."""
+    return max(stored_every, min(_STEPS_BETWEEN_LOOKS, save_every))
 
 
 def devices_pay(states: int, n: int) -> bool:
