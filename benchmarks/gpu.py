@@ -1,25 +1,34 @@
-"""Correctness, then throughput, on whatever accelerator JAX finds.
+"""Correctness, then the programs of gpu_cases.py, on whatever accelerator JAX finds.
 
     python benchmarks/gpu.py [--quick] [--out DIR] [--checks-on-cpu]
 
-Each check prints what it compared, its error and its bound:
+First the checks of gpu_checks.py, each with what it compared, its error and its bound. Where one
+fails the script ends with status 1, without any figures. Then, of each case,
 
-- every activation in both forms, and the solvers, against SciPy or NumPy in float64 on the CPU;
-- products with all weights, a few roundings from float64, and the energy of 128 neurons in
-  float32, evaluated in float64, both within bounds that products rounded as TF32 rounds exceed by
-  far, which is checked too;
-- gradients by every adjoint against finite differences of SciPy's solution;
-- a batch against its states one by one, and the batch over all devices against one.
+- the time of a step, candidates taking turns: diffrax under vmap and with the batch as one state,
+  lax.scan by hand, and PyTorch for Euler's steps. The scan is the fastest of states as rows or
+  columns, one or ten steps in a round of its loop. Gradients of peers are JAX's of their runs.
+  What does not come to the same results, up to rounding, is left out, and that is told;
+- what a step launches: counted in the program as it was compiled here (launches.py), but for
+  peers with loops whose rounds are known only when they run;
+- the launch limit: the time of that many launches, as trivial programs measure it here;
+- the arithmetic limit: the time of the flop, tanh and bytes that no program can do without, at the
+  best rates that limit.py finds here. The fractions of candidates are of this one; "reached" is
+  the share of the greater limit, which is the least that the program can take as it launches.
 
-Where one fails the script ends with status 1, without any figures. Then it times what throughput.py
-times. Where JAX has only CPUs it refuses, with status 2: figures of a CPU are not those of a GPU.
+No case begins later than 390 s after the start, 85 s with --quick; what is left out is told. So it
+ends within 8 minutes, or 2.
+Throughput against neurons and batch is throughput.py's, which runs on accelerators, too. Where JAX
+has only CPUs the script refuses, with status 2: figures of a CPU are not those of a GPU.
 --checks-on-cpu makes the checks there, and nothing else.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,272 +37,194 @@ os.environ.setdefault("EQX_ON_ERROR", "nan")
 # PyTorch needs memory too.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import throughput
-from jax import lax
-from limit import on_cpu
-from measure import OURS, Report, machine, parser
-from peers import Problem, exact
-from scipy.integrate import solve_ivp
-from scipy.special import erf, expit
+from gpu_cases import BATCH, CASES, DT, OF_RUNS, SAVE_EVERY, SAVES, STEPS, Case
+from gpu_checks import run_checks
+from launches import ASSUMED, Launches, Overheads, Uncounted, compiled, overheads
+from limit import Limit, limit, on_cpu
+from measure import OURS, Report, interleaved, machine, parser
+from peers import METHODS, PEERS, Problem, as_numpy, by_diffrax, faster, missing, scans
 
 import ctrnn_jax as ct
-from ctrnn_jax._network.products import SkewMatrix, product
 
-ACTIVATIONS: dict[str, Callable] = {
-    "Tanh": np.tanh,
-    "HardTanh": lambda z: np.clip(z, -1, 1),
-    "Linear": lambda z: z,
-    "Arctan": np.arctan,
-    "Erf": erf,
-    "Sin": np.sin,
-    "Sigmoid": expit,
-    "ReLU": lambda z: np.maximum(z, 0),
-    "Exp": np.exp,
-}
-KINKED = ("HardTanh", "ReLU")  # a step across a kink is of first order
-SOLVERS = {
-    "PoissonSplitting(4)": ct.PoissonSplitting(4),
-    "DiscreteGradient(4)": ct.DiscreteGradient(order=4),
-    "Projected(RK4)": ct.Projected(ct.RK4()),
-}
-STEPPERS = {"Euler": diffrax.Euler(), "RK4": ct.RK4(), "Tsit5": diffrax.Tsit5()}
-WEIGHTS = {
-    "dense": ct.DenseSkew,
-    "bipartite": ct.BipartiteSkew,
-    "low rank": ct.LowRankSkew,
-    "block": ct.BlockSkew,
-}
-ADJOINTS = {
-    "checkpointed": diffrax.Tsit5(),
-    "direct": diffrax.Tsit5(),
-    "reversible": ct.PoissonSplitting(4),
-}
-DTYPES = ("float32", "float64")
-ROUNDINGS = 30  # of a product of 128 terms, at most
-DRIFT = 1e-5  # of the energy in float32, at most
-SEEN = 0.2  # what TF32 does must exceed these bounds by far
+QUICK_CASES = (
+    "simulate,2,Euler", "simulate,20,Euler", "simulate,20,Tsit5", "simulate,20,PoissonSplitting",
+    "grad,20,Euler",
+)  # fmt: skip
+UNROLLED = (1, 10)  # steps in a round of the peers' scan
+ROUNDS, PATIENCE = 15, 4.0  # at most so many rounds or seconds for a case
+LATEST, QUICK_LATEST = 390.0, 85.0  # seconds after the start
+# Evaluations of the velocity, or sweeps, in a step.
+STAGES = {name: METHODS[name].evaluations for name in ("Euler", "Tsit5")} | {"PoissonSplitting": 2}
+# Products with A or its transpose, or for the gradient by A, to each of a forward run.
+PRODUCTS = {"simulate": 1, "grad": 3, "fit": 3, "lyapunov": 2}
 
 
-class Check(NamedTuple):
-    what: str
-    error: float
-    bound: float
-
-    @property
-    def passed(self) -> bool:
-        return self.error <= self.bound
+class Candidate(NamedTuple):
+    call: Callable[[], Any]
+    launches: Launches | None  # of a call
 
 
-def of(dtype: str, float32: float, float64: float) -> float:
-    return float32 if dtype == "float32" else float64
+def work(case: Case) -> tuple[float, float, float] | None:
+    """Flop, tanh and bytes of a step that no program can do without, None where it is not known.
+
+    The states are in registers: memory sees the first ones and those that are saved. What the way
+    back needs of the way there is kept.
+    """
+    if case.kind not in PRODUCTS:
+        return None
+    states = BATCH * case.n
+    through_memory = 1 + (SAVES if case.kind in OF_RUNS else 1)
+    flops = PRODUCTS[case.kind] * STAGES[case.solver] * states * 2 * case.n
+    return flops, STAGES[case.solver] * states, through_memory * states * 4 / STEPS
 
 
-def normal(seed: int, *shape: int, dtype: str) -> jax.Array:
-    return jax.random.normal(jax.random.key(seed), shape, dtype)
+def arguments_of(case: Case) -> tuple[jax.Array, jax.Array]:
+    W = ct.DenseSkew.init(jax.random.key(case.n), case.n, dtype="float32").W
+    return W, jax.random.normal(jax.random.key(1), (BATCH, case.n), "float32")
 
 
-def network(n: int, dtype: str, **settings: Any) -> ct.CTRNN:
-    return ct.CTRNN(ct.DenseSkew.init(jax.random.key(n), n, dtype=dtype), **settings)
+def made(function: Callable, arguments: tuple, report: Report) -> Candidate:
+    try:
+        program, launches = compiled(function, *arguments)
+    except Uncounted as error:
+        report.notice(f"{error}: not counted")
+        program, launches = jax.jit(function).lower(*arguments).compile(), None
+    return Candidate(partial(program, *arguments), launches)
 
 
-def velocity(rnn: ct.CTRNN, A: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """x' of rows x in plain NumPy."""
-    sigma = ACTIVATIONS[type(rnn.activation).__name__]
-    b = 0.0 if rnn.bias is None else np.asarray(rnn.bias, float)
-    if rnn.form == "rate":
-        return lambda x: sigma(x @ A.T + b)
-    return lambda x: sigma(x) @ A.T + b
-
-
-def by_scipy(rnn: ct.CTRNN, x0: Any, end: float, A: np.ndarray | None = None) -> np.ndarray:
-    """The states (batch, n) at the end, in float64; another A than the network's, if given."""
-    f = velocity(rnn, np.asarray(rnn.weights.as_matrix(), float) if A is None else A)
-    x0 = np.asarray(x0, float)
-    run = solve_ivp(
-        lambda t, x: f(x.reshape(x0.shape)).ravel(), (0.0, end), x0.ravel(), "DOP853", [end],
-        rtol=1e-12, atol=1e-12,
-    )  # fmt: skip
-    return run.y.reshape(x0.shape)
-
-
-def at_end(rnn: ct.CTRNN, x0: jax.Array, dt: float, num_steps: int, **settings: Any) -> jax.Array:
-    return ct.simulate(rnn, x0, dt=dt, num_steps=num_steps, save_every=num_steps, **settings).xs[
-        ..., -1, :
-    ]
-
-
-def difference(got: Any, wanted: np.ndarray) -> float:
-    """The largest, relative to the largest number wanted; nan where there is one."""
-    return float(np.max(np.abs(np.asarray(got, float) - wanted)) / np.max(np.abs(wanted)))
-
-
-def activations(dtype: str) -> Iterator[Check]:
-    x0, bias = normal(0, 5, 8, dtype=dtype), normal(1, 8, dtype=dtype) / 4
-    for name in ACTIVATIONS:
-        for form in ("rate", "current"):
-            rnn = network(8, dtype, activation=getattr(ct, name)(), form=form, bias=bias)
-            error = difference(at_end(rnn, x0, 0.005, 200), by_scipy(rnn, x0, 1.0))
-            bound = 1e-4 if name in KINKED else of(dtype, 1e-5, 1e-9)
-            yield Check(f"{name}, {form} form, {dtype}, against SciPy", error, bound)
-
-
-def solvers(dtype: str) -> Iterator[Check]:
-    rnn, x0 = network(20, dtype), normal(0, 64, 20, dtype=dtype)
-    A = np.asarray(rnn.weights.as_matrix())
-    for name, solver in STEPPERS.items():
-        wanted = exact(Problem(A, np.asarray(x0), 0.02, 100, name))
-        error = difference(at_end(rnn, x0, 0.02, 100, solver=solver), wanted)
-        yield Check(f"{name}, {dtype}, against its steps in NumPy", error, of(dtype, 1e-5, 1e-12))
-    wanted = by_scipy(rnn, x0, 2.0)
-    for name, solver in SOLVERS.items():
-        error = difference(at_end(rnn, x0, 0.02, 100, solver=solver), wanted)
-        yield Check(f"{name}, {dtype}, against SciPy", error, of(dtype, 1e-5, 1e-7))
-
-
-class TF32(SkewMatrix):
-    """A, whose products are of numbers rounded as TF32 rounds them."""
-
-    def matvec(self, x):
-        rounded = partial(lax.reduce_precision, exponent_bits=8, mantissa_bits=10)
-        return product(rounded(self.A), rounded(x))
-
-
-def products(dtype: str) -> Iterator[Check]:
-    """Errors of a product relative to |A| |x|, in roundings; TF32 rounds 8192 times as coarsely."""
-    x = normal(0, 128, 4096, dtype=dtype)
-    eps = float(jnp.finfo(dtype).eps)
-
-    def error(weights):
-        got = jax.jit(lambda weights, x: weights.prepared().matvec(x))(weights, x)
-        A, X = np.asarray(weights.as_matrix(), float), np.asarray(x, float)
-        return np.max(np.abs(np.asarray(got, float) - A @ X) / (np.abs(A) @ np.abs(X))) / eps
-
-    for name, kind in WEIGHTS.items():
-        weights = kind.init(jax.random.key(0), 128, dtype=dtype)
-        yield Check(f"roundings of a product, {name}, {dtype}", error(weights), ROUNDINGS)
-    if dtype == "float32":
-        A = ct.DenseSkew.init(jax.random.key(0), 128, dtype=dtype).as_matrix()
-        yield Check("that bound over the roundings of TF32", ROUNDINGS / error(TF32(A)), SEEN)
-
-
-class RoundedOffset(ct.DiscreteGradient):
-    """The energy to keep, with c·x of a bias b = A c of numbers rounded as TF32 rounds them."""
-
-    def init(self, terms, t0, t1, y0, args):
-        converged, level = super().init(terms, t0, t1, y0, args)
-        assert level is not None and level.offset is not None
-        rounded = partial(lax.reduce_precision, exponent_bits=8, mantissa_bits=10)
-        exact, coarse = (
-            product(level.offset[None], y0),
-            product(rounded(level.offset)[None], rounded(y0)),
-        )
-        return converged, level._replace(energy=level.energy + (coarse - exact)[0])
-
-
-def biased(form: str, weights: Any = None) -> tuple[ct.CTRNN, np.ndarray, np.ndarray]:
-    """128 neurons with a bias b = A c, and A and c in float64."""
-    # Of frequencies within a factor 4, lest the solution c of b = A c lose digits in float32.
-    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(128, 128)))[0]
-    turns = np.kron(np.diag(np.linspace(0.5, 2, 64)), [[0, 1], [-1, 0]])
-    A = jnp.asarray(basis @ turns @ basis.T, jnp.float32)
-    A = (A - A.T) / 2
-    A64 = np.asarray(A, float)
-    # Below 1 in size, as states of x' = A (tanh x + c) run away else.
-    bias = product(A, 0.9 * jnp.tanh(2 * normal(1, 128, dtype="float32")))
-    c = np.linalg.solve(A64, np.asarray(bias, float))
-    return ct.CTRNN(weights or SkewMatrix(A), form=form, bias=bias), A64, c
-
-
-def energy_drift(rnn: ct.CTRNN, A: np.ndarray, c: np.ndarray, solver: Any) -> float:
-    """Of 16 states in 20 s, the energy in NumPy and float64."""
-    x0 = normal(0, 16, 128, dtype="float32")
-    run = ct.simulate(rnn, x0, dt=0.05, num_steps=400, save_every=20, solver=solver)
-    x = np.asarray(run.xs, float)
-    z = x @ A.T + np.asarray(rnn.bias, float) if rnn.form == "rate" else x
-    energy = np.logaddexp(z, -z).sum(axis=-1) - len(A) * np.log(2)
-    energy = energy if rnn.form == "rate" else energy + x @ c
-    return float(np.abs(energy / energy[:, :1] - 1).max())
-
-
-def drift(dtype: str) -> Iterator[Check]:
-    """Energy in float64, of states that the device made in float32, with a bias."""
-    if dtype == "float64":
+def peers_of(case: Case, arguments: tuple, report: Report) -> Iterator[tuple[str, Callable]]:
+    """Names, and functions that make the candidates."""
+    if case.kind not in OF_RUNS or case.solver not in METHODS:
         return
-    solvers = {"RK4": ct.RK4(), "DiscreteGradient": ct.DiscreteGradient()}
-    solvers["Projected(RK4)"] = ct.Projected(ct.RK4())
-    for form in ("rate", "current"):
-        rnn, A, c = biased(form)
-        for name, solver in solvers.items():
-            what = f"energy drift, {form} form, {name}, 128 neurons, 20 s, {dtype}"
-            yield Check(what, energy_drift(rnn, A, c, solver), DRIFT)
-        rounded = energy_drift(biased(form, TF32(rnn.weights.as_matrix()))[0], A, c, ct.RK4())
-        yield Check(f"that bound over the drift of TF32, {form} form", DRIFT / rounded, SEEN)
-    rounded = energy_drift(rnn, A, c, RoundedOffset(None, 64, 2))
-    yield Check("that bound over the drift of TF32 in the offset", DRIFT / rounded, SEEN)
+    A, x0 = np.asarray(ct.DenseSkew(arguments[0]).as_matrix()), np.asarray(arguments[1])
+    p = Problem(A, x0, DT, STEPS, case.solver)
+
+    def best_of(calls: Callable[[], list[partial]]) -> Candidate:
+        runs = [lambda W, x0, f=c.func: f(ct.DenseSkew(W).as_matrix(), x0) for c in calls()]
+        found = [made(case.of(run), arguments, report) for run in runs]
+        best = faster(*(c.call for c in found)) if len(found) > 1 else found[0].call
+        return next(c for c in found if c.call is best)
+
+    for name, vmap in (("diffrax vmap", True), ("diffrax batched", False)):
+        by = partial(by_diffrax, p, vmap=vmap, save_every=SAVE_EVERY)
+        yield name, lambda by=by: best_of(lambda: [by()])
+    unrolled = partial(scans, p, save_every=SAVE_EVERY)
+    yield "lax.scan", lambda: best_of(lambda: [c for k in UNROLLED for c in unrolled(unroll=k)])
+    torch = PEERS["torch loop"]
+    if case.kind == "simulate" and case.solver in torch.methods:
+        if why := missing(torch):
+            report.notice(why)
+        else:
+            yield "torch loop", lambda: Candidate(torch.make(p), None)
 
 
-def gradients(dtype: str) -> Iterator[Check]:
-    """Along a random direction in W and x0."""
-    W, x0, dW, dx0 = (normal(s, 6, 6, dtype=dtype) / 2 for s in range(4))
-
-    def loss(W, x0, adjoint):
-        rnn = ct.CTRNN(ct.DenseSkew(W))
-        end = at_end(rnn, x0, 0.02, 100, solver=ADJOINTS[adjoint], adjoint=adjoint)
-        return jnp.mean(end**2)
-
-    def along(s):
-        moved = np.asarray(W, float) + s * np.asarray(dW, float)
-        start = np.asarray(x0, float) + s * np.asarray(dx0, float)
-        rnn = ct.CTRNN(ct.DenseSkew(W))
-        return np.mean(by_scipy(rnn, start, 2.0, moved - moved.T) ** 2)
-
-    h = 1e-4
-    wanted = (along(h) - along(-h)) / (2 * h)
-    for adjoint in ADJOINTS:
-        gradient = jax.grad(loss, (0, 1))(W, x0, adjoint)
-        got = sum(
-            np.vdot(np.asarray(g), np.asarray(d)) for g, d in zip(gradient, (dW, dx0), strict=True)
-        )
-        error = difference(got, wanted)
-        yield Check(
-            f"gradient, {adjoint}, {dtype}, against differences", error, of(dtype, 1e-4, 1e-6)
-        )
+def ends(case: Case, result: Any) -> list[np.ndarray]:
+    """What candidates have in common: of saved states those at the end."""
+    leaves = [as_numpy(leaf) for leaf in jax.tree.leaves(result)]
+    return [x[:, -1] if x.ndim == 3 else x for x in leaves] if case.kind == "simulate" else leaves
 
 
-def batches(dtype: str) -> Iterator[Check]:
-    rnn, x0 = network(20, dtype), normal(0, 1000, 20, dtype=dtype)
-    together = np.asarray(at_end(rnn, x0, 0.02, 100), float)
-    some = [0, 499, 999]
-    alone = np.stack([np.asarray(at_end(rnn, x0[i], 0.02, 100), float) for i in some])
-    bound = of(dtype, 1e-5, 1e-13)
-    error = difference(together[some], alone)
-    yield Check(f"a batch of 1000 against single states, {dtype}", error, bound)
-    if len(jax.devices()) > 1:
-        shared = at_end(rnn, x0, 0.02, 100, mesh=ct.batch_mesh())
-        error = difference(shared, together)
-        yield Check(f"{len(jax.devices())} devices against one, {dtype}", error, bound)
+def apart(case: Case, a: Any, b: Any) -> float:
+    """The largest difference of results, over what rounding explains."""
+    pairs = list(zip(ends(case, a), ends(case, b), strict=True))
+    errors = [np.abs(x - y).max() / np.abs(y).max() for x, y in pairs]
+    return float(np.max(errors)) / (300 * float(np.finfo("float32").eps) * math.sqrt(STEPS))
 
 
-CHECKS = (activations, solvers, products, drift, gradients, batches)
+def candidates(case: Case, arguments: tuple, report: Report) -> dict[str, Candidate]:
+    found = {OURS: made(case.program(), arguments, report)}
+    wanted = found[OURS].call()
+    for name, make in peers_of(case, arguments, report):
+        try:  # whatever a peer meets here, the rest is measured
+            candidate = make()
+            error = apart(case, candidate.call(), wanted)
+        except Exception as failure:
+            report.notice(f"{','.join(map(str, case))}: {name}: {failure!r:.300}: left out")
+            continue
+        if error <= 1:
+            found[name] = candidate
+        else:
+            off = f"{error:.1g} times what rounding explains off {OURS}: left out"
+            report.notice(f"{','.join(map(str, case))}: {name}: {off}")
+    return found
 
 
-def run_checks(report: Report) -> list[Check]:
-    """All of them, told as they come; on CPUs that is said of each."""
-    label = "check on CPUs: " if on_cpu() else "check: "
-    done = []
-    for make in CHECKS:
-        for check in (c for dtype in DTYPES for c in make(dtype)):
-            done.append(check)
-            quantities = {"error": (check.error, ""), "bound": (check.bound, "")}
-            report.values(label + check.what, OURS, quantities, parameters={"check": check.what})
-    return done
+def measure(name: str, rates: Limit, costs: Overheads, report: Report) -> None:
+    """The rows of a case."""
+    case = Case.named(name)
+    found = candidates(case, arguments_of(case), report)
+    seconds = interleaved({k: c.call for k, c in found.items()}, ROUNDS, PATIENCE)
+    needed = work(case)
+    tell(name, seconds, {k: c.launches for k, c in found.items()}, report,
+         least=None if needed is None else rates.least(*needed), costs=costs)  # fmt: skip
+
+
+def tell(
+    name: str,
+    seconds: dict[str, np.ndarray],
+    launches: dict[str, Launches | None],
+    report: Report,
+    *,
+    least: float | None,
+    costs: Overheads,
+) -> None:
+    """`seconds` of calls, `launches` of calls; `least`: arithmetic's seconds of a step."""
+    case = Case.named(name)
+    title = f"{case.kind}, n = {case.n}, {case.solver}, batch {BATCH}, float32"
+    about = {"parameters": {**case._asdict(), "batch": BATCH, "steps": STEPS, "dtype": "float32"}}
+    # How many rounds an adaptive loop makes is not known.
+    steps, of = (1, "call") if least is None else (STEPS, "step")
+    report.times(title, seconds, per=steps, quantity=f"time of a {of}", least=least, **about)
+    for candidate, counted in launches.items():
+        if counted is None or (counted.guessed and least is not None):
+            continue
+        each = counted.each(STEPS)
+        per = "round" if least is None else "step"
+        rows = {f"{what} of a {per}": (value, "") for what, value in each._asdict().items()}
+        if least is not None:
+            launching, took = costs.least(each), float(np.median(seconds[candidate])) / STEPS
+            rows["launch limit"] = (launching, "s")
+            rows["arithmetic limit"] = (least, "s")
+            rows["reached"] = (max(launching, least) / took, "")
+        report.values(title, candidate, rows, **about)
+    ours, most = launches[OURS], CASES.get(name)
+    if ours is not None and most is not None:
+        each = ours.each(STEPS)
+        got = each.launches + each.graphs, each.nodes, each.syncs
+        if any(a > b for a, b in zip(got, most, strict=True)):
+            report.notice(f"{name}: expected at most {most}, got {got} of launches, nodes, waits")
+
+
+def measured_overheads(report: Report) -> Overheads:
+    try:
+        costs = overheads()
+    except Uncounted as error:
+        report.notice(f"{error}: costs of launches are assumed, not measured")
+        costs = ASSUMED
+    report.facts["overheads"] = costs._asdict()
+    print("seconds of a launch, a graph, a node in it, a wait:", *(f"{s:.2e}" for s in costs))
+    return costs
+
+
+def measure_all(report: Report, quick: bool, latest: float) -> None:
+    """The cases that begin before `latest` of time.perf_counter()."""
+    jax.config.update("jax_enable_x64", False)  # the programs that the tests count
+    jax.config.update("jax_compilation_cache_dir", None)  # nothing from there is counted
+    costs, rates = measured_overheads(report), limit(jnp.float32)
+    report.facts["limit"] = {"float32": rates._asdict()}
+    print("best rates:", report.facts["limit"], flush=True)
+    for name in QUICK_CASES if quick else CASES:
+        if time.perf_counter() > latest:
+            report.notice(f"{name}: left out, for want of time")
+        else:
+            measure(name, rates, costs, report)
 
 
 def main() -> None:
+    begin = time.perf_counter()
     options = parser(__doc__, "gpu")
     options.add_argument("--checks-on-cpu", action="store_true", help="the checks alone, on a CPU")
     options = options.parse_args()
@@ -304,18 +235,17 @@ def main() -> None:
         sys.exit(2)
     jax.config.update("jax_enable_x64", True)
     report = Report("gpu")
-    done = run_checks(report)
+    done = run_checks(report, options.quick)
     failed = [check.what for check in done if not check.passed]
     print(f"{len(done) - len(failed)} of {len(done)} checks passed on {machine()['devices']}")
     if failed:
         sys.exit("gpu: failed: " + "; ".join(failed))
     if options.checks_on_cpu:
         return
-    throughput.run(report, options.quick)
-    report.write(options.out)
-    from ctrnn_jax.plot._files import draw  # loads matplotlib
-
-    draw(options.out, throughput.pictures(report, "gpu"))
+    try:
+        measure_all(report, options.quick, begin + (QUICK_LATEST if options.quick else LATEST))
+    finally:  # what was measured is not lost
+        report.write(options.out)
 
 
 if __name__ == "__main__":

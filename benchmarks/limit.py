@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,7 +25,10 @@ from measure import cores
 PRODUCTS = ((256, 256), (512, 512), (1024, 1024), (2048, 2048), (128, 4096), (512, 4096))
 LARGE_PRODUCTS = ((4096, 4096), (8192, 8192))  # on accelerators
 ELEMENTS = tuple(2**k for k in range(11, 22, 2))
-LARGE_ELEMENTS = tuple(2**k for k in range(23, 26))  # on accelerators
+# On accelerators: a kernel on fewer numbers costs its launch, and one that does more to each than
+# read and write it shows the rate of tanh, not of memory.
+LARGE_ELEMENTS = tuple(2**k for k in range(19, 26, 2))
+DEEP = 32  # tanh one after another
 STREAMED = 2**27  # numbers of a copy that no cache holds
 REPEATS = 3
 
@@ -61,14 +64,25 @@ def _products(times: int, a: jax.Array, x: jax.Array) -> jax.Array:
     return lax.fori_loop(0, times, lambda _, x: product(x), x)
 
 
-@partial(jax.jit, static_argnums=0)
-def _tanh(times: int, x: jax.Array) -> jax.Array:
-    return lax.fori_loop(0, times, lambda _, x: jnp.tanh(x), x)
+@partial(jax.jit, static_argnums=(0, 1))
+def _tanh(times: int, deep: int, x: jax.Array) -> jax.Array:
+    return _repeated(times, deep, jnp.tanh, x)
 
 
-@partial(jax.jit, static_argnums=0)
-def _tanh_step(times: int, x: jax.Array) -> jax.Array:
-    return lax.fori_loop(0, times, lambda _, x: x + 0.01 * jnp.tanh(x), x)
+@partial(jax.jit, static_argnums=(0, 1))
+def _tanh_step(times: int, deep: int, x: jax.Array) -> jax.Array:
+    return _repeated(times, deep, lambda x: x + 0.01 * jnp.tanh(x), x)
+
+
+def _repeated(times: int, deep: int, function: Callable, x: jax.Array) -> jax.Array:
+    """`deep` times in each of so many rounds of a loop."""
+
+    def round_of(_, x):
+        for _ in range(deep):
+            x = function(x)
+        return x
+
+    return lax.fori_loop(0, times, round_of, x)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -86,11 +100,12 @@ def _product_rates(dtype: Any) -> Iterator[float]:
 
 
 def _tanh_rates(dtype: Any) -> Iterator[float]:
-    for elements in ELEMENTS if on_cpu() else ELEMENTS + LARGE_ELEMENTS:
-        times = max(2, int((4e7 if on_cpu() else 1e10) / elements))
+    deep = 1 if on_cpu() else DEEP
+    for elements in ELEMENTS if on_cpu() else LARGE_ELEMENTS:
+        times = max(2, int((4e7 if on_cpu() else 1e10) / (deep * elements)))
         for x in _placed(jnp.linspace(-2, 2, elements, dtype=dtype)[None]):
             for loop in (_tanh, _tanh_step):
-                yield times * elements / _seconds(loop, times, x)
+                yield times * deep * elements / _seconds(loop, times, deep, x)
 
 
 def _memory_rates(dtype: Any) -> Iterator[float]:

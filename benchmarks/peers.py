@@ -111,10 +111,10 @@ def faster(*calls: Call) -> Call:
     return calls[min(seconds, key=lambda i: seconds[i].min())]
 
 
-def by_diffrax(p: Problem, *, vmap: bool, all_steps: bool = False) -> Call:
-    """The last states (batch, n), or those after each step (batch, steps, n)."""
+def by_diffrax(p: Problem, *, vmap: bool, save_every: int | None = None) -> Call:
+    """The last states (batch, n), or those after each so many steps (batch, saves, n)."""
     ts = np.arange(p.num_steps + 1, dtype=p.x0.dtype) * p.x0.dtype.type(p.dt)
-    saveat = diffrax.SaveAt(steps=True) if all_steps else diffrax.SaveAt(t1=True)
+    saveat = diffrax.SaveAt(t1=True) if save_every is None else diffrax.SaveAt(steps=save_every)
 
     def solve(A, x):
         ys = diffrax.diffeqsolve(
@@ -123,7 +123,7 @@ def by_diffrax(p: Problem, *, vmap: bool, all_steps: bool = False) -> Call:
             stepsize_controller=diffrax.StepTo(ts=ts), saveat=saveat,
             max_steps=p.num_steps, throw=False,
         ).ys  # fmt: skip
-        return ys if all_steps else ys[-1]
+        return ys[-1] if save_every is None else ys
 
     if vmap:
         run = jax.jit(jax.vmap(solve, in_axes=(None, 0)))
@@ -132,16 +132,30 @@ def by_diffrax(p: Problem, *, vmap: bool, all_steps: bool = False) -> Call:
     return partial(run, jnp.asarray(p.A), jnp.asarray(p.x0))
 
 
-def by_scan(p: Problem, *, all_steps: bool = False, batch_first: bool = True) -> Call:
-    """As `by_diffrax`; or else as the steps make them, (steps, batch, n) or (steps, n, batch)."""
+def by_scan(p: Problem, *, save_every: int | None = None, batch_first: bool = True) -> Call:
+    """As `by_diffrax`; or else as the steps make them, (saves, batch, n) or (saves, n, batch)."""
+    return faster(*scans(p, save_every=save_every, batch_first=batch_first))
+
+
+def scans(
+    p: Problem, *, save_every: int | None = None, batch_first: bool = True, unroll: int = 1
+) -> list[partial]:
+    """With states as columns, and as rows; `unroll`: steps in a round of the loop."""
 
     def steps(velocity, x):
         def one(x, _):
-            x = step(METHODS[p.method], velocity, x, p.dt)
-            return x, x if all_steps else None
+            return step(METHODS[p.method], velocity, x, p.dt), None
 
-        last, each = lax.scan(one, x, None, length=p.num_steps)
-        return each if all_steps else last
+        def several(x, _):
+            if save_every == 1:
+                x, _ = one(x, None)
+            else:
+                x, _ = lax.scan(one, x, None, length=save_every, unroll=unroll)
+            return x, x
+
+        if save_every is None:
+            return lax.scan(one, x, None, length=p.num_steps, unroll=unroll)[0]
+        return lax.scan(several, x, None, length=p.num_steps // save_every)[1]
 
     @jax.jit
     def columns(A, x0):
@@ -154,7 +168,7 @@ def by_scan(p: Problem, *, all_steps: bool = False, batch_first: bool = True) ->
         return jnp.moveaxis(xs, -2, 0) if batch_first else xs
 
     A, x0 = jnp.asarray(p.A), jnp.asarray(p.x0)
-    return faster(partial(columns, A, x0), partial(rows, A, x0))
+    return [partial(columns, A, x0), partial(rows, A, x0)]
 
 
 _product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
@@ -307,6 +321,11 @@ def _torch_call(call: Call) -> Call:
         return x
 
     return timed
+
+
+def as_numpy(states: Any) -> np.ndarray:
+    """Of JAX, NumPy or torch, from whatever device."""
+    return np.asarray(states.cpu() if hasattr(states, "cpu") else states)
 
 
 def by_numba(p: Problem) -> Call:

@@ -50,10 +50,10 @@ def compare(report: Report, case: tuple, rounds: int) -> None:
         OURS: by_simulate(p),
         f"{OURS} mesh": by_simulate(p, mesh=ct.batch_mesh()),
         f"{OURS} without saves": by_simulate(p, save_every=p.num_steps),
-        "diffrax vmap": by_diffrax(p, vmap=True, all_steps=True),
-        "diffrax batched": by_diffrax(p, vmap=False, all_steps=True),
-        "lax.scan": by_scan(p, all_steps=True),
-        TIME_FIRST: by_scan(p, all_steps=True, batch_first=False),
+        "diffrax vmap": by_diffrax(p, vmap=True, save_every=1),
+        "diffrax batched": by_diffrax(p, vmap=False, save_every=1),
+        "lax.scan": by_scan(p, save_every=1),
+        TIME_FIRST: by_scan(p, save_every=1, batch_first=False),
     }
     method, n, batch, steps = case
     some = np.array([0, batch - 1])

@@ -34,7 +34,7 @@ from limit import Limit, limit, on_cpu
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from measure import OURS, Report, cores, interleaved, parser
-from peers import METHODS, PEERS, Problem, exact, missing
+from peers import METHODS, PEERS, Problem, as_numpy, exact, missing
 
 import ctrnn_jax as ct
 
@@ -156,7 +156,7 @@ def check(case: Case, name: str, candidate: Candidate) -> None:
     some = np.unique([0, case.batch // 2, case.batch - 1])
     wanted = exact(p._replace(x0=p.x0[some]))
     # Ours has the initial states before them.
-    states = np.asarray(candidate.call()).reshape(case.batch, -1, case.n)[some, -1]
+    states = as_numpy(candidate.call()).reshape(case.batch, -1, case.n)[some, -1]
     error, scale = np.abs(states - wanted).max(), np.abs(wanted).max()
     bound = 20 * math.sqrt(p.num_steps) * np.finfo(case.dtype).eps * scale
     if not error <= bound:

@@ -170,7 +170,7 @@ def test_an_interrupt_ends_children_and_leaves_what_is_complete(checkout, tmp_pa
 
 
 def test_suites_are_found_and_nothing_else_is_taken_for_them(tmp_path, monkeypatch, ctrnn):
-    for name in bench.SUITES:
+    for name in (*bench.SUITES, *bench.ON_ACCELERATORS):
         assert (FOLDER / f"{name.replace('-', '_')}.py").is_file()
     site = tmp_path / "site"
     monkeypatch.setattr(bench, "_PACKAGE", site / "ctrnn_jax")
@@ -330,7 +330,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(ctrnn, tmp_path, arguments, me
     status, out, error = ctrnn("bench", *arguments)
     assert status == 2 and not out and error.count("\n") == 1 and message in error
     if "--suite" in arguments:
-        assert all(repr(name) in error for name in bench.SUITES)
+        assert all(repr(name) in error for name in (*bench.SUITES, *bench.ON_ACCELERATORS))
     assert _files(tmp_path / "work") == {"file"}
 
 

@@ -17,10 +17,14 @@ from ctrnn_jax.plot._files import draw
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
-gpu, limit, measure, memory, peers, reservoirs, sequence_models, throughput = map(
-    importlib.import_module,
-    ("gpu", "limit", "measure", "memory", "peers", "reservoirs", "sequence_models", "throughput"),
-)
+NAMES = (
+    "gpu", "gpu_cases", "gpu_checks", "launches", "limit", "measure", "memory", "peers",
+    "reservoirs", "sequence_models", "throughput",
+)  # fmt: skip
+(
+    gpu, gpu_cases, gpu_checks, launches, limit, measure, memory, peers, reservoirs,
+    sequence_models, throughput,
+) = map(importlib.import_module, NAMES)  # fmt: skip
 DTYPE = "float64" if X64 else "float32"
 EPS = float(np.finfo(DTYPE).eps)
 
@@ -122,9 +126,11 @@ def test_pictures(tmp_path):
     }
 
 
-def test_gpu_refuses_cpus():
+@pytest.mark.parametrize("options", [(), ("--quick",)])
+@pytest.mark.sampled(2)
+def test_gpu_refuses_cpus(options):
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "gpu.py"],
+        [sys.executable, BENCHMARKS / "gpu.py", *options],
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
@@ -133,7 +139,7 @@ def test_gpu_refuses_cpus():
     assert done.stderr == "gpu: expected an accelerator, got cpu\n" and done.stdout == ""
 
 
-@pytest.mark.parametrize("checks", [gpu.products, gpu.drift])
+@pytest.mark.parametrize("checks", [gpu_checks.products, gpu_checks.drift])
 @pytest.mark.long
 @pytest.mark.optimised
 def test_gpu_checks_would_see_products_rounded_to_tf32(checks):
@@ -142,10 +148,111 @@ def test_gpu_checks_would_see_products_rounded_to_tf32(checks):
     assert "TF32" in done[-1].what
 
 
+def test_work_of_the_programs_for_gpus():
+    states = 4096 * 20
+    through_memory = 11 * 4 * states / 1000  # the first ones and ten saves, of a thousand steps
+    for name, flops, tanh in (
+        ("simulate,20,Euler", 1, 1),
+        ("simulate,20,Tsit5", 6, 6),
+        ("simulate,20,PoissonSplitting", 2, 2),  # there and back
+        ("grad,20,Tsit5", 18, 6),
+        ("fit,20,Euler", 3, 1),
+    ):
+        found = gpu.work(gpu_cases.Case.named(name))
+        assert found == (flops * states * 2 * 20, tanh * states, through_memory)
+    flops, tanh, _ = gpu.work(gpu_cases.Case.named("lyapunov,4,Tsit5"))
+    assert (flops, tanh) == (2 * 6 * 4096 * 32, 6 * 4096 * 4)
+    assert gpu.work(gpu_cases.Case.named("period,2,Tsit5")) is None
+    assert set(gpu.QUICK_CASES) < set(gpu_cases.CASES)
+
+
+def test_costs_of_launches_are_those_that_explain_the_times():
+    costs = launches.Overheads(launch=3e-6, graph=5e-6, node=1e-6, sync=2e-5)
+    counts = [(2002, 0, 0, 0), (2, 1000, 11000, 0), (2, 1000, 51000, 0), (2002, 0, 0, 1001)]
+    found = [launches.Launches(*each) for each in counts]
+    seconds = [costs.least(each) for each in found]
+    np.testing.assert_allclose(launches.fitted(found, seconds), costs, rtol=1e-9)
+    assert launches.Overheads(1.0, 10.0, 100.0, 1000.0).least(found[1].each(1000)) == 1110.002
+    with pytest.raises(launches.Uncounted, match="expected programs that tell them apart"):
+        launches.fitted(found[:3], seconds[:3])
+
+
+THUNKS = """\
+001: kCopy  [source | next=002 (1)] kCopy
+002: kWhile [prev=001 (1) | sink]
+condition:
+    003: kCustomKernel [source | sink] compare
+  body:
+    000: kCommandBuffer [source | sink]
+        004: kCustomKernel [source | next=005 (1)] add
+        005: kGemm [prev=004 (1) | sink] product
+    006: kCustomKernel [source | sink] add
+"""
+PROGRAM = "  %loop.1 = (s32[]) while(%x), condition=%c, body=%b{rounds}"
+METADATA = 'thunk_metadata {\n thunk_info {\n profile_annotation: "loop.1"\n thunk_id: 2 } }'
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("graphs", [True, False])
+def test_launches_are_read_from_what_the_compiler_dumps(tmp_path, known, graphs):
+    rounds = ', backend_config={"known_trip_count":{"n":"7"}}' if known else ""
+    files = {
+        "thunk_sequence_after_thunk_passes" if graphs else "thunk_sequence": THUNKS,
+        "thunk_metadata": METADATA,
+        "sm_9.0_gpu_after_optimizations": PROGRAM.format(rounds=rounds),
+    }
+    for name, text in ({"thunk_sequence": "of no graph"} | files).items():
+        (tmp_path / f"module_0001.jit_case.{name}.txt").write_text(text)
+    n = 7 if known else 1000
+    wanted = (1 + n, n, 2 * n, 0) if known else (1 + n + (n + 1), n, 2 * n, n + 1)
+    found = launches.launched(tmp_path)
+    assert found == wanted and found.guessed is not known
+
+
+def test_what_is_compiled_for_a_cpu_is_not_counted():
+    with pytest.raises(launches.Uncounted, match="expected the thunks of one program, got 0"):
+        launches.compiled(lambda x: x + 1, jnp.zeros(3))
+
+
+def test_rows_of_a_program_tell_its_two_limits(capsys):
+    report, name = measure.Report("made-up"), "simulate,20,Euler"
+    seconds = {"ctrnn_jax": np.full(3, 8e-3), "lax.scan": np.full(3, 16e-3), "loop": np.ones(3)}
+    counted = {
+        "ctrnn_jax": launches.Launches(100, 1000, 2000, 0),  # more graphs than the budget has
+        "lax.scan": launches.Launches(5000, 0, 0, 1001),  # guessed
+        "loop": None,
+    }
+    costs = launches.Overheads(1e-6, 3e-6, 0.5e-6, 1e-5)
+    gpu.tell(name, seconds, counted, report, least=2e-6, costs=costs)
+    rows = {(row["candidate"], row["quantity"]): row for row in report.rows}
+    times = [rows[candidate, "time of a step"] for candidate in seconds]
+    assert [(row["median"], row["fraction"]) for row in times[:2]] == [(8e-6, 0.25), (16e-6, 0.125)]
+    assert times[1]["ratio"]["median"] == 2.0
+    values = {key[1]: row["median"] for key, row in rows.items() if key[0] == "ctrnn_jax"}
+    assert values["launches of a step"] == 0.1 and values["nodes of a step"] == 2.0
+    np.testing.assert_allclose(values["launch limit"], 0.1e-6 + 3e-6 + 1e-6)
+    np.testing.assert_allclose(values["reached"], 4.1 / 8)
+    assert len(rows) == 3 + 7 and "expected at most Budget" in report.notices[0]
+
+
+@pytest.mark.skipif(X64, reason="programs of float32, as are counted")
+@pytest.mark.parametrize("name", ["simulate,2,Euler", "grad,2,Euler", "fit,2,Tsit5"])
+@pytest.mark.long
+def test_peers_make_the_programs_that_gpus_are_measured_with(name, monkeypatch):
+    for module in (gpu, gpu_cases):
+        for size, value in {"BATCH": 8, "STEPS": 20, "SAVE_EVERY": 10, "SAVES": 2}.items():
+            monkeypatch.setattr(module, size, value)
+    case, report = gpu_cases.Case.named(name), measure.Report("made-up")
+    with jax.numpy_dtype_promotion("standard"):  # for optax
+        found = gpu.candidates(case, gpu.arguments_of(case), report)
+    wanted = {"ctrnn_jax", "diffrax vmap", "diffrax batched", "lax.scan"}
+    assert wanted <= found.keys() and not any("left out" in told for told in report.notices)
+
+
 def test_lowers_for_cuda():
     a, x = jnp.eye(128, dtype="float32"), jnp.ones((128, 64), "float32")
-    limits = ((limit._products, (3, a, x)), (limit._tanh, (3, x)), (limit._tanh_step, (3, x)))
-    tf32 = jax.jit(lambda A, x: gpu.TF32(A).matvec(x)), (a, x)
+    limits = ((limit._products, (3, a, x)), (limit._tanh, (3, 2, x)), (limit._tanh_step, (3, 2, x)))
+    tf32 = jax.jit(lambda A, x: gpu_checks.TF32(A).matvec(x)), (a, x)
     for function, arguments in (*limits, (limit._copies, (3, x)), tf32):
         function.trace(*arguments).lower(lowering_platforms=("cuda",))
 
