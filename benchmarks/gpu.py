@@ -44,6 +44,7 @@ from gpu_cases import BATCH, CASES, DT, OF_RUNS, SAVE_EVERY, SAVES, STEPS, Case
 from gpu_checks import run_checks
 from launches import ASSUMED, Launches, Overheads, Uncounted, compiled, overheads
 from limit import Limit, limit, on_cpu
+from matplotlib.figure import Figure
 from measure import OURS, Report, interleaved, machine, parser
 from peers import METHODS, PEERS, Problem, as_numpy, by_diffrax, faster, missing, scans
 
@@ -223,6 +224,41 @@ def measure_all(report: Report, quick: bool, latest: float) -> None:
             measure(name, rates, costs, report)
 
 
+STYLES = {  # of candidates: colour, marker; of limits: colour, marker
+    OURS: ("#0072b2", "o"),
+    "diffrax vmap": ("#d55e00", "^"),
+    "diffrax batched": ("#e69f00", "v"),
+    "lax.scan": ("#000000", "x"),
+    "torch loop": ("#882255", "P"),
+}
+LIMITS = {"launch limit": ("#009e73", "|"), "arithmetic limit": ("#cc79a7", "d")}
+
+
+def picture(report: Report, figure: Figure) -> None:
+    """Time of a step and its limits, a line for each case."""
+    shown: dict[str, dict[str, float]] = {}
+    for row in report.rows:
+        quantity, candidate = row["quantity"], row["candidate"]
+        if quantity == "time of a step":
+            shown.setdefault(row["case"], {})[candidate] = row["median"]
+        elif quantity in LIMITS and candidate == OURS:
+            shown[row["case"]][quantity] = row["median"]
+    figure.set_size_inches(8, 1.8 + 0.3 * len(shown))
+    ax = figure.subplots()
+    for name, (colour, marker) in (STYLES | LIMITS).items():
+        at = [k for k, found in enumerate(shown.values()) if name in found]
+        seconds = [found[name] for found in shown.values() if name in found]
+        size = 13 if marker == "|" else 6
+        ax.plot(seconds, at, marker, color=colour, label=name, markersize=size, markeredgewidth=1.5)
+    labels = [case.split(", batch")[0] for case in shown]
+    ax.set(xscale="log", xlabel="time of a step (s)", yticks=range(len(shown)), yticklabels=labels)
+    ax.invert_yaxis()
+    ax.grid(color="0.93")
+    ax.set_axisbelow(True)
+    ax.set_title(f"{BATCH} states, float32")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+
+
 def main() -> None:
     begin = time.perf_counter()
     options = parser(__doc__, "gpu")
@@ -246,6 +282,9 @@ def main() -> None:
         measure_all(report, options.quick, begin + (QUICK_LATEST if options.quick else LATEST))
     finally:  # what was measured is not lost
         report.write(options.out)
+    from ctrnn_jax.plot._files import draw  # loads matplotlib
+
+    draw(options.out, {"gpu": partial(picture, report)})
 
 
 if __name__ == "__main__":

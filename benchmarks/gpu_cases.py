@@ -48,6 +48,7 @@ CASES = {
     "simulate,512,PoissonSplitting": Budget(80.0, 550.0, 0.05),
     "grad,20,Euler": Budget(0.8, 10.0, 0.05),
     "grad,20,Tsit5": Budget(0.8, 60.0, 0.05),
+    "grad,128,PoissonSplitting": Budget(90.0, 800.0, 0.05),
     "fit,20,Euler": Budget(0.8, 10.0, 0.05),
     "lyapunov,4,Tsit5": Budget(2.0, 25.0, 0.05),
     # Of a round of the adaptive loop, whose end the host sees.

@@ -214,7 +214,7 @@ def test_what_is_compiled_for_a_cpu_is_not_counted():
         launches.compiled(lambda x: x + 1, jnp.zeros(3))
 
 
-def test_rows_of_a_program_tell_its_two_limits(capsys):
+def test_rows_of_a_program_tell_its_two_limits(tmp_path):
     report, name = measure.Report("made-up"), "simulate,20,Euler"
     seconds = {"ctrnn_jax": np.full(3, 8e-3), "lax.scan": np.full(3, 16e-3), "loop": np.ones(3)}
     counted = {
@@ -233,6 +233,8 @@ def test_rows_of_a_program_tell_its_two_limits(capsys):
     np.testing.assert_allclose(values["launch limit"], 0.1e-6 + 3e-6 + 1e-6)
     np.testing.assert_allclose(values["reached"], 4.1 / 8)
     assert len(rows) == 3 + 7 and "expected at most Budget" in report.notices[0]
+    draw(tmp_path, {"gpu": lambda figure: gpu.picture(report, figure)})
+    assert (tmp_path / "gpu.png").stat().st_size > 10_000
 
 
 @pytest.mark.skipif(X64, reason="programs of float32, as are counted")

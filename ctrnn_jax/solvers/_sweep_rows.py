@@ -6,6 +6,8 @@ small network, are one kernel, which keeps their rows in registers.
 
 from __future__ import annotations
 
+from functools import partial
+
 import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
@@ -66,12 +68,19 @@ class SweepOfRows(Sweep):
                 k, rows, within, offset = inputs
                 z = product(rows, s)
                 z = z if offset is None else z + offset
-                block = rows_of(lax.dynamic_slice_in_dim(s, k * m, m))
-                moved = swept(within, rows_of(z), block, h, self.rnn.activation, reverse)
-                return lax.dynamic_update_slice_in_dim(s, jnp.stack(moved), k * m, 0), None
+                block = lax.dynamic_slice_in_dim(s, k * m, m)
+                moved = _moved(within, z, block, h, self.rnn.activation, reverse)
+                return lax.dynamic_update_slice_in_dim(s, moved, k * m, 0), None
 
             s, _ = lax.scan(visit, s, each, reverse=reverse, unroll=min(_UNROLLED, count))
         return self._pad(s[:n])
+
+
+# Made again on the way back: what each neuron leaves for it would be kept by a kernel of its own.
+@partial(eqx.filter_checkpoint, prevent_cse=False)
+def _moved(A, z, s, h, activation, reverse):
+    """`swept` of arrays (m, batch)."""
+    return jnp.stack(swept(A, rows_of(z), rows_of(s), h, activation, reverse))
 
 
 def _swept(
