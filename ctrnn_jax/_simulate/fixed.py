@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -58,8 +59,8 @@ def fixed_segments(
 ) -> Advance:
     """How a segment is run with steps of `dt`; states are saved with `spare` columns more.
 
-    Reverse mode stores one state of a segment with several saves, else one about `stored_every`
-    steps, and computes what is between them again; all that is computed is stored with None.
+    Reverse mode stores a state about every `stored_every` steps, of a segment with several saves
+    the first, and computes what is between them again; with None it stores all that is computed.
 
     Checking every trajectory after every step would nearly double the cost of an Euler step.
     But a state that is not finite never becomes finite again, so one look at the end of the
@@ -72,31 +73,41 @@ def fixed_segments(
     checked_step = _checked_step(free_step, dt, max_norm, event)
     loop = _Loop(drive, stored_every is not None, spare, kernels)
     checked_loop = loop._replace(kernels=ONE_BY_ONE)
-    looks = max_norm is not None or event is not None or check_each_step
+    each_step = max_norm is not None or event is not None or check_each_step
+
+    def stored(function: Callable) -> Callable:
+        if stored_every is None:
+            return function
+        return jax.checkpoint(function, static_argnums=1, prevent_cse=False)
 
     def pick(lanes, saves, otherwise):
         return None if saves is None else jnp.where(loop.padded(lanes), saves, otherwise)
 
     def advance(carry: Carry, segment: Segment):
-        span = 1
-        if stored_every is not None and segment.intervals == 1:
-            span = near_divisor(segment.steps, stored_every)
-        if looks:
-            return checked_loop(checked_step, carry, segment, span)
-        new, saves = loop(free_step, carry, segment, span)
+        span = 1 if stored_every is None else near_divisor(segment.steps, stored_every)
+        if segment.intervals > 1 or span == segment.steps:
+            return stored(partial(in_spans, 1))(carry, segment)
+        return in_spans(span, carry, segment)
+
+    def in_spans(span: int, carry: Carry, segment: Segment):
+        held = drive.held(carry.step, segment.intervals * segment.steps) if span == 1 else None
+        if each_step:
+            return checked_loop(checked_step, carry, segment, span, held)
+        new, saves = loop(free_step, carry, segment, span, held)
+        finish = without_diverged if span == 1 else stored(without_diverged)
+        return finish(carry, segment, held, new, saves)
+
+    def without_diverged(carry: Carry, segment: Segment, held: Array | None, new: Carry, saves):
         stopped = carry.stopped_at >= 0
         diverged = ~stopped & ~finite(new.x)
 
         # Not differentiated unless taken: reverse mode stores the start of the segment for it.
         @jax.checkpoint
-        def checked():
+        def stop_diverged(new, saves):
             # Seldom run, and so in less memory: it would add its own to that of the free steps.
             span = 1 if stored_every is None else math.isqrt(segment.steps)
-            return checked_loop(checked_step, carry, segment, span)
-
-        def stop_diverged(new, saves):
-            stopping, stopping_saves = checked()
-            return choose(~diverged, new, stopping), pick(~diverged, saves, stopping_saves)
+            checked, checked_saves = checked_loop(checked_step, carry, segment, span, held)
+            return choose(~diverged, new, checked), pick(~diverged, saves, checked_saves)
 
         def as_is(new, saves):
             return new, saves
@@ -108,12 +119,7 @@ def fixed_segments(
         # One choice that is seldom made, not two in turn: XLA copies what passes through the first.
         return lax.cond(any_at_all(stopped | diverged), mend, as_is, new, saves)
 
-    def advance_storing_its_start(carry: Carry, segment: Segment):
-        if segment.intervals == 1:
-            return advance(carry, segment)
-        return jax.checkpoint(advance, static_argnums=1, prevent_cse=False)(carry, segment)
-
-    return advance if stored_every is None else advance_storing_its_start
+    return advance
 
 
 # A step of all trajectories, with the inputs that are held through it.
@@ -176,29 +182,32 @@ class _Loop(NamedTuple):
     kernels: Kernels
 
     def __call__(
-        self, one_step: _OneStep, carry: Carry, segment: Segment, span: int
+        self, one_step: _OneStep, carry: Carry, segment: Segment, span: int, held: Array | None
     ) -> tuple[Carry, Array | None]:
         """The carry at the end and what is saved; of several steps in a span reverse mode stores
-        the state before the first."""
+        the state before the first. What is not `held` already is looked for span by span."""
 
-        def several(carry: Carry, count: int) -> Carry:
-            def from_here(carry: Carry) -> Carry:
-                return self._steps(one_step, carry, self.drive.held(carry.step, count), count)
+        def several(carry: Carry, held: Array | None, count: int) -> Carry:
+            def from_here(carry: Carry, held: Array | None) -> Carry:
+                if held is None:
+                    held = self.drive.held(carry.step, count)
+                return self._steps(one_step, carry, held, count)
 
-            return self._stored(from_here)(carry) if count else carry
+            return self._stored(from_here)(carry, held) if count else carry
 
         def interval(carry: Carry, held: Array | None):
+            spans, rest = divmod(segment.steps, span)
             if span == 1:
                 carry = self._steps(one_step, carry, held, segment.steps)
             else:
-                spans, rest = divmod(segment.steps, span)
-                carry = _repeat(lambda c, _: several(c, span), carry, None, spans)
-                carry = several(carry, rest)
+                first, last = held, held
+                if held is not None:
+                    first, last = held[: spans * span], held[spans * span :]
+                each = in_parts(first, spans)
+                carry = _repeat(lambda c, h: several(c, h, span), carry, each, spans)
+                carry = several(carry, last, rest)
             return carry, self.padded(carry.x) if segment.save else None
 
-        held = None
-        if span == 1:
-            held = self.drive.held(carry.step, segment.intervals * segment.steps)
         if segment.intervals == 1:
             carry, saves = interval(carry, held)
             return carry, None if saves is None else saves[None]

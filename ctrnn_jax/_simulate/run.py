@@ -272,7 +272,7 @@ def _segments(
         advance = reversible_segments(solver, problem.rnn, problem.dt, drive)
         return advance, remembered, reversible_segment_steps(plan.num_steps)
     n, size = columns.shape
-    stored_every = steps_stored_every(plan.num_steps, plan.platform)
+    segment_steps = stored_every = steps_stored_every(plan.num_steps, plan.platform)
     advance = fixed_segments(
         step,
         problem.dt,
@@ -291,4 +291,6 @@ def _segments(
             solver.unrolls,
         ),
     )
-    return advance, remembered, steps_in_segment(stored_every, plan.save_every)
+    if drive.each is None:  # else of each segment's inputs there is a copy
+        segment_steps = steps_in_segment(stored_every, plan.save_every)
+    return advance, remembered, segment_steps

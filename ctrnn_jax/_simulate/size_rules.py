@@ -99,8 +99,9 @@ def kernels(n: int, products: int, arrays: int, platform: str, unrolls: bool) ->
 
 # To look at what diverged takes the time of some four Euler steps on a CPU: each 25 steps a sixth
 # of a run of 4096 states of 20 neurons. On a GPU it is some kernels and a wait of the host, as is
-# to begin at a stored state.
+# to begin at a stored state. Reverse mode stores two states for each look.
 _STEPS_BETWEEN_LOOKS = 200
+_STORED_BETWEEN_LOOKS = 8
 _LEAST_STORED_EVERY = 100
 
 
@@ -113,7 +114,8 @@ def steps_stored_every(num_steps: int, platform: str) -> int:
 
 def steps_in_segment(stored_every: int, save_every: int) -> int:
     """Steps of a segment: for few looks at what diverged, as many as have no save between them."""
-    return max(stored_every, min(_STEPS_BETWEEN_LOOKS, save_every))
+    between_looks = max(_STEPS_BETWEEN_LOOKS, _STORED_BETWEEN_LOOKS * stored_every)
+    return max(stored_every, min(between_looks, save_every))
 
 
 def devices_pay(states: int, n: int) -> bool:
