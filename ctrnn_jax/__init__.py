@@ -22,6 +22,7 @@ from ._analysis.lyapunov import lyapunov_spectrum
 from ._analysis.memory import memory_capacity
 from ._analysis.nonlinear_modes import nonlinear_modes
 from ._analysis.period import period
+from ._analysis.regime import regime
 from ._analysis.spectra import dominant_frequency, power_spectrum, spectrogram
 from ._files.models import load, save
 from ._files.record import record
@@ -87,7 +88,7 @@ __all__ = [  # noqa: RUF022 - by subject
     "energy", "casimirs", "energy_drift", "drift_loss",
     "energy_balance", "supplied_energy", "EnergyBalance",
     "natural_frequencies", "orbit_frequency", "period", "lyapunov_spectrum",
-    "nonlinear_modes", "floquet_multipliers", "monodromy", "fixed_points",
+    "nonlinear_modes", "floquet_multipliers", "monodromy", "fixed_points", "regime",
     "power_spectrum", "spectrogram", "dominant_frequency",
     "harmonic_regression", "autoregression", "memory_capacity",
     # training

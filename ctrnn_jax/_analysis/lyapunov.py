@@ -77,21 +77,24 @@ def lyapunov_spectrum(
     adapted(solver).check(rnn, x0)
     if x0.size == 0:
         return jnp.zeros((*x0.shape[:-1], k), x0.dtype)
-    exponents = _spectrum(rnn, x0.reshape(-1, n).T, dt, solver, num_steps, k, transient, qr_every)
+    spans = transient, num_steps
+    logs = stretching(rnn, x0.reshape(-1, n).T, dt, solver, spans, k, qr_every)[1]
+    exponents = -jnp.sort(-logs, axis=-1) / (num_steps * dt)
     return exponents.reshape(*x0.shape[:-1], k)
 
 
 @eqx.filter_jit
-def _spectrum(
+def stretching(
     rnn: CTRNN,
     x: Float[Array, "n batch"],
     dt: Scalar,
     solver: diffrax.AbstractSolver,
-    num_steps: int,
+    spans: tuple[int, ...],
     k: int,
-    transient: int,
-    qr_every: int,
-) -> Float[Array, "batch k"]:
+    qr_every: int = 10,
+) -> Float[Array, "spans batch k"]:
+    """Logarithms of the stretching of a frame of k tangents in spans of so many steps each, one
+    after another; nan where an orbit does not stay finite."""
     rnn = rnn.prepared()
     n, batch = x.shape
 
@@ -128,9 +131,9 @@ def _spectrum(
 
     frame, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (n, k), x.dtype))
     frame = jnp.broadcast_to(frame.T[:, :, None], (k, n, batch))
-    nothing = jnp.zeros((batch, k), x.dtype)
-    x, frame, _ = stretched((x, frame, nothing), transient)
-    x, _, logs = stretched((x, frame, nothing), num_steps)
+    found = []
+    for span in spans:
+        x, frame, logs = stretched((x, frame, jnp.zeros((batch, k), x.dtype)), span)
+        found.append(logs)
     # What is infinite may stay so, while slopes of 0 there leave the frame as it is.
-    logs = logs * finite_or_nan(x, axis=0)[:, None]
-    return -jnp.sort(-logs, axis=-1) / (num_steps * dt)
+    return jnp.stack(found) * finite_or_nan(x, axis=0)[:, None]

@@ -11,6 +11,7 @@ finite, and for a neuron or an index that it does not have.
 
 from ._balance import energy_balance
 from ._modes import backbone
+from ._regimes import regimes
 from ._spectra import spectrogram, spectrum
 from ._training import loss_curve, signal_fit, signal_residual, spectrum_fit
 from ._trajectory import energy_drift, level_sets, phase_portrait, section, time_series
@@ -22,6 +23,7 @@ __all__ = [
     "level_sets",
     "loss_curve",
     "phase_portrait",
+    "regimes",
     "section",
     "signal_fit",
     "signal_residual",
