@@ -12,7 +12,7 @@ import jax
 import typer
 
 from .._files import writing
-from . import bench, export, generate, info, reproduce, simulate, train
+from . import analyse, bench, export, generate, info, reproduce, simulate, train
 from .options import Context, as_command
 
 app = typer.Typer(
@@ -43,8 +43,8 @@ def ctrnn(
 ) -> None:
     """Continuous-time recurrent networks with skew-symmetric weights.
 
-    Simulate them, train oscillators, generate their signals, reproduce the paper, measure the
-    speed, tell what files hold and export them.
+    Simulate them, train oscillators, generate their signals, analyse any, reproduce the paper,
+    measure the speed, tell what files hold and export them.
     """
     if version:
         typer.echo(importlib.metadata.version("ctrnn-jax"))
@@ -57,6 +57,7 @@ app.command("simulate")(as_command(simulate.simulate_to_folder))
 app.command()(reproduce.reproduce)
 app.command("train")(as_command(train.train_to_folder))
 app.command()(generate.generate)
+app.command("analyse")(analyse.analyse_to_folder)
 app.command()(export.export)
 app.command()(info.info)
 app.add_typer(bench.app, name="bench")

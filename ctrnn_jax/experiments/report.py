@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import html
 import json
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from .._files.page import page, picture, table
 from .._files.writing import appearing_together, place_for, write_json
 from .._util import checks
 from . import chaos, figure1, figure2, figure3, figure4, figure5
@@ -228,25 +228,12 @@ def _in_words(kind: Any) -> str:
     return "a whole number > 0" if kind is int else "a number > 0"
 
 
-_STYLE = """
-body { font: 16px/1.5 sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-figure { margin: 1rem 0; } img { max-width: 100%; } figcaption { color: #444; font-size: 0.9rem; }
-table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
-th, td { border-bottom: 1px solid #ccc; padding: 0.3rem 0.6rem; text-align: left;
-vertical-align: top; } td.number { white-space: nowrap; }
-.pass { color: #00663f; } .fail { color: #b3001b; font-weight: bold; } .counter-example {
-color: #7a4a00; } code { font-size: 0.85rem; }
-"""
-
-
 def _report(results: dict[str, Result]) -> str:
-    """One page with everything inside: it needs no network and no other file."""
+    """The page that shows them all."""
     verdicts = [v for result in results.values() for v in result.verdicts]
     counts = {s: sum(v.status == s for v in verdicts) for s in ("pass", "counter-example", "fail")}
     parts = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        f"<title>Generative System Dynamics, reproduced</title><style>{_STYLE}</style></head>",
-        "<body><h1>Generative System Dynamics in Recurrent Neural Networks, reproduced</h1>",
+        "<h1>Generative System Dynamics in Recurrent Neural Networks, reproduced</h1>",
         "<p>Figures and claims of Casoni, Guidi, Betti, Melacci, Gori (IJCNN 2025), computed by "
         "<code>ctrnn reproduce</code>. A counter-example is a claim that needs a condition: the "
         "verdict names it and the number shows what happens without it. Captions are the paper's "
@@ -256,27 +243,25 @@ def _report(results: dict[str, Result]) -> str:
     ]
     for name, (config, vs, _, files) in results.items():
         module = EXPERIMENTS[name]
-        picture = base64.b64encode(files["png"]).decode()
-        heading = html.escape((module.__doc__ or "").split("\n")[0].rstrip("."))
-        parts += [
-            f"<h2>{heading}</h2>",
-            f'<figure><img alt="{heading}" src="data:image/png;base64,{picture}">',
-            f"<figcaption>{html.escape(module.CAPTION)}</figcaption></figure>",
-            f"<p>{html.escape(module.READING)}</p>",
-            "<table><tr><th>claim</th><th>measured</th><th>value</th><th>bound</th>"
-            "<th>verdict</th></tr>",
-        ]
-        for v in vs:
-            bound = f"{'≤' if v.relation == '<=' else '≥'} {v.threshold:g}"
-            parts.append(
-                f"<tr><td>{html.escape(v.claim)}<br><small>{html.escape(v.source)}</small></td>"
-                f'<td>{html.escape(v.measured)}</td><td class="number">{v.value:.3g}</td>'
-                f'<td class="number">{bound}</td><td class="{v.status}">{v.status}</td></tr>'
+        heading = (module.__doc__ or "").split("\n")[0].rstrip(".")
+        rows = [
+            (
+                f"{html.escape(v.claim)}<br><small>{html.escape(v.source)}</small>",
+                html.escape(v.measured),
+                (f"{v.value:.3g}", "number"),
+                (f"{'≤' if v.relation == '<=' else '≥'} {v.threshold:g}", "number"),
+                (v.status, v.status),
             )
+            for v in vs
+        ]
         settings = json.dumps(dataclasses.asdict(config), indent=1)
         meaning = html.escape((type(config).__doc__ or "").strip())
         parts += [
-            "</table><details><summary>Config</summary>",
+            f"<h2>{html.escape(heading)}</h2>",
+            picture(files["png"], heading, module.CAPTION),
+            f"<p>{html.escape(module.READING)}</p>",
+            table(("claim", "measured", "value", "bound", "verdict"), rows),
+            "<details><summary>Config</summary>",
             f"<pre><code>{html.escape(settings)}</code></pre><pre>{meaning}</pre></details>",
         ]
-    return "\n".join([*parts, "</body></html>"]) + "\n"
+    return page("Generative System Dynamics, reproduced", parts)
