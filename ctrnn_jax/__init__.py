@@ -11,6 +11,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 from . import losses, solvers
+from ._analysis.analyse import analyse
 from ._analysis.autoregression import autoregression
 from ._analysis.balance import EnergyBalance, energy_balance, supplied_energy
 from ._analysis.crossings import crossings
@@ -88,7 +89,7 @@ __all__ = [  # noqa: RUF022 - by subject
     "energy", "casimirs", "energy_drift", "drift_loss",
     "energy_balance", "supplied_energy", "EnergyBalance",
     "natural_frequencies", "orbit_frequency", "period", "lyapunov_spectrum",
-    "nonlinear_modes", "floquet_multipliers", "monodromy", "fixed_points", "regime",
+    "nonlinear_modes", "floquet_multipliers", "monodromy", "fixed_points", "regime", "analyse",
     "power_spectrum", "spectrogram", "dominant_frequency",
     "harmonic_regression", "autoregression", "memory_capacity",
     # training

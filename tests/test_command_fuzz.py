@@ -71,6 +71,7 @@ SMALL = {
     "compare": [],
     "info": [],
     "export": [],
+    "analyse": ["--quick", "--no-progress"],
 }
 OPTIONS = {
     "simulate": {
@@ -101,9 +102,13 @@ OPTIONS = {
     "info": {"--x": WORDS},
     "export": {"--to": ["csv", "npz", "mat", "nc", "zarr", *WORDS],
                "--out": [*OUT, "o.csv", "o.npz", "o.mat", "o.nc", "o.zarr"]},
+    "analyse": {"--weights": FILES, "--array": ["a", *WORDS], "--activation": ACTIVATIONS,
+                "--form": FORMS, "--seed": NUMBERS, "--device": DEVICES, "--skew-part": None,
+                "--out": OUT},
 }  # fmt: skip
 ARGUMENTS = {"generate": ["m.ctrnn", *FILES], "compare": FILES, "info": FILES,
-             "export": ["rnn.ctrnn", *FILES]}  # fmt: skip
+             "export": ["rnn.ctrnn", *FILES],
+             "analyse": ["rnn.ctrnn", "m.ctrnn", *FILES]}  # fmt: skip
 TOLD = r"expected .+, got .+|\[Errno|Invalid value|No such|Missing|requires an arg|[Uu]nexpected"
 
 
@@ -147,7 +152,7 @@ def folder(tmp_path, monkeypatch):
 def combination(random):
     """The arguments of one call."""
     commands = list(OPTIONS)
-    shares = [0.44, 0.17, 0.15, 0.08, 0.04, 0.05, 0.02, 0.05]
+    shares = [0.38, 0.17, 0.15, 0.08, 0.04, 0.05, 0.02, 0.05, 0.06]
     command = commands[random.choice(len(commands), p=shares)]
     options = OPTIONS[command]
     chosen = []
@@ -157,12 +162,14 @@ def combination(random):
         chosen += [name] if values is None else [name, values[random.integers(len(values))]]
     places = ARGUMENTS.get(command, [])
     count = {"generate": 1, "compare": 2, "info": 1, "export": 1}.get(command, 0)
+    count += int(command == "analyse" and "--weights" not in chosen)
     count += int(random.random() < 0.05)
     chosen += [places[random.integers(len(places))] for _ in range(count) if places]
-    if command in ("train", "reproduce", "bench"):  # what is right takes seconds: one is wrong
+    # What is right takes seconds: one is wrong.
+    if command in ("train", "reproduce", "bench", "analyse"):
         chosen += {
             "train": ["--dtype", "float16"], "reproduce": ["--set", "no.such=1"],
-            "bench": ["--suite", "no"],
+            "bench": ["--suite", "no"], "analyse": ["--dtype", "float16"],
         }[command] * bool(random.random() < 0.97)  # fmt: skip
     name = ["bench", "compare"] if command == "compare" else [command]
     return [*name, *SMALL[command], *chosen]

@@ -886,7 +886,7 @@ CALLS = {
     "period, exponents": [
         *(
             row
-            for f in (ct.period, partial(ct.lyapunov_spectrum, dt=0.1, num_steps=5))
+            for f in (ct.period, ct.regime, partial(ct.lyapunov_spectrum, dt=0.1, num_steps=5))
             for row in (
                 (lambda f=f: f(None, ones(2)), T, "rnn: expected a CTRNN, got NoneType"),
                 (
@@ -921,6 +921,30 @@ CALLS = {
                 ({"k": 3}, V, "k: expected at most the 2 neurons, got 3"),
                 ({"solver": "rk4"}, T, f"solver: {SOLVER} str"),
             )
+        ),
+        *(
+            (lambda o=o: ct.regime(net(2), ones(2), **o), error, line)
+            for o, error, line in (
+                ({"dt": -1.0}, V, f"dt: {number(-1.0)}"),
+                ({"num_steps": 63}, V, f"num_steps: {whole(64, 63)}"),
+                ({"transient": -1}, V, f"transient: {whole(0, -1)}"),
+                ({"solver": "rk4"}, T, f"solver: {SOLVER} str"),
+            )
+        ),
+        (
+            lambda: ct.analyse(net(2, leak=1.0)),
+            V,
+            "rnn: expected no leak: damped motion dies out, got a leak",
+        ),
+        (
+            lambda: ct.analyse(ct.CTRNN(ct.DenseWeights(ones(2, 2)))),
+            V,
+            "rnn: expected skew-symmetric weights, got DenseWeights",
+        ),
+        (
+            lambda: ct.analyse(net(2), x0=ones(1, 2)),
+            V,
+            "x0: expected one state of shape (2,), got (1, 2)",
         ),
     ],
     "spectra": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
@@ -28,10 +29,10 @@ from .regime import STEPS, Regime, regime
 from .step_sizes import Measured, measure_steps, suggestion
 
 MOST_MODES = 40  # neurons: beyond, families take minutes each
-_FULL = {"energies": 12, "rounds": 300, "top": 1.0, "amplitudes": 7, "states": 32,
+_FULL = {"energies": 12, "rounds": 400, "top": 1.0, "amplitudes": 7, "states": 32,
          "steps": 2**16, "exponents": 2**15, "crossings": 400}  # fmt: skip
-_QUICK = {"energies": 4, "rounds": 30, "top": 0.015, "amplitudes": 4, "states": 8,
-          "steps": 2**14, "exponents": 2**12, "crossings": 100}  # fmt: skip
+_QUICK = {"energies": 3, "rounds": 30, "top": 0.015, "amplitudes": 4, "states": 8,
+          "steps": 2**14, "exponents": 2**13, "crossings": 100}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,17 +127,32 @@ def analyse(
     matrix = matrix_facts(A, given)
     # A power of two: nothing is rounded.
     rate = 2.0 ** np.round(np.log2(matrix["norm_per_s"])) if matrix["norm_per_s"] else 1.0
-    work = _Work(rnn, A, rate, matrix, _QUICK if quick else _FULL, x0, checks.integer("seed", seed, 0))
+    work = _Work(
+        rnn, A, rate, matrix, _QUICK if quick else _FULL, x0, checks.integer("seed", seed, 0)
+    )
     done: dict[str, Any] = {}
     # Side by side: the families of closed orbits take as long as all else.
     with ThreadPoolExecutor(2) as pool:
         parts = work.parts()
-        running = {pool.submit(part): name for name, part in parts.items()}
+        running = {pool.submit(_as_here(part)): name for name, part in parts.items()}
         for future in as_completed(running):
             done[running[future]] = future.result()
             if progress is not None:
                 progress(running[future], len(done), len(parts))
     return work.put_together(done)
+
+
+def _as_here(part: Callable[[], Any]) -> Callable[[], Any]:
+    """The same in another thread, where neither device nor precision of a `with` would hold."""
+    config: Any = jax.config
+    device, wide = config.jax_default_device, config.jax_enable_x64
+    home: Any = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
+
+    def run() -> Any:
+        with jax.default_device(device), home.enable_x64(wide):
+            return part()
+
+    return run
 
 
 def _three(count: int) -> list[int]:

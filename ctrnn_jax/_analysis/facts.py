@@ -11,6 +11,7 @@ from .._network.model import CTRNN
 from .fixed_points import FixedPoints
 
 _SAME = 1e-9  # of the fastest: frequencies as near to each other count as one
+_ZERO = 1e-12
 _MOST_SHOWN = 20  # neurons of which vectors are listed
 
 
@@ -52,7 +53,8 @@ def _blocks(A: np.ndarray) -> list[int]:
 def frequency_facts(hz: np.ndarray) -> dict[str, Any]:
     """Frequencies (n // 2,) ascending, those that coincide, and those that are multiples."""
     top = float(hz.max(initial=0))
-    nonzero = hz[hz > 1e-12 * top] if top else hz[:0]
+    hz = np.where(hz > _ZERO * top, hz, 0)
+    nonzero = hz[hz > 0]
     degenerate, distinct = [], []
     for f in nonzero:
         if distinct and f - distinct[-1][0] <= _SAME * top:

@@ -136,4 +136,4 @@ def stretching(
         x, frame, logs = stretched((x, frame, jnp.zeros((batch, k), x.dtype)), span)
         found.append(logs)
     # What is infinite may stay so, while slopes of 0 there leave the frame as it is.
-    return jnp.stack(found) * finite_or_nan(x, axis=0)[:, None]
+    return jnp.stack(found) * finite_or_nan(x, axis=0)[None, :, None]

@@ -67,7 +67,7 @@ class Regime(eqx.Module):
 
     def words(self) -> np.ndarray:
         """The status (...,) in words."""
-        return np.array(self.WORDS)[np.asarray(self.status)]
+        return np.asarray(np.array(self.WORDS)[np.asarray(self.status)])
 
 
 def regime(
@@ -91,7 +91,7 @@ def regime(
       to 0.25 bins. The strongest is the first independent frequency, each next one is either a
       combination, q f = Σ k_i ν_i with whole numbers, as exactly as the lines are known, or one
       more of them; most = n // 2 without damping (the dimension of an invariant torus), else n - 1.
-      Relations are looked for from the simplest, q + Σ|k_i| = 2, on, as far as one in a hundred
+      Relations are looked for from the simplest, q + Σ|k_i| = 2, on, as far as one in 200
       frequencies would fulfil one by chance, and lines until 1 - 10⁻⁵ of the power is explained;
     - whether the orbit returns to its start, see `period`.
 
@@ -154,9 +154,7 @@ def regime(
     x, shape = x0.reshape(-1, n), x0.shape[:-1]
     most = max(1, n // 2 if rnn.is_conservative else n - 1)
     if transient and x.size:
-        run = simulate(
-            rnn, x, dt=step, num_steps=transient, save_every=transient, solver=solver
-        )
+        run = simulate(rnn, x, dt=step, num_steps=transient, save_every=transient, solver=solver)
         alive = (run.stopped_at < 0)[:, None]
         x = jnp.where(alive, run.xs[:, -1], jnp.nan)  # pyright: ignore[reportOptionalSubscript]
     found = _decided(rnn, x, step, solver, num_steps, every, most)
@@ -184,7 +182,9 @@ def _decided(rnn, x, dt, solver, num_steps: int, every: int, most: int) -> Regim
     wrong = drift > MOST_DRIFT
     moving = ~lost & ~resting & ~wrong
     regular = moving & (np.abs(G) < REGULAR) & (share >= DISCRETE)
-    T, distance = _returns(rnn, x, moving & ~(regular & (m > 1)), tori, dt, num_steps // every, every)
+    T, distance = _returns(
+        rnn, x, moving & ~(regular & (m > 1)), tori, dt, num_steps // every, every
+    )
     rules = [
         (lost, DIVERGED), (resting, EQUILIBRIUM), (wrong, UNDECIDED),
         (regular & (m > 1), QUASI_PERIODIC), (np.isfinite(T), PERIODIC),

@@ -14,7 +14,7 @@ WIDTH = ORDER + 1  # bins from the middle of a line to where its main lobe ends
 FAR = 2 * WIDTH  # bins from 0 below which a line is none: its mirror image reaches it
 PURE = 0.25  # bins by which the two sides of a line may disagree about its middle
 FINEST = 3e-4  # bins to which a frequency is known at best
-CHANCE = 0.003  # of a line to be taken for a combination that it is not
+CHANCE = 0.005  # of a line to be taken for a combination that it is not
 MOST_ORDER = 24  # q + Σ|k_i| of relations q f = Σ k_i ν_i
 MOST_RELATIONS = 2**14
 EXPLAINED = 1 - 1e-5
@@ -71,7 +71,7 @@ def lines(power: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @functools.cache
 def relations(m: int) -> tuple[np.ndarray, np.ndarray]:
-    """q (N,) and k (N, m) of relations q f = Σ k_i ν_i, by ascending q + Σ|k_i|; k up to its sign."""
+    """q (N,) and k (N, m) of relations q f = Σ k_i ν_i, by q + Σ|k_i|; k up to its sign."""
     qs: list[int] = []
     ks: list[np.ndarray] = []
     by_order = [list(itertools.islice(_of_order(m, 1), MOST_RELATIONS))]
@@ -113,7 +113,7 @@ def torus(power: np.ndarray, most: int) -> Torus:
         if doubt > PURE:
             continue
         doubt = max(doubt, FINEST)
-        q = _turns(middle, doubt, np.array(basis), np.array(doubts), power.size)
+        q = _turns(middle, doubt, np.array(basis), np.array(doubts))
         if q is None:
             if len(basis) == most:
                 continue
@@ -127,13 +127,14 @@ def torus(power: np.ndarray, most: int) -> Torus:
     return Torus(np.array(basis), share, common)
 
 
-def _turns(middle, doubt, basis, doubts, size) -> int | None:
+def _turns(middle, doubt, basis, doubts) -> int | None:
     """The q of the simplest relation with the basis that holds as exactly as all are known."""
     if not len(basis):
         return None
     qs, ks = relations(len(basis))
     slack = np.abs(ks) @ doubts + qs * doubt
     near = np.abs(qs * middle - np.abs(ks @ basis)) <= slack
-    # Up to where a frequency of no relation at all would be taken for one of some too often.
-    near &= np.cumsum(2 * slack / (qs * size)) <= CHANCE
+    # Up to where a frequency of no relation at all would be taken for one of some too often; sums
+    # of frequencies lie about as far apart as these.
+    near &= np.cumsum(2 * slack / qs) <= CHANCE * max(middle, np.max(basis))
     return int(qs[np.argmax(near)]) if np.any(near) else None

@@ -144,7 +144,8 @@ def _saved(path: Path, dtype: Any, skew_part: bool) -> Subject:
             checks.fail("MODEL", "the equation of CTRNN", f"that of {type(rnn).__name__}")
         A, x0 = np.asarray(rnn.weights.as_matrix()), getattr(found, "x0", None)
         other = jax.tree.map(
-            lambda leaf: np.asarray(leaf) if eqx.is_array(leaf) else leaf, (rnn.activation, rnn.bias)
+            lambda leaf: np.asarray(leaf) if eqx.is_array(leaf) else leaf,
+            (rnn.activation, rnn.bias),
         )
         inputs, form = rnn.num_inputs, rnn.form
         x0 = None if x0 is None else np.asarray(x0)
@@ -152,7 +153,9 @@ def _saved(path: Path, dtype: Any, skew_part: bool) -> Subject:
         lambda leaf: jnp.asarray(leaf, dtype) if eqx.is_inexact_array_like(leaf) and
         isinstance(leaf, np.ndarray) else leaf, other,
     )  # fmt: skip
-    subject = _skew("MODEL", path.name, A, skew_part, dtype, lambda w: CTRNN(w, activation, form, bias))
+    subject = _skew(
+        "MODEL", path.name, A, skew_part, dtype, lambda w: CTRNN(w, activation, form, bias)
+    )
     if inputs:
         subject.remarks.append(f"The network has {inputs} input(s), which are 0 here.")
     if x0 is None:
@@ -169,7 +172,9 @@ def _skew(option: str, name: str, A: np.ndarray, skew_part: bool, dtype: Any, ne
         if not skew_part and not_skew(A, NEARLY) is not None:
             hint = "a skew-symmetric matrix, or nearly so (or the option --skew-part)"
             checks.fail(option, hint, got)
-        remarks.append(f"The matrix is not skew-symmetric: it has {got}. Its skew part is analysed.")
+        remarks.append(
+            f"The matrix is not skew-symmetric: it has {got}. Its skew part is analysed."
+        )
     weights = DenseSkew.from_matrix(finite_array(option, A, dtype), skew_part=True)
     return Subject(name, network(weights), A.astype(np.float64), None, remarks)
 

@@ -91,7 +91,9 @@ def _sections(figure: Any, found: Analysis) -> None:
     axes = figure.subplots(1, len(found.shown), squeeze=False)[0]
     for row, (k, ax) in enumerate(zip(found.shown, axes, strict=True)):
         some = jax.tree.map(
-            lambda leaf, row=row: leaf[row : row + 1] if hasattr(leaf, "ndim") and leaf.ndim else leaf,
+            lambda leaf, row=row: (
+                leaf[row : row + 1] if hasattr(leaf, "ndim") and leaf.ndim else leaf
+            ),
             found.sections,
         )
         ax.set_title(f"amplitude {found.amplitudes[k]:.3g}: {words[k, 0]}", fontsize="medium")

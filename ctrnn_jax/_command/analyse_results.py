@@ -174,7 +174,9 @@ def _weights(found: Analysis) -> dict[str, str]:
         "rank": str(m["rank"]),
         "Casimirs (dimension of the kernel)": str(m["casimirs"]),
         "weights that are 0": f"{100 * m['share_of_zeros']:.0f} %",
-        "independent blocks": ", ".join(f"{c} of {s}" for s, c in blocks.items()) + " neurons",
+        "independent blocks": "none: the neurons hang together"
+        if len(m["blocks"]) == 1
+        else ", ".join(f"{c} of {s} neuron{'s' * (s > 1)}" for s, c in blocks.items()),
     }
     for k, v in enumerate(m["kernel"] or []):
         rows[f"kernel vector {k + 1}: kᵀz is conserved"] = ", ".join(f"{x:.3g}" for x in v)

@@ -46,4 +46,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str | tuple[str, str]]]) 
 
     lines = ["".join(f"<th>{name}</th>" for name in head)] if head else []
     lines += ["".join(map(cell, row)) for row in rows]
-    return '<div class="table"><table>' + "\n".join(f"<tr>{x}</tr>" for x in lines) + "</table></div>"
+    return (
+        '<div class="table"><table>' + "\n".join(f"<tr>{x}</tr>" for x in lines) + "</table></div>"
+    )
