@@ -117,7 +117,7 @@ def test_damped_motion_comes_to_rest():
 def test_no_answer_hangs_on_the_unit_of_time(form):
     rnn = dense(4, form)
     x0 = jnp.array([0.1, 1.0, 3.0])[:, None] * STATES[:, :4]
-    faster = ct.CTRNN(ct.DenseSkew(rnn.weights.W * 1024), form=form)
+    faster = ct.CTRNN(ct.DenseSkew.from_matrix(1024 * rnn.weights.as_matrix()), form=form)
     ms = x0 if form == "current" else x0 / 1024
     a, b = ct.regime(rnn, x0), ct.regime(faster, ms)
     assert np.array_equal(a.status, b.status)
@@ -144,7 +144,7 @@ def test_lines_and_their_relations():
     t = np.arange(8192) / 16
     f, g = 1.0, GOLDEN
     lines = {f: 1.0, g: 0.5, 2 * f - g: 0.1, f + 2 * g: 0.03, (f + g) / 2: 0.02}
-    y = sum(a * np.cos(2 * np.pi * k * t + 7 * k) for k, a in lines.items())
+    y = np.sum([a * np.cos(2 * np.pi * k * t + 7 * k) for k, a in lines.items()], axis=0)
     found = torus.torus(torus.spectrum(y[:, None] * 1e200 + 3), 4)
     np.testing.assert_allclose(np.sort(found.basis) / 512, [g, f], rtol=1e-6)
     assert found.share > 0.9999

@@ -134,6 +134,8 @@ def analyse(
     # Side by side: the families of closed orbits take as long as all else.
     with ThreadPoolExecutor(2) as pool:
         parts = work.parts()
+        if progress is not None:
+            progress(next(iter(parts)), 0, len(parts))
         running = {pool.submit(_as_here(part)): name for name, part in parts.items()}
         for future in as_completed(running):
             done[running[future]] = future.result()
@@ -273,7 +275,7 @@ class _Work:
         )
         regimes, own = done["regimes"]
         steps = done.get("steps", {})
-        top = float(np.abs(np.asarray(in_seconds.eigenvalues).imag).max(initial=0))
+        top = float(np.abs(np.imag(in_seconds.eigenvalues)).max(initial=0))
         return Analysis(
             rnn=rnn,
             matrix=self.matrix,

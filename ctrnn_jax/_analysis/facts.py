@@ -82,7 +82,7 @@ def fixed_point_facts(rnn: CTRNN, found: FixedPoints, nullity: int) -> dict[str,
     if not np.isfinite(x).all():
         return {"found": False, "kind": "none found"}
     eigenvalues = np.asarray(found.eigenvalues)
-    growth = eigenvalues.real.max()
+    growth = np.real(eigenvalues).max()
     top = np.abs(eigenvalues).max(initial=0)
     kind = "a centre" if growth <= 1e-6 * top else "unstable"
     if top == 0:
@@ -95,5 +95,5 @@ def fixed_point_facts(rnn: CTRNN, found: FixedPoints, nullity: int) -> dict[str,
         "state": x.tolist() if rnn.size <= _MOST_SHOWN else None,
         "largest_entry": float(np.abs(x).max()),
         "growth_per_s": float(growth),
-        "frequencies_hz": sorted(float(w) / (2 * np.pi) for w in eigenvalues.imag if w > 0),
+        "frequencies_hz": sorted(float(w) / (2 * np.pi) for w in np.imag(eigenvalues) if w > 0),
     }

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._network.invariants import bias_offset, energy_drift
+from .._network.invariants import energy_drift
 from .._network.model import CTRNN, states_for
 from .._simulate.api import check_solver, simulate
 from .._util import checks
@@ -38,8 +38,9 @@ class Regime(eqx.Module):
 
     Attributes:
         status: (...,) index into `WORDS`.
-        num_frequencies: (...,) independent frequencies of the lines of the spectrum; 0 at rest,
-            in chaotic motion and where nothing was decided.
+        num_frequencies: (...,) independent frequencies of the lines of the spectrum, of which
+            those nearer to each other than some 4 / duration count as one; 0 at rest, in chaotic
+            motion and where nothing was decided.
         frequencies: (..., most) these in Hz, the strongest first; nan beyond them.
         share: (...,) of the power of z, 0 to 1, in their lines and those of their combinations.
         exponent: (...,) the largest Lyapunov exponent in 1/s, of the second half of the run.
@@ -90,7 +91,8 @@ def regime(
     - the lines of the spectrum of z (window sin⁶): peaks whose two sides agree about the frequency
       to 0.25 bins. The strongest is the first independent frequency, each next one is either a
       combination, q f = Σ k_i ν_i with whole numbers, as exactly as the lines are known, or one
-      more of them; most = n // 2 without damping (the dimension of an invariant torus), else n - 1.
+      more of them; `most` is half of the rank of A without damping (the dimension of an invariant
+      torus), else n - 1.
       Relations are looked for from the simplest, q + Σ|k_i| = 2, on, as far as one in 200
       frequencies would fulfil one by chance, and lines until 1 - 10⁻⁵ of the power is explained;
     - whether the orbit returns to its start, see `period`.
@@ -147,12 +149,13 @@ def regime(
     transient = checks.integer("transient", transient, 0)
     check_solver(solver)
     adapted(solver).check(rnn, x0)
-    rate = float(np.linalg.norm(np.asarray(rnn.weights.as_matrix()), 2)) or 1.0
+    A = np.asarray(rnn.weights.as_matrix())
+    rate = float(np.linalg.norm(A, 2)) or 1.0
     step = checks.positive("dt", 2 * np.pi / rate / STEPS if dt is None else dt, x0.dtype)
     every = max(1, int(2 * np.pi / rate / SAMPLES / float(step) * (1 + 1e-6)))
     every = min(every, num_steps // 64)
     x, shape = x0.reshape(-1, n), x0.shape[:-1]
-    most = max(1, n // 2 if rnn.is_conservative else n - 1)
+    most = max(1, np.linalg.matrix_rank(A / rate).item() // 2 if rnn.is_conservative else n - 1)
     if transient and x.size:
         run = simulate(rnn, x, dt=step, num_steps=transient, save_every=transient, solver=solver)
         alive = (run.stopped_at < 0)[:, None]
@@ -248,12 +251,12 @@ def _recorded(
     n, count = rnn.size, len(x)
     part = max(1, min(count, _NUMBERS // ((saves + 1) * n)))
     tori, drifts, stopped = [], [], []
-    A = np.asarray(rnn.weights.as_matrix(), float)
-    bias = 0 if rnn.bias is None else np.asarray(rnn.bias, float)
-    mixed = np.random.default_rng(0).normal(size=(n, _CHANNELS)) / math.sqrt(n)
-    has_energy = rnn.is_conservative
-    if has_energy:
-        bias_offset(rnn)
+    # Channels of z; what is constant in it, as a bias, is taken out of spectra.
+    mixed = np.eye(n)
+    if n > _CHANNELS:
+        mixed = np.random.default_rng(0).normal(size=(n, _CHANNELS)) / math.sqrt(n)
+    if rnn.form == "rate":
+        mixed = np.asarray(rnn.weights.as_matrix(), float).T @ mixed
     for start in range(0, count, part):
         rows = np.arange(start, start + part) % count  # one program for all parts
         run = simulate(
@@ -261,17 +264,12 @@ def _recorded(
         )
         assert run.xs is not None
         drift = np.full(part, np.nan)
-        if has_energy:
+        if rnn.is_conservative:
             drift = np.max(np.abs(np.asarray(energy_drift(rnn, run.xs))), axis=1)
         drifts.append(drift)
         stopped.append(np.asarray(run.stopped_at) >= 0)
-        z = np.asarray(run.xs, float)[:, :-1]
-        if n > _CHANNELS:
-            mix = A.T @ mixed if rnn.form == "rate" else mixed
-            z = z @ mix + (bias @ mixed if rnn.form == "rate" and rnn.bias is not None else 0)
-        elif rnn.form == "rate":
-            z = z @ A.T + bias
-        usable = np.isfinite(z).all(axis=(1, 2))
+        z = np.asarray(run.xs, float)[:, :-1] @ mixed
+        usable = np.all(np.isfinite(z), axis=(1, 2))
         power = spectrum(np.where(usable[:, None, None], z, 0))
         tori += [torus(p, most) for p in power]
     if not count:

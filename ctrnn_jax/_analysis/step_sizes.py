@@ -48,8 +48,8 @@ def measure_steps(rnn: CTRNN, rest: Array, typical: Array) -> dict[str, Measured
     """
     J = np.asarray(jax.jacfwd(lambda x: rnn(None, x))(rest), float)
     values, right = np.linalg.eig(J)
-    fastest = int(np.argmax(values.imag))
-    omega = float(values.imag[fastest])
+    fastest = int(np.argmax(np.imag(values)))
+    omega = float(np.imag(values)[fastest])
     if not omega > 0:
         return {}
     v = right[:, fastest]

@@ -189,9 +189,8 @@ def _analysed(subject: Subject, quick: bool, seed: int, progress: bool) -> Analy
         with tqdm(total=1, unit="part") as bar:
 
             def done(name: str, count: int, total: int) -> None:
-                bar.total = total
+                bar.total, bar.n = total, count
                 bar.set_description(name)
-                bar.update()
 
             found = analyse(subject.rnn, **options, progress=done)
     return dataclasses.replace(found, remarks=subject.remarks + found.remarks)

@@ -23,7 +23,7 @@ _MARKERS = "osD"
 def pictures(found: Analysis) -> dict[str, tuple[bytes, str, str]]:
     """By name: a PNG, what it is, and what is to be seen in it."""
     matplotlib.use("Agg")
-    drawn: dict[str, tuple[Callable[[Any], None], tuple[float, float], str, str]] = {
+    drawn: dict[str, tuple[Callable[[Any], Any], tuple[float, float], str, str]] = {
         "regimes": (
             lambda figure: _regimes(figure, found), (7.5, 4), "Regimes over amplitude",
             "Share of random states of each amplitude (standard deviation of z about the fixed "
@@ -35,9 +35,10 @@ def pictures(found: Analysis) -> dict[str, tuple[bytes, str, str]]:
             "the grey band or below.",
         ),
     }  # fmt: skip
-    if found.modes is not None and np.isfinite(found.modes.periods).any():
+    modes = found.modes
+    if modes is not None and np.isfinite(modes.periods).any():
         drawn["backbone"] = (
-            lambda figure: plot.backbone(found.modes, ax=figure.subplots()), (7.5, 5),
+            lambda figure: plot.backbone(modes, ax=figure.subplots()), (7.5, 5),
             "Backbone curves",
             "The frequency of each family of closed orbits against its energy. Solid: stable.",
         )  # fmt: skip
