@@ -99,8 +99,8 @@ def _families(found: Analysis) -> str:
     E = np.asarray(modes.energies)
     return (
         f"Closed orbits: {int((last > 0).sum())} of {len(last)} families were followed,"
-        f" {int((last == len(E)).sum())} of them up to energy {E[-1]:.3g}, where"
-        f" {int(stable.sum())} are stable all the way."
+        f" {int((last == len(E)).sum())} of them up to energy {E[-1]:.3g},"
+        f" {int(stable.sum())} of these stable all the way."
     )
 
 
