@@ -18,6 +18,7 @@ from scipy.integrate import solve_ivp
 import ctrnn_jax.plot as plot
 from ctrnn_jax._analysis.balance import EnergyBalance
 from ctrnn_jax._analysis.nonlinear_modes import NonlinearModes
+from ctrnn_jax._analysis.regime import Regime
 from ctrnn_jax._network.activations import HardTanh, Linear, ReLU, Sin, Tanh
 from ctrnn_jax._network.model import CTRNN
 from ctrnn_jax._network.weights import BlockSkew, DenseSkew
@@ -728,3 +729,36 @@ def test_backbone_curves_tell_stable_from_unstable():
 def test_backbone_refuses_what_it_cannot_draw():
     with pytest.raises(ValueError, match="modes: expected at least one closed orbit"):
         plot.backbone(found_modes(periods=np.full((3, 6), np.nan, FLOAT)))
+
+
+def found_regimes(status):
+    codes, nothing = jnp.asarray(status, jnp.int32), jnp.zeros(np.shape(status), FLOAT)
+    names = "share", "exponent", "uncertainty", "period", "distance", "drift"
+    return Regime(
+        codes, codes, frequencies=nothing[..., None], bound=jnp.zeros((), FLOAT),
+        **dict.fromkeys(names, nothing),
+    )  # fmt: skip
+
+
+def test_regimes_are_shares_of_each_amplitude():
+    ax = plot.regimes(found_regimes([[2, 2, 1, 4], [3, 3, 3, 3]]), [0.1, 1.0])
+    bars = {c.get_label(): [(b.get_y(), b.get_height()) for b in c] for c in ax.containers}
+    assert bars == {
+        "periodic": [(0, 25), (0, 0)],
+        "quasi-periodic": [(25, 50), (0, 0)],
+        "chaotic": [(75, 0), (0, 100)],
+        "undecided": [(75, 25), (100, 0)],
+    }
+    assert_readable(ax.figure)
+
+
+@pytest.mark.parametrize(
+    ("status", "amplitudes", "line"),
+    [
+        ([1, 2], [0.1, 1.0], r"regime: expected that of states \(A, ..., n\)"),
+        ([[1, 2]], [0.1, 1.0], r"amplitudes: expected shape \(1,\)"),
+    ],
+)
+def test_regimes_refuse_what_has_no_amplitudes(status, amplitudes, line):
+    with pytest.raises(ValueError, match=line):
+        plot.regimes(found_regimes(status), amplitudes)

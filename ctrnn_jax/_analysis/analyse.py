@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
@@ -126,7 +127,8 @@ def analyse(
     A = np.asarray(rnn.weights.as_matrix())
     matrix = matrix_facts(A, given)
     # A power of two: nothing is rounded.
-    rate = 2.0 ** np.round(np.log2(matrix["norm_per_s"])) if matrix["norm_per_s"] else 1.0
+    norm = matrix["norm_per_s"]
+    rate = 2.0 ** round(math.log2(norm)) if norm else 1.0
     work = _Work(
         rnn, A, rate, matrix, _QUICK if quick else _FULL, x0, checks.integer("seed", seed, 0)
     )

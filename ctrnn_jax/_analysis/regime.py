@@ -177,8 +177,8 @@ def _decided(rnn, x, dt, solver, num_steps: int, every: int, most: int) -> Regim
     G = logs[1:, :, 0].sum(axis=0)
     quarters = logs[1:, :, 0] / (np.array(spans[1:])[:, None] * float(dt))
     tori, drift, stopped = _recorded(rnn, x, dt, solver, num_steps // every, every, most)
-    m = np.array([len(torus.basis) for torus in tori], int)
-    share = np.array([torus.share for torus in tori])
+    m = np.array([len(found.basis) for found in tori], int)
+    share = np.array([found.share for found in tori])
 
     lost = ~finite | stopped | ~np.isfinite(G)
     resting = resting | (G < -EXPANDING)
@@ -197,13 +197,12 @@ def _decided(rnn, x, dt, solver, num_steps: int, every: int, most: int) -> Regim
 
     duration = num_steps // every * every * float(dt)
     frequencies = np.full((count, most), np.nan)
-    for row, torus_, code in zip(frequencies, tori, status, strict=True):
+    for row, found, code in zip(frequencies, tori, status, strict=True):
         if code == QUASI_PERIODIC:
-            row[: len(torus_.basis)] = torus_.basis / duration
+            row[: len(found.basis)] = found.basis / duration
     periodic = status == PERIODIC
     frequencies[periodic, 0] = 1 / T[periodic]
-    telling = (status == QUASI_PERIODIC) | periodic
-    frequencies_of = np.where(periodic, 1, np.where(telling, m, 0))
+    counted = np.select([periodic, status == QUASI_PERIODIC], [1, m], 0)
     nothing = lost | (status == EQUILIBRIUM)
 
     def floats(values: Any) -> Array:
@@ -211,7 +210,7 @@ def _decided(rnn, x, dt, solver, num_steps: int, every: int, most: int) -> Regim
 
     return Regime(
         status=jnp.asarray(status, jnp.int32),
-        num_frequencies=jnp.asarray(frequencies_of, jnp.int32),
+        num_frequencies=jnp.asarray(counted, jnp.int32),
         frequencies=floats(frequencies),
         share=floats(np.where(nothing, np.nan, share)),
         exponent=floats(G / (rest * float(dt))),

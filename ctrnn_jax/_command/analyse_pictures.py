@@ -25,12 +25,12 @@ def pictures(found: Analysis) -> dict[str, tuple[bytes, str, str]]:
     matplotlib.use("Agg")
     drawn: dict[str, tuple[Callable[[Any], Any], tuple[float, float], str, str]] = {
         "regimes": (
-            lambda figure: _regimes(figure, found), (7.5, 4), "Regimes over amplitude",
+            lambda figure: _regimes(figure, found), (7.5, 4.0), "Regimes over amplitude",
             "Share of random states of each amplitude (standard deviation of z about the fixed "
             "point) that lead to each kind of motion.",
         ),
         "exponents": (
-            lambda figure: _exponents(figure, found), (7.5, 4), "Lyapunov exponents",
+            lambda figure: _exponents(figure, found), (7.5, 4.0), "Lyapunov exponents",
             "Of one state of each of three amplitudes. They come in pairs; what is 0 comes out in "
             "the grey band or below.",
         ),
@@ -38,19 +38,19 @@ def pictures(found: Analysis) -> dict[str, tuple[bytes, str, str]]:
     modes = found.modes
     if modes is not None and np.isfinite(modes.periods).any():
         drawn["backbone"] = (
-            lambda figure: plot.backbone(modes, ax=figure.subplots()), (7.5, 5),
+            lambda figure: plot.backbone(modes, ax=figure.subplots()), (7.5, 5.0),
             "Backbone curves",
             "The frequency of each family of closed orbits against its energy. Solid: stable.",
         )  # fmt: skip
     if found.sections is not None and np.isfinite(found.sections.ts).any():
         drawn["sections"] = (
-            lambda figure: _sections(figure, found), (10, 3.8), "Poincaré sections",
+            lambda figure: _sections(figure, found), (10.0, 3.8), "Poincaré sections",
             "Where orbits pass the plane x₀ = fixed point upwards. Closed orbits show dots, "
             "quasi-periodic ones of two frequencies curves, others bands, chaotic ones clouds.",
         )  # fmt: skip
     if found.steps:
         drawn["steps"] = (
-            lambda figure: _steps(figure, found), (10, 4), "Errors by step",
+            lambda figure: _steps(figure, found), (10.0, 4.0), "Errors by step",
             f"Left: by how many turns the phase of the fastest small motion is wrong after "
             f"{PERIODS} of its periods. Right: largest energy drift of the three states above in "
             "2048 steps. Dashed: what is asked for.",

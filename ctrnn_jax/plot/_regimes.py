@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,7 +32,9 @@ _LOOKS = {
 }
 
 
-def regimes(regime: Regime, amplitudes: ArrayLike, *, ax: Axes | None = None) -> Axes:
+def regimes(
+    regime: Regime, amplitudes: ArrayLike | Sequence[float], *, ax: Axes | None = None
+) -> Axes:
     """The share of each regime among the states of each amplitude, one bar an amplitude.
 
     Args:
