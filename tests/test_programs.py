@@ -117,6 +117,9 @@ CALLS = {
         f(network(), normal(3, 4), 1.0) for f in (ct.monodromy, ct.floquet_multipliers)
     ],
     "lyapunov_spectrum": lambda: ct.lyapunov_spectrum(network(), normal(3, 4), dt=0.1, num_steps=6),
+    "regime": lambda: [
+        ct.regime(network(form=f), normal(3, 4), num_steps=64) for f in ("rate", "current")
+    ],
     "power_spectrum": lambda: ct.power_spectrum(SIGNAL, 0.1),
     "spectrogram": lambda: ct.spectrogram(SIGNAL, 0.1),
     "dominant_frequency": lambda: [
@@ -142,10 +145,10 @@ CALLS = {
         ct.losses.period_loss(network(n=2, bias=None), normal(3, 2), 1.0),
     ],
 }  # fmt: skip
-# What makes no program of products: files, meshes, and NumPy.
+# What makes no program of products of its own: files, meshes, NumPy, and all of these in one.
 NO_PRODUCTS = {
     "simulate", "batch_mesh", "use_cpu_cores", "harmonic_regression", "autoregression", "save",
-    "load", "record", "open_recording", "read_signal",
+    "load", "record", "open_recording", "read_signal", "analyse",
 }  # fmt: skip
 
 
