@@ -123,6 +123,88 @@ def test_a_tolerance_is_part_of_the_distance_of_lines():
     assert "NOT REACHED" in str(far) and "0.33 of the distance" in str(far)
 
 
+def after_a_period(oscillator, f):
+    """By DOP853 after 1/f: what is missing, as a share of the state, and how late it is, of 1/f."""
+    field, x0 = equation(oscillator.rnn), np.asarray(oscillator.x0, float)
+    tolerances = {"rtol": 1e-13, "atol": 1e-15 * np.max(np.abs(x0))}
+    end = solve_ivp(field, (0, 1 / f), x0, "DOP853", **tolerances).y[:, -1]
+    flow = field(0, x0)
+    missing = end - x0
+    return np.abs(missing).max() / np.abs(x0).max(), abs(missing @ flow / (flow @ flow)) * f
+
+
+@pytest.mark.parametrize(
+    ("neurons", "mode", "form", "activation"),
+    [
+        (3, 0, "rate", ct.Tanh()),
+        (4, 1, "current", ct.Arctan()),
+        (4, 0, "rate", ct.HardTanh()),
+        (8, 2, "rate", ct.Tanh()),
+        pytest.param(20, 6, "current", ct.Tanh(), marks=pytest.mark.slow),
+        pytest.param(20, 9, "rate", ct.Tanh(), marks=pytest.mark.slow),
+    ],
+    ids=lambda v: type(v).__name__ if isinstance(v, eqx.Module) else str(v),
+)
+@pytest.mark.sampled(1)
+def test_an_orbit_of_a_mode(neurons, mode, form, activation):
+    # Very slow and very fast: no result depends on the unit of time.
+    targets, energies = np.array([1e-3, 1e4]), np.array([0.02, 0.2]) * neurons
+    ensemble, report = ct.fit_frequency(
+        targets, neurons=neurons, mode=mode, energy=energies, form=form, activation=activation,
+        amplitude=3.0, key=KEY,
+    )  # fmt: skip
+    assert ensemble.x0.shape == (2, neurons) == report.multipliers.shape
+    bound = 1e-9 if X64 else 1e-3
+    assert report.error.max() < bound and report.residual.max() < bound
+    assert bool(report.closed.all()) and bool(report.reached().all())
+    np.testing.assert_allclose(report.amplitude, 3, rtol=1e-6)
+    for i, f in enumerate(targets):
+        oscillator = member(ensemble, i)
+        assert max(after_a_period(oscillator, f)) < bound
+        _, y = output(oscillator, 1 / f, 1001)
+        np.testing.assert_allclose(y[1:].std(), 3, rtol=0.02)
+        np.testing.assert_allclose(
+            ct.energy(oscillator.rnn, oscillator.x0), energies[i], rtol=1e-9 if X64 else 1e-3
+        )
+        # The index of the mode is that of its frequency at rest, which saturation lowers.
+        omega = ct.natural_frequencies(oscillator.rnn)
+        assert omega[mode] > f and bool(report.stable[i]) == bool(
+            jnp.abs(report.multipliers[i]).max() < 1 + float(jnp.finfo(DTYPE).eps) ** 0.3
+        )
+
+
+@pytest.mark.skipif(not X64, reason="a random network of another dtype is another one")
+@pytest.mark.long
+def test_an_unstable_orbit_is_made_stable(tmp_path):
+    options = {"mode": 1, "energy": 6.0, "form": "current"}
+    _, before = ct.fit_frequency(440.0, steps=0, **options)
+    assert float(before.error) < 1e-9 and not bool(before.stable)
+    assert "UNSTABLE with multipliers up to 1.9" in str(before)
+    oscillator, report = ct.fit_frequency(440.0, **options)
+    assert float(report.error) < 1e-9 and bool(report.stable)
+    assert max(after_a_period(oscillator, 440.0)) < 1e-9
+    again = ct.floquet_multipliers(oscillator.rnn, oscillator.x0, 1 / 440.0)
+    np.testing.assert_allclose(np.abs(again), np.ones(8), atol=1e-6)
+    assert "stable, multipliers on the unit circle" in str(report)
+    ct.save(tmp_path / "r", report)
+    assert np.array_equal(ct.load(tmp_path / "r").multipliers, report.multipliers)
+
+
+@pytest.mark.long
+def test_a_chord_of_modes_is_one_network():
+    chord, energies = np.array([261.6, 329.6, 392.0]), np.array([0.1, 0.3, 0.2])
+    notes, report = ct.fit_frequency(chord, mode=(0, 1, 3), energy=energies, key=KEY)
+    A = np.asarray(notes.rnn.weights.as_matrix())
+    assert np.array_equal(A[0], A[1]) and np.array_equal(A[0], A[2])
+    bound = 1e-9 if X64 else 1e-3
+    assert report.error.max() < bound and bool(report.stable.all()) and bool(report.closed.all())
+    for i, f in enumerate(chord):
+        assert max(after_a_period(member(notes, i), f)) < bound
+    levels = np.logaddexp(z := A[0] @ np.asarray(notes.x0).T, -z).sum(axis=0) - 8 * np.log(2)
+    np.testing.assert_allclose(levels, energies, rtol=1e-9 if X64 else 1e-3)
+    assert "all stable" in str(report)
+
+
 FIT, CHORD = partial(ct.fit_frequency, steps=0), ct.fit_spectrum
 BAD = [
     (FIT, (0.0,), {}, "target_hz: expected finite numbers > 0, got 0.0"),
@@ -137,6 +219,14 @@ BAD = [
     (FIT, (1.0,), {"key": 3}, "key: expected a PRNG key"),
     (FIT, (np.nan,), {}, "target_hz: expected finite numbers > 0, got nan"),
     (FIT, (1.0,), {"dtype": "int32"}, "dtype: expected a floating-point dtype, got int32"),
+    (FIT, (1.0,), {"energy": 1.0}, "energy: expected none without mode, got 1.0"),
+    (FIT, (1.0,), {"mode": 4}, "mode: expected below the number of modes, 4, got 4"),
+    (FIT, (1.0,), {"mode": -1}, "mode: expected an integer >= 0, got -1"),
+    (FIT, (1.0,), {"mode": (0, 1)}, "target_hz: expected shape (2,), one for each mode, got ()"),
+    (FIT, ([2.0, 1.0],), {"mode": (0, 1)}, "target_hz: expected ascending values"),
+    (FIT, ([1.0, 2.0],), {"mode": (1, 0)}, "mode: expected ascending values"),
+    (FIT, (1.0,), {"mode": 0, "energy": 0.0}, "energy: expected finite numbers > 0, got 0.0"),
+    (FIT, (1.0,), {"mode": 0, "energy": np.ones(2)}, "energy: expected a scalar or shape ()"),
     (CHORD, (1.0,), {}, "target_hz: expected finite numbers > 0 in 1 or 2 dimension(s)"),
     (CHORD, (np.ones(2),), {}, "target_hz: expected lines 0.0001 of the highest apart"),
     (CHORD, (np.arange(1.0, 8),), {}, "target_hz: expected at most neurons // 2 = 6 lines, got 7"),

@@ -48,7 +48,7 @@ def monodromy(rnn: CTRNN, x0: ArrayLike, period: ArrayLike) -> Float[Array, "*sh
         >>> ct.monodromy(rnn, x0, ct.period(rnn, x0))
     """
     states, times, shape = _states_and_times(rnn, x0, period)
-    return _turns(rnn, states, times)[1].reshape(*shape, rnn.size, rnn.size)
+    return turns(rnn, states, times)[1].reshape(*shape, rnn.size, rnn.size)
 
 
 def floquet_multipliers(rnn: CTRNN, x0: ArrayLike, period: ArrayLike) -> Inexact[Array, "*shape n"]:
@@ -83,7 +83,8 @@ def floquet_multipliers(rnn: CTRNN, x0: ArrayLike, period: ArrayLike) -> Inexact
     """
     states, times, shape = _states_and_times(rnn, x0, period)
     offset = bias_offset(rnn) if rnn.is_conservative else None
-    return _multipliers(rnn, states, times, offset).reshape(*shape, rnn.size)
+    moved, M, _ = turns(rnn, states, times)
+    return multipliers_of(rnn, states, moved, M, offset).reshape(*shape, rnn.size)
 
 
 def _states_and_times(rnn: CTRNN, x0: Any, period: Any) -> tuple[Array, Array, tuple[int, ...]]:
@@ -99,7 +100,7 @@ def _states_and_times(rnn: CTRNN, x0: Any, period: Any) -> tuple[Array, Array, t
 
 
 @eqx.filter_jit
-def _turns(rnn: CTRNN, x0: Array, T: Array) -> tuple[Array, Array, Array]:
+def turns(rnn: CTRNN, x0: Array, T: Array) -> tuple[Array, Array, Array]:
     """Ways from x0 after T, as shares of the sizes of the orbits; monodromies; the sizes."""
     rnn = rnn.prepared()
 
@@ -116,8 +117,10 @@ def _turns(rnn: CTRNN, x0: Array, T: Array) -> tuple[Array, Array, Array]:
 
 
 @eqx.filter_jit
-def _multipliers(rnn: CTRNN, x0: Array, T: Array, offset: Array | None) -> Array:
-    moved, M, _ = _turns(rnn, x0, T)
+def multipliers_of(
+    rnn: CTRNN, x0: Array, moved: Array, M: Array, offset: Array | None = None
+) -> Inexact[Array, "batch n"]:
+    """`floquet_multipliers` of states (batch, n) from what `turns` finds."""
     eps = float(jnp.finfo(x0.dtype).eps)
     closes = jnp.max(jnp.abs(moved), axis=-1) <= eps**0.4
     if rnn.is_conservative:

@@ -149,17 +149,19 @@ def nonlinear_modes(
     if around.shape != (n,):
         checks.fail("around", f"one state of shape ({n},)", around.shape)
     max_rounds = checks.integer("max_rounds", max_rounds, 1)
-    return _modes(rnn, around, energies, mode, max_rounds)
+    which = jnp.arange(n // 2) if mode is None else jnp.array([mode])
+    return modes_followed(rnn, around, energies, which, max_rounds)
 
 
 @eqx.filter_jit
-def _modes(
-    rnn: CTRNN, around: Array, energies: Array, mode: int | None, max_rounds: int
+def modes_followed(
+    rnn: CTRNN, around: Array, energies: Array, which: Int[Array, " modes"], max_rounds: int
 ) -> NonlinearModes:
+    """`nonlinear_modes` of some modes, by their indices; nothing is checked."""
     arrays, static = eqx.partition(rnn, eqx.is_array)
     parameters, integers = eqx.partition(arrays, eqx.is_inexact_array)
-    fixed = (static, mode, max_rounds)
-    families: Any = _families(fixed, parameters, integers, around, energies)
+    fixed = (static, max_rounds)
+    families: Any = _families(fixed, parameters, (integers, which), around, energies)
     return NonlinearModes(energies, *families)
 
 
@@ -174,12 +176,12 @@ def _families(fixed, arrays, integers, around, energies):
 
 
 def _families_forward(fixed, arrays, integers, around, energies):
-    static, mode, max_rounds = fixed
-    rnn = eqx.combine(arrays, integers, static)
+    static, max_rounds = fixed
+    rnn = eqx.combine(arrays, integers[0], static)
     x = at_rest(rnn, around[None])[0][0]
     centre = _seen_from(rnn, x)
     omega, starts = centre.linear_modes()
-    which = slice(None) if mode is None else slice(mode, mode + 1)
+    which = integers[1]
     found = jax.vmap(lambda omega, y: continuation.follow(centre, omega, y, energies, max_rounds))(
         omega[which], starts[which]
     )
@@ -222,10 +224,10 @@ def _status(found, omega, own, multipliers, nullity) -> Int[Array, "modes E"]:
 
 
 def _families_backward(fixed, kept, bars):
-    static, _, _ = fixed
+    static, _ = fixed
     arrays, integers, around, x, ways, periods, monodromies = kept
     periods_bar, states_bar, x_bar = bars[0], bars[1], bars[-1]
-    static = eqx.combine(integers, static)
+    static = eqx.combine(integers[0], static)
     centre = _seen_from(eqx.combine(arrays, static), x)
     eps = float(jnp.finfo(x.dtype).eps)
 

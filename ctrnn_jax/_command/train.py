@@ -107,6 +107,17 @@ class Settings:
         float | None,
         Option(help="Root mean square of the output, with --frequency.", show_default="1"),
     ] = None
+    mode: Annotated[
+        int | None,
+        Option(
+            help="With one --frequency: on a closed orbit of this nonlinear mode, from 0 for the"
+            " slowest to neurons/2 - 1 for the fastest; stable where that can be reached."
+        ),
+    ] = None
+    energy: Annotated[
+        float | None,
+        Option(help="Energy of that orbit, with --mode.", show_default="neurons/8"),
+    ] = None
     steps: Annotated[
         int | None,
         Option(
@@ -134,8 +145,8 @@ class Settings:
 _READING = ("columns", "time_column", "time_unit", "array", "decimal", "header")
 _IDLE = {
     "frequency": ("dt", "hold_out", "inputs", *_READING),
-    "chord": ("dt", "hold_out", "steps", "inputs", *_READING),
-    "signal": ("amplitude",),
+    "chord": ("dt", "hold_out", "steps", "mode", "energy", "inputs", *_READING),
+    "signal": ("amplitude", "mode", "energy"),
 }
 _NAMES = {"frequency": "one --frequency", "chord": "several --frequency", "signal": "--signal"}
 
@@ -181,7 +192,8 @@ def _train_to_folder(settings: Settings) -> None:
 def _options(settings: Settings) -> dict[str, Any]:
     """Arguments that all three fits take, and those given of what some take."""
     given = {
-        name: getattr(settings, name) for name in ("neurons", "amplitude", "steps", "hold_out")
+        name: getattr(settings, name)
+        for name in ("neurons", "amplitude", "mode", "energy", "steps", "hold_out")
     }
     return {
         "activation": activation_named(settings.activation),

@@ -131,7 +131,7 @@ def pictures(result: Result, orbit: Any) -> dict[str, Callable[[Any], Any]]:
             orbit, neurons=pair, ax=figure.subplots()
         )
     losses = getattr(result.report, "losses", None)
-    if losses is not None and np.isfinite(losses).any():
+    if losses is not None and np.isfinite(losses).sum() > 1:
         pictures["loss"] = lambda figure: plot.loss_curve(losses, ax=figure.subplots()).set_ylabel(
             "loss" if result.lines_hz else "mean square error of the part trained on"
         )

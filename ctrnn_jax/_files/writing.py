@@ -166,7 +166,9 @@ def replace(source: Path, to: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Strict JSON: dataclasses as objects, arrays as lists, non-finite numbers as null."""
+    """Strict JSON: dataclasses as objects, arrays as lists, complex numbers as [real, imaginary],
+    non-finite numbers as null.
+    """
     text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
@@ -180,6 +182,8 @@ def _plain(value: Any) -> Any:
         return str(value)
     if hasattr(value, "tolist"):  # arrays and their scalars
         value = np.asarray(value).tolist()
+    if isinstance(value, complex):
+        value = [value.real, value.imag]
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -54,3 +56,19 @@ def checked_targets(
     if size.ndim and size.shape != members:
         checks.fail("amplitude", f"a scalar or shape {members}, one of each member", size.shape)
     return target, jnp.broadcast_to(size, members).reshape(-1)
+
+
+def checked_modes(mode: Any, neurons: int, target: Array) -> tuple[int, ...]:
+    """Indices of modes: one for all targets, or one for each, both ascending."""
+    several = isinstance(mode, Sequence) and not isinstance(mode, str)
+    modes = tuple(checks.integer("mode", k, 0) for k in (mode if several else [mode]))
+    if not modes or max(modes) >= neurons // 2:
+        checks.fail("mode", f"below the number of modes, {neurons // 2}", mode)
+    if not several:
+        return modes
+    if target.shape != (len(modes),):
+        checks.fail("target_hz", f"shape ({len(modes)},), one for each mode", target.shape)
+    for name, values in (("mode", list(modes)), ("target_hz", target.tolist())):
+        if any(a >= b for a, b in itertools.pairwise(values)):
+            checks.fail(name, "ascending values, as several modes are asked for", values)
+    return modes

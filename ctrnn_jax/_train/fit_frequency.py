@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import diffrax
@@ -24,7 +25,9 @@ from .._util import checks
 from .._util.types import Array, Float
 from ..losses import frequency_loss
 from ..solvers import RK4
-from .arguments import checked_draft, checked_targets
+from . import closed_orbits
+from .arguments import Draft, checked_draft, checked_modes, checked_targets
+from .closed_orbits import OrbitReport
 from .ensembles import PER_PERIOD, for_targets
 from .fit import fit
 from .frequency_report import FrequencyReport, measure
@@ -35,6 +38,7 @@ from .oscillator import Oscillator, for_form
 _PERIODS = 12
 _OPTIMIZER = optax.adam(0.01)
 _AT_ONCE = 1024
+_ORBITS_AT_ONCE = 64
 _NEWTON, _NEWTON_STEPS = 16, 512
 
 
@@ -50,6 +54,8 @@ def fit_frequency(
     key: Any = None,
     dtype: Any = None,
     progress: bool = False,
+    mode: int | Sequence[int] | None = None,
+    energy: Any = None,
 ) -> tuple[Oscillator, FrequencyReport]:
     """Random oscillators, trained until they oscillate at given frequencies.
 
@@ -63,6 +69,13 @@ def fit_frequency(
     Where the orbit can't be closed, the frequency of the strongest line is scaled instead; the
     report tells by its `closed`.
 
+    With `mode` the orbit is one of that nonlinear mode at a given energy, as `nonlinear_modes`
+    follows it from random weights, and stages 2 and 3 are Newton's method on the equations
+    T(weights) = 1/f*, and |μ| = 1 for the largest Floquet multiplier of an orbit that is unstable,
+    by their derivatives (implicit function theorem). Of several modes all orbits are of one
+    network, which plays another of the frequencies from each of several states: notes of a chord,
+    each without lines but its harmonics.
+
     Args:
         target_hz: f* in Hz, one number or (K,).
         neurons: n >= 2.
@@ -70,14 +83,20 @@ def fit_frequency(
         form: "rate" or "current".
         amplitude: root mean square of the output, one number or (K,).
         scale: root mean square of the pre-activations at the start: small is nearly linear.
-        steps: of Adam; 0 leaves out stage 2.
+        steps: of Adam, 0 leaves out stage 2; with `mode` the most of Newton's method, which ends
+            where all is met.
         key: of weights, states and read-outs; `jax.random.key(0)` unless given.
         dtype: of the oscillators; JAX's default unless given.
         progress: whether to show a progress bar of stage 2.
+        mode: which nonlinear mode: an index below neurons // 2, ascending by frequency; or K
+            ascending indices for K ascending targets, of one network.
+        energy: with `mode` that of the orbits, Σ Φ(z_i), one number > 0 or (K,); unless given
+            neurons scale²/2, that of small oscillations of this scale.
 
     Returns:
-        The oscillator, or for targets (K,) an ensemble with that leading axis, and a
-        `FrequencyReport`, measured anew with another integrator.
+        The oscillator, or for targets (K,) an ensemble with that leading axis (with several modes
+        all of its weights are equal), and a `FrequencyReport`, measured anew with another
+        integrator; with `mode` an `OrbitReport`, with residuals and multipliers, too.
 
     Raises:
         TypeError, ValueError: for a wrong kind, shape or value of an argument.
@@ -88,12 +107,20 @@ def fit_frequency(
     Example:
         >>> oscillator, report = ct.fit_frequency(3.2, neurons=8, key=jax.random.key(0))
         >>> y = oscillator.generate(0.01, 1000)
+        >>> oscillator, report = ct.fit_frequency(3.2, neurons=12, mode=4, energy=1.5)
+        >>> report.frequency, report.residual, report.stable
+        >>> notes, report = ct.fit_frequency([261.6, 329.6, 392.0], mode=(0, 1, 3), energy=0.1)
+        >>> jax.vmap(lambda note: note.generate(1e-4, 10_000))(notes).sum(axis=0)  # the chord
     """
     draft = checked_draft(neurons, activation, form, key, dtype)
     target, sizes = checked_targets(target_hz, amplitude, draft.dtype, (0, 1))
     scale = checks.positive_float("scale", scale)
     steps = checks.integer("steps", steps, 0)
     checks.flag("progress", progress)
+    if mode is not None:
+        return _on_modes(draft, target, sizes, mode, energy, scale, steps, progress)
+    if energy is not None:
+        checks.fail("energy", "none without mode", energy)
 
     def make(keys: Array, targets: Array, sizes: Array) -> tuple[Oscillator, FrequencyReport]:
         units = _random(keys, draft.activation, draft.neurons, scale, draft.dtype)
@@ -107,6 +134,30 @@ def fit_frequency(
 
     targets = jnp.atleast_1d(target)
     return for_targets(make, _AT_ONCE, draft.key, targets, sizes, alone=target.ndim == 0)
+
+
+def _on_modes(
+    draft: Draft, target: Array, sizes: Array, mode: Any, energy: Any, scale: float, steps: int,
+    progress: bool,
+) -> tuple[Oscillator, OrbitReport]:  # fmt: skip
+    """`fit_frequency` with modes: K networks with an orbit each, or one with K."""
+    modes = checked_modes(mode, draft.neurons, target)
+    energy = draft.neurons * scale**2 / 2 if energy is None else energy
+    energies = checks.positive_array("energy", energy, draft.dtype, (0, 1))
+    if energies.ndim and energies.shape != target.shape:
+        checks.fail(
+            "energy", f"a scalar or shape {target.shape}, one of each orbit", energies.shape
+        )
+    one_network = isinstance(mode, Sequence)
+    rows = [
+        jnp.broadcast_to(array, target.shape).reshape((1, -1) if one_network else (-1, 1))
+        for array in (target, energies, sizes.reshape(target.shape))
+    ]
+
+    def make(keys: Array, *rows: Array) -> tuple[Oscillator, OrbitReport]:
+        return closed_orbits.on_modes(keys, *rows, draft, modes, steps, progress)
+
+    return for_targets(make, _ORBITS_AT_ONCE, draft.key, *rows, alone=target.ndim == 0)
 
 
 def _descended(units: Oscillator, steps: int, progress: bool) -> tuple[Oscillator, Array]:
