@@ -30,6 +30,7 @@ SMALL = {
     "4": {"w_m": "[25]", "fractions": "[0.2, 1.0]", "duration": "40"},
     "5": {"sizes": "[2, 20]", "seeds": "24"},
     "chaos": {"sizes": "[3, 6]", "seeds": "8", "steps": "10000"},
+    "modes": {"sizes": "[3, 12]", "families": "6", "energies": "[0.001, 0.1]", "states": "6"},
 }
 
 
@@ -45,7 +46,7 @@ def test_every_verdict_passes_or_is_a_counter_example(name, tmp_path):
     write(tmp_path / "out", results)
     verdicts = results[name].verdicts
     assert verdicts and {v.status for v in verdicts} <= {"pass", "counter-example"}
-    title = name if name == "chaos" else f"figure{name}"
+    title = f"figure{name}" if name.isdigit() else name
     files = {path.name: path for path in (tmp_path / "out").iterdir()}
     assert set(files) == {f"{title}.png", f"{title}.pdf", "verdicts.json", "report.html"}
     stored = json.loads(files["verdicts.json"].read_text())
@@ -116,7 +117,7 @@ def test_what_a_verdict_says():
 
 
 BAD = [
-    (["6"], {}, "figures: expected one of '1', '2', '3', '4', '5', 'chaos', got '6'"),
+    (["6"], {}, "figures: expected one of '1', '2', '3', '4', '5', 'chaos', 'modes', got '6'"),
     (
         ["4"],
         {"omega": "1"},

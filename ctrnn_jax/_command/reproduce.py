@@ -17,7 +17,7 @@ def reproduce(
     out: Out = Path("runs/reproduce"),
     figure: Annotated[
         list[str] | None,
-        Option(help="1 to 5 or chaos; may be given several times.", show_default="all"),
+        Option(help="1 to 5, chaos or modes; may be given several times.", show_default="all"),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -32,8 +32,8 @@ def reproduce(
 ) -> int:
     """Draw the paper's figures and check its claims; leave all of it in --out.
 
-    Five figures and a map of chaos (PNG and PDF), verdicts.json, and report.html, one page that
-    shows everything. Exit status 1 where a verdict is "fail".
+    Five figures, a map of chaos and the closed orbits of many neurons (PNG and PDF), verdicts.json,
+    and report.html, one page that shows everything. Exit status 1 where a verdict is "fail".
     """
     for change in set_ or ():
         if "=" not in change:

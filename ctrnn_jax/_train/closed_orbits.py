@@ -31,6 +31,7 @@ from .oscillator import Oscillator, for_form
 _DRAWS = 8
 _LONGEST = 0.1  # step, as a share of the weights
 _SHORTEST = 1e-3  # share of a step
+_PATIENCE = 12  # steps that are no better
 _NEAR = 0.01  # frequencies, before stability is looked at
 _MAX_ROUNDS = 500
 
@@ -122,7 +123,7 @@ def _trained(
     least = np.full(len(base), np.inf)
     step, share = jnp.zeros_like(base), np.ones(len(base))
     tolerance = float(jnp.finfo(base.dtype).eps) ** 0.84  # of the turns
-    losses = []
+    losses, idle = [], 0
     with progress_bar(progress, steps) as bar:
         for _ in range(steps + 1):
             # Time is scaled exactly: a single orbit has its frequency at once.
@@ -131,7 +132,7 @@ def _trained(
             miss = jnp.log(orbits.T * wanted)
             left, rows = miss, orbits.slope
             growth = jnp.zeros_like(miss)
-            if not bool(jnp.all(orbits.stable | ~jnp.isfinite(miss))):
+            if steps and not bool(jnp.all(orbits.stable | ~jnp.isfinite(miss))):
                 growth, by_weights = _growth(tried, modes, energies, activation)
                 growth = jnp.where(orbits.stable, 0, growth)
                 asked = (growth > 0) & jnp.all(jnp.abs(miss) < _NEAR, axis=1, keepdims=True)
@@ -142,13 +143,15 @@ def _trained(
             losses.append(missed + grown)
             rank = np.maximum(missed / tolerance**2, miss.shape[1]) + grown
             best = _where(rank < least, (tried, orbits), best)
+            idle = 0 if np.any(rank < least) else idle + 1
             least = np.fmin(rank, least)
             done = least <= miss.shape[1]
             exists = np.isfinite(missed + grown)
             base = _where(exists, tried, base)
             step = _where(exists, _shortest(tried, left, rows), step)
             share = np.where(exists, 1.0, share / 2)
-            if (done | (share < _SHORTEST)).all() or len(losses) > steps:
+            ended = (done | (share < _SHORTEST)).all() or idle == _PATIENCE
+            if ended or len(losses) > steps:
                 break
             if bar is not None:
                 bar.update()
@@ -160,7 +163,7 @@ def _trained(
     return W, orbits, jnp.asarray(shown, W.dtype)
 
 
-def _where(condition: np.ndarray, new: Any, old: Any) -> Any:
+def _where(condition: Any, new: Any, old: Any) -> Any:
     def choose(a: Array, b: Array) -> Array:
         return jnp.where(condition.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)
 
@@ -230,8 +233,8 @@ def _orbits(
         return jnp.log(T), (T, z, stable)
 
     of_modes = jax.vmap(jax.value_and_grad(log_period, has_aux=True), (None, 0, 0))
-    (_, found), slope = jax.vmap(of_modes, (0, None, 0))(W, jnp.array(modes), energies)
-    return Orbits(*found, slope)
+    (_, (T, z, stable)), slope = jax.vmap(of_modes, (0, None, 0))(W, jnp.array(modes), energies)
+    return Orbits(T, z, stable, slope)
 
 
 @eqx.filter_jit

@@ -25,9 +25,8 @@ from .._util import checks
 from .._util.types import Array, Float
 from ..losses import frequency_loss
 from ..solvers import RK4
-from . import closed_orbits
 from .arguments import Draft, checked_draft, checked_modes, checked_targets
-from .closed_orbits import OrbitReport
+from .closed_orbits import on_modes
 from .ensembles import PER_PERIOD, for_targets
 from .fit import fit
 from .frequency_report import FrequencyReport, measure
@@ -84,7 +83,7 @@ def fit_frequency(
         amplitude: root mean square of the output, one number or (K,).
         scale: root mean square of the pre-activations at the start: small is nearly linear.
         steps: of Adam, 0 leaves out stage 2; with `mode` the most of Newton's method, which ends
-            where all is met.
+            where all is met, or nothing gets better.
         key: of weights, states and read-outs; `jax.random.key(0)` unless given.
         dtype: of the oscillators; JAX's default unless given.
         progress: whether to show a progress bar of stage 2.
@@ -139,7 +138,7 @@ def fit_frequency(
 def _on_modes(
     draft: Draft, target: Array, sizes: Array, mode: Any, energy: Any, scale: float, steps: int,
     progress: bool,
-) -> tuple[Oscillator, OrbitReport]:  # fmt: skip
+) -> tuple[Oscillator, FrequencyReport]:  # fmt: skip
     """`fit_frequency` with modes: K networks with an orbit each, or one with K."""
     modes = checked_modes(mode, draft.neurons, target)
     energy = draft.neurons * scale**2 / 2 if energy is None else energy
@@ -154,8 +153,8 @@ def _on_modes(
         for array in (target, energies, sizes.reshape(target.shape))
     ]
 
-    def make(keys: Array, *rows: Array) -> tuple[Oscillator, OrbitReport]:
-        return closed_orbits.on_modes(keys, *rows, draft, modes, steps, progress)
+    def make(keys: Array, targets: Array, energies: Array, sizes: Array):
+        return on_modes(keys, targets, energies, sizes, draft, modes, steps, progress)
 
     return for_targets(make, _ORBITS_AT_ONCE, draft.key, *rows, alone=target.ndim == 0)
 

@@ -9,7 +9,8 @@
 
 `reproduce` runs them all and writes figures, verdicts.json and report.html; so does the command
 `ctrnn reproduce`. Figures 1 to 5 are those of Casoni et al. 2025; "chaos" is the map of Lyapunov
-exponents behind the verdict on limit cycles in higher dimensions.
+exponents and "modes" the families of closed orbits behind the verdict on limit cycles in higher
+dimensions.
 """
 
 from . import chaos as chaos
@@ -18,5 +19,6 @@ from . import figure2 as figure2
 from . import figure3 as figure3
 from . import figure4 as figure4
 from . import figure5 as figure5
+from . import modes as modes
 from ._common import Verdict as Verdict
 from .report import reproduce as reproduce

@@ -25,7 +25,7 @@ CAPTION = (
 )
 READING = (
     "Two and three neurons stay at the floor, all others leave it as the amplitude grows: "
-    "perpetual motion in higher dimensions is quasi-periodic at small amplitude and chaotic at "
+    "typical motion in higher dimensions is quasi-periodic at small amplitude and chaotic at "
     "larger ones, no limit cycle."
 )
 

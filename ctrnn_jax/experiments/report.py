@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from .._files.page import page, picture, table
 from .._files.writing import appearing_together, place_for, write_json
 from .._util import checks
-from . import chaos, figure1, figure2, figure3, figure4, figure5
+from . import chaos, figure1, figure2, figure3, figure4, figure5, modes
 from ._common import Verdict, float64, needs_float64
 
 EXPERIMENTS: dict[str, ModuleType] = {
@@ -28,8 +28,9 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "4": figure4,
     "5": figure5,
     "chaos": chaos,
+    "modes": modes,
 }
-_LONGEST_FIRST = ("chaos", "1", "2", "5", "4", "3")
+_LONGEST_FIRST = ("modes", "chaos", "1", "2", "5", "4", "3")
 
 
 def reproduce(
@@ -44,7 +45,7 @@ def reproduce(
 
     Args:
         out: the folder; made if missing.
-        figures: which of "1" to "5" and "chaos"; all unless given.
+        figures: which of "1" to "5", "chaos" and "modes"; all unless given.
         changes: values of configs as JSON texts by "figure4.duration" or, where only one
             figure is made, "duration".
         progress: whether a progress bar is shown on stderr.
@@ -146,7 +147,7 @@ def _close(results: dict[str, Result]) -> None:
 
 
 def _title(name: str) -> str:
-    return name if name == "chaos" else f"figure{name}"
+    return f"figure{name}" if name.isdigit() else name
 
 
 def _with_progress(running: dict[Future, str], progress: bool) -> Iterator[Future]:
