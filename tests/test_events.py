@@ -14,6 +14,7 @@ from scipy.integrate import solve_ivp
 from systems import DTYPE, normal
 
 import ctrnn_jax as ct
+from ctrnn_jax._simulate.located import _bracket
 
 EPS = float(jnp.finfo(DTYPE).eps)
 END, STEPS = 16.0, 1600
@@ -322,6 +323,15 @@ def test_what_diverges_has_no_event():
     event = ct.Event(lambda t, x: x[0] + 2, -1)  # never
     run = ct.simulate(relu, x0, dt=0.5, num_steps=2000, until=event)
     assert np.isnan(run.event_times).all() and run.stopped_at[0] > 0 and run.stopped_at[1] == -1
+
+
+@pytest.mark.parametrize(("last", "whole"), [(0.01, False), (1e-9, True), (np.inf, False)])
+def test_a_step_that_may_have_overflowed_in_the_run_has_no_event(last, whole):
+    def after(fraction):
+        y = jnp.asarray(fraction * last * np.finfo(DTYPE).max, DTYPE)
+        return y - 1, y[None, None], None
+
+    assert _bracket(after, DTYPE)[1] == whole
 
 
 def test_a_start_on_the_section_has_not_passed_it():

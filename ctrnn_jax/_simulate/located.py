@@ -15,7 +15,7 @@ from ..solvers.base import time_at
 from .between import fitting, input_during
 from .devices import local_devices
 from .drive import Batch
-from .fixed import finite, within
+from .fixed import within
 from .output import Ends
 from .problem import Plan, Problem
 
@@ -38,7 +38,7 @@ class Happened(NamedTuple):
 class Found(NamedTuple):
     """Where in a step an event happens: after which fraction of it, and the state then.
 
-    `whole`: whether the whole step is finite, else there is no such place. `solved`: whether the
+    `whole`: whether the whole step is not lost, else there is no such place. `solved`: whether the
     step and its part up to there were solved, as `fitting` says.
     """
 
@@ -129,12 +129,14 @@ def located(
 
 
 def _bracket(after: Callable, dtype: Any) -> tuple[Scalar, Bool[Array, ""], Bool[Array, ""]]:
-    """The fraction of a step where g changes sign; whether the whole step is finite, and solved.
+    """The fraction of a step where g changes sign; whether the whole step is not lost, and solved.
 
     Both ends tell the direction: at one of them g may be 0 to rounding, and of the other sign than
-    in the run. They are looked at by the same loop: a step may take seconds to compile.
+    in the run. They are looked at by the same loop: a step may take seconds to compile. A step that
+    overflowed in the run may be just finite when it is made once more.
     """
     none, one = jnp.zeros((), dtype), jnp.ones((), dtype)
+    largest = 1e-6 * float(jnp.finfo(dtype).max)
 
     def look(i, found):
         low, high, first, rising, whole, solved = found
@@ -142,7 +144,7 @@ def _bracket(after: Callable, dtype: Any) -> tuple[Scalar, Bool[Array, ""], Bool
         g, y, ok = after(at)
         first = jnp.where(i == 0, g, first)
         rising = jnp.where(i == 1, first < g, rising)
-        whole = jnp.where(i == 1, finite(y)[0], whole)
+        whole = jnp.where(i == 1, jnp.max(jnp.abs(y)) < largest, whole)
         solved = jnp.where(i == 1, True if ok is None else ok[0], solved)
         beyond = jnp.where(rising, g >= 0, g <= 0)
         low = jnp.where((i > 1) & ~beyond, at, low)
