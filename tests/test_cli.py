@@ -360,10 +360,26 @@ def test_nothing_to_draw_costs_no_results(tmp_path, state, max_norm):
     np.save(tmp_path / "A.npy", np.array([[0, 1.0], [-1.0, 0.5]]))
     np.save(tmp_path / "x.npy", np.full((2, 2), state))
     given = {"weights": tmp_path / "A.npy", "initial_states": tmp_path / "x.npy", "steps": 4000,
-             "unconstrained": True, "max_norm": max_norm}  # fmt: skip
+             "unconstrained": True, "max_norm": max_norm, "animate": max_norm is not None}  # fmt: skip
     simulate.simulate_to_folder(_settings(tmp_path / "o", **given))
     names = {p.name for p in (tmp_path / "o").iterdir()}
+    assert "animation.gif" not in names
     assert {"summary.json", "trajectory.ctrnn", "time_series.png"} <= names
+
+
+def test_the_motion_of_what_the_portrait_shows(tmp_path, monkeypatch):
+    found = {}
+
+    def animate(run, kind, *, path, ax):
+        found.update(run=run, kind=kind, title=ax.get_title())
+        path.write_bytes(b"GIF")
+
+    monkeypatch.setattr(ct.plot, "animate", animate)
+    given = {"neurons": 2, "states": 20, "steps": 100, "animate": True}
+    simulate.simulate_to_folder(_settings(tmp_path / "o", **given))
+    assert (tmp_path / "o" / "animation.gif").read_bytes() == b"GIF"
+    assert found["kind"] == "state" and found["run"].xs.shape[0] == 16
+    assert found["title"].startswith("16 of 20 states, first ")
 
 
 @pytest.mark.long

@@ -997,6 +997,39 @@ CALLS = {
         (lambda: ct.spectrogram(ones(9), 0.1, overlap=-1), V, f"overlap: {whole(0, -1)}"),
         (lambda: ct.spectrogram(ones(9), 0.1, overlap=1.5), T, f"overlap: {whole(0, 1.5)}"),
     ],
+    "animations": [
+        (lambda o=o: ct.plot.animate(sim(), **o), error, line)
+        for o, error, line in (
+            ({"kind": "states"}, V, "kind: expected one of <any>, got 'states'"),
+            ({"kind": 1}, V, "kind: expected one of 'state', 'spectrum', 'readout', got 1"),
+            ({"neurons": (0, 4)}, V, "neurons: expected an index below 4, got 4"),
+            ({"neurons": (0,)}, V, "neurons: expected two indices, got [0]"),
+            ({"kind": "readout", "neurons": ()}, V, "neurons: expected at least one index, got []"),
+            ({"readout": ones(1, 4)}, V, 'readout: expected none for kind "state", got one'),
+            (
+                {"kind": "readout", "readout": ones(4)},
+                V,
+                "readout: expected shape (channels, 4), got (4,)",
+            ),
+            (
+                {"kind": "spectrum", "readout": ones(1, 4), "neurons": (0,)},
+                V,
+                "readout: expected either neurons or readout, got both",
+            ),
+            (
+                {"kind": "readout", "readout": ones(1, 4) * NAN},
+                V,
+                "readout: expected <any>, got <any>",
+            ),
+            ({"index": 3}, V, "index: expected an index below 3, got 3"),
+            ({"duration": 0}, V, f"duration: {number(0)}"),
+            ({"max_frames": 1}, V, f"max_frames: {whole(2, 1)}"),
+            ({"max_frames": 9.5}, T, f"max_frames: {whole(2, 9.5)}"),
+            ({"fps": -1}, V, f"fps: {number(-1)}"),
+            ({"path": "a.png"}, V, "path: expected a .gif or .mp4 file, got a.png"),
+            ({"ax": 1}, T, "ax: expected one matplotlib Axes, or None, got int"),
+        )
+    ],
 }
 TABLE = [
     pytest.param(*row, id=f"{where} {i}")

@@ -40,7 +40,7 @@ from .simulate_network import (
     times_of,
 )
 from .simulate_options import Settings
-from .simulate_results import Run, measure, pictures, table, write_event_times
+from .simulate_results import Run, animation, measure, pictures, table, write_event_times
 
 
 def simulate_to_folder(settings: Settings) -> None:
@@ -134,6 +134,8 @@ def _simulate_to_folder(settings: Settings) -> None:
         if event is not None:
             write_event_times(workplace / "event_times.csv", trajectory)
         draw(workplace, pictures(rnn, trajectory, part, balance))
+        if settings.animate:
+            animation(workplace / "animation.gif", part)
     print(table(results))
     print(f"results in {settings.out}")
 

@@ -127,6 +127,9 @@ class Settings:
     max_norm: Annotated[float | None, Option(help="Stop a trajectory whose norm passes this.")] = (
         None
     )
+    animate: Annotated[
+        bool, Option("--animate", help="Leave the motion of some states as animation.gif, too.")
+    ] = False
     dtype: Dtype = "float32"
     device: Device = None
     devices: Annotated[

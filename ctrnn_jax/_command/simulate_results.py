@@ -320,11 +320,6 @@ def pictures(
     drawn = part.trajectory
     alone, start = _taken(drawn, slice(1)), _taken(drawn, slice(16), part.excerpt)
 
-    def title(count: int, which: Trajectory) -> str:
-        states = f"{count} of {part.total} states"
-        one = f"state {part.rows[0]} of {part.total}" if part.total > 1 else "the only state"
-        return f"{states if count > 1 else one}, first {float(np.asarray(which.ts)[-1]):.4g} s"
-
     def titled(title: str, picture: Callable[..., Any], *arguments: Any, **options: Any):
         def into(figure: Any) -> None:
             ax = figure.subplots()
@@ -338,14 +333,12 @@ def pictures(
         return into
 
     first = _taken(start, slice(1))
-    one = title(1, start)
+    one = _title(part, first)
     found: dict[str, Callable[[Any], Any]] = {
         "time_series": titled(one, plot.time_series, first, neurons=range(min(3, rnn.size)))
     }
     if rnn.size == 2:
-        found["phase_portrait"] = titled(
-            title(len(start.stopped_at), start), plot.phase_portrait, start
-        )
+        found["phase_portrait"] = titled(_title(part, start), plot.phase_portrait, start)
     elif rnn.size > 1:
         found["phase_portrait"] = titled(one, plot.phase_portrait, first)
     if balance is not None:
@@ -359,12 +352,39 @@ def pictures(
             f"{part.total} states, to the end", plot.energy_drift, rnn, trajectory
         )
     if drawn.ts.shape[0] >= 32 and (np.asarray(drawn.stopped_at) < 0).any():
-        found["spectrum"] = titled(title(len(part.rows), drawn), plot.spectrum, drawn)
+        found["spectrum"] = titled(_title(part, drawn), plot.spectrum, drawn)
         # As it would choose it, of the frequency that is known: one program less.
         ran = np.asarray(drawn.stopped_at)[0] < 0
         window = {"window_length": window_for(len(drawn.ts), part.cycles)} if ran else {}
-        found["spectrogram"] = titled(title(1, drawn), plot.spectrogram, alone, **window)
+        found["spectrogram"] = titled(_title(part, alone), plot.spectrogram, alone, **window)
     return found
+
+
+def _title(part: Part, which: Trajectory) -> str:
+    """Which states of how many are drawn, and up to when."""
+    count = len(which.stopped_at)
+    one = f"state {part.rows[0]} of {part.total}" if part.total > 1 else "the only state"
+    states = f"{count} of {part.total} states" if count > 1 else one
+    return f"{states}, first {float(np.asarray(which.ts)[-1]):.4g} s"
+
+
+def animation(path: Path, part: Part) -> None:
+    """The motion of the states that the phase portrait shows, of a single neuron its curve."""
+    import matplotlib.pyplot as plt
+
+    from .. import plot
+
+    assert part.trajectory.xs is not None
+    n = part.trajectory.xs.shape[-1]
+    shown = _taken(part.trajectory, slice(16 if n == 2 else 1), part.excerpt)
+    figure, ax = plt.subplots(layout="compressed")
+    ax.set_title(_title(part, shown))
+    try:
+        plot.animate(shown, "state" if n > 1 else "readout", path=path, ax=ax)
+    except ValueError as error:  # such as runs that stopped at once: the numbers stand all the same
+        print(f"no animation: {error}")
+    finally:
+        plt.close(figure)
 
 
 def _states(trajectory: Trajectory | Recording) -> Any:

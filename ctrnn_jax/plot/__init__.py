@@ -9,6 +9,7 @@ All raise TypeError or ValueError for a trajectory without states, with too few 
 finite, and for a neuron or an index that it does not have.
 """
 
+from ._animation import animate
 from ._balance import energy_balance
 from ._modes import backbone
 from ._regimes import regimes
@@ -17,6 +18,7 @@ from ._training import loss_curve, signal_fit, signal_residual, spectrum_fit
 from ._trajectory import energy_drift, level_sets, phase_portrait, section, time_series
 
 __all__ = [
+    "animate",
     "backbone",
     "energy_balance",
     "energy_drift",

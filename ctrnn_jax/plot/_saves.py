@@ -94,6 +94,16 @@ def position(name: str, value: Any, size: int) -> int:
     return number
 
 
+def extremes(y: np.ndarray, points: int) -> np.ndarray:
+    """Positions of all samples (S,); of very many those of the extremes of each of some groups."""
+    size = len(y) // (points // 2)
+    if size < 3:
+        return np.arange(len(y))
+    groups = y[: len(y) // size * size].reshape(-1, size)
+    at = np.sort(np.stack([groups.argmin(axis=1), groups.argmax(axis=1)], axis=1), axis=1)
+    return (at + size * np.arange(len(groups))[:, None]).ravel()
+
+
 def are_sparse(path: np.ndarray, turn: int = 12) -> bool:
     """Whether fewer than 12 saves make a turn of the path (S, ...): lines would draw a polygon.
 

@@ -13,6 +13,7 @@ from .._analysis import spectra
 from .._analysis.samples import signal_samples
 from .._util import checks
 from .._util.types import ArrayLike
+from ._saves import extremes
 from ._style import LINE, POWER_RANGE, add_legend, axes_or_new, highest_frequency
 
 # A broad light line under a thin dark one, so that both are seen where they agree.
@@ -255,12 +256,7 @@ def _shown(window: Iterable[float | int] | None, size: int, dt: float) -> slice:
 def _thinned(y: np.ndarray, dt: float, shown: slice) -> tuple[np.ndarray, np.ndarray]:
     """Times and samples; of very many, the lowest and highest of each of some thousand groups."""
     t, y = dt * np.arange(len(y))[shown], y[shown]
-    size = len(y) // (_POINTS // 2)
-    if size < 3:
-        return t, y
-    groups = y[: len(y) // size * size].reshape(-1, size)
-    at = np.sort(np.stack([groups.argmin(axis=1), groups.argmax(axis=1)], axis=1), axis=1)
-    at = (at + size * np.arange(len(groups))[:, None]).ravel()
+    at = extremes(y, _POINTS)
     return t[at], y[at]
 
 
