@@ -360,7 +360,7 @@ def test_nothing_to_draw_costs_no_results(tmp_path, state, max_norm):
     np.save(tmp_path / "A.npy", np.array([[0, 1.0], [-1.0, 0.5]]))
     np.save(tmp_path / "x.npy", np.full((2, 2), state))
     given = {"weights": tmp_path / "A.npy", "initial_states": tmp_path / "x.npy", "steps": 4000,
-             "unconstrained": True, "max_norm": max_norm, "animate": max_norm is not None}  # fmt: skip
+             "unconstrained": True, "max_norm": max_norm, "animate": bool(max_norm)}  # fmt: skip
     simulate.simulate_to_folder(_settings(tmp_path / "o", **given))
     names = {p.name for p in (tmp_path / "o").iterdir()}
     assert "animation.gif" not in names

@@ -12,7 +12,7 @@ import jax
 import typer
 
 from .._files import writing
-from . import analyse, bench, export, generate, info, reproduce, simulate, train
+from . import analyse, bench, explore, export, generate, info, reproduce, simulate, train
 from .options import Context, as_command
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ _OPTIONS = {
     "num_steps": "steps",
     "x0": "initial_states",
     "A": "weights",
+    "file": "weights",
     "target_hz": "frequency",
     "figures": "figure",
     "changes": "set_",
@@ -44,7 +45,7 @@ def ctrnn(
     """Continuous-time recurrent networks with skew-symmetric weights.
 
     Simulate them, train oscillators, generate their signals, analyse any, reproduce the paper,
-    measure the speed, tell what files hold and export them.
+    measure the speed, tell what files hold and export them; or explore them on a page.
     """
     if version:
         typer.echo(importlib.metadata.version("ctrnn-jax"))
@@ -58,6 +59,7 @@ app.command()(reproduce.reproduce)
 app.command("train")(as_command(train.train_to_folder))
 app.command()(generate.generate)
 app.command("analyse")(analyse.analyse_to_folder)
+app.command()(explore.explore)
 app.command()(export.export)
 app.command()(info.info)
 app.add_typer(bench.app, name="bench")

@@ -208,7 +208,7 @@ def _state(ax: Axes, orbits: Orbits, xy: np.ndarray, names: list[str], max_frame
     for row, color in zip(there, colors, strict=True):
         path = xy[row, _spread(0, last[row], _MOST_POINTS)]
         if are_sparse(xy[row, : last[row] + 1]):  # lines would draw polygons
-            style = {"linestyle": "none", "marker": "."}
+            style: dict[str, Any] = {"linestyle": "none", "marker": "."}
             ax.plot(*path.T, color="0.8", zorder=1, markersize=3, **style)
         else:
             style = {"linewidth": 2, "solid_capstyle": "round"}
@@ -247,7 +247,7 @@ def _readout(ax: Axes, orbits: Orbits, y: np.ndarray, names: list[str], max_fram
     curves = []
     for i, (signal, name) in enumerate(zip(y, names, strict=True)):
         at = extremes(signal, _MOST_POINTS)
-        style = {"linestyle": STYLES[i % 4]}
+        style: dict[str, Any] = {"linestyle": STYLES[i % 4]}
         if are_sparse(signal):
             style = {"linestyle": "none", "marker": "osD^"[i % 4], "markersize": 2}
         ax.plot(ts[at], signal[at], **{**_PATH, **style})
