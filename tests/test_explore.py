@@ -83,6 +83,7 @@ CODE = {
     "dense": {"weights": "dense", "neurons": 5, "seed": 4, "solver": "projected:tsit5"},
     "no energy": {"weights": "unconstrained", "solver": "euler", "activation": "relu"},
     "stopped": {"weights": "unconstrained", "activation": "exp", "amplitude": 2.0},
+    "rest": {"point": (0.0, 0.0)},
     "network": {"file": "network.ctrnn", "solver": "rk4"},
     "oscillator": {"file": "oscillator.ctrnn"},
     "matrix": {"file": "A.npy", "shown": (2, 0)},
@@ -90,40 +91,46 @@ CODE = {
 }
 
 
-@pytest.mark.parametrize("changes", CODE.values(), ids=CODE)
-def test_the_code_gives_the_same_numbers(changes, tmp_path, monkeypatch):
+@pytest.fixture
+def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rnn = saved_network(tmp_path)
     ct.save("oscillator.ctrnn", ct.Oscillator(rnn, jnp.ones(5), jnp.ones((1, 5))))
-    saved_matrix(tmp_path), saved_matrix(tmp_path, "A.csv")
+    saved_matrix(tmp_path)
+    saved_matrix(tmp_path, "A.csv")
+
+
+@pytest.mark.parametrize("changes", CODE.values(), ids=CODE)
+def test_the_code_gives_the_same_numbers(changes, files, monkeypatch):
     found = pictures(moved(Controls(), **changes))
-    made = {}
-    for name in ("phase_portrait", "time_series", "spectrum", "spectrogram", "energy_drift"):
+    made, names = {}, ("phase_portrait", "time_series", "spectrum", "spectrogram", "energy_drift")
+    for name in names:
         monkeypatch.setattr(ct.plot, name, lambda *a, name=name, **k: made.update({name: k}))
     exec(found.code, made)
     plt.close("all")
-    run = made["run"]
-    np.testing.assert_array_equal(run.ts, found.ts)
-    np.testing.assert_array_equal(run.xs, found.xs)
-    np.testing.assert_array_equal(made["power"][list(made["time_series"]["neurons"]), 1:],
-                                  found.power)  # fmt: skip
+    shown, saves = list(made["phase_portrait"]["neurons"]), len(found.ts)
+    assert (saves <= STEPS) == ("stopped" in found.told)
+    np.testing.assert_array_equal(made["run"].ts[:saves], found.ts)
+    np.testing.assert_array_equal(made["run"].xs[:saves], found.xs)
+    assert ("drift" in made) == ("energy_drift" in made) == (found.drift is not None)
     if found.drift is not None:
-        np.testing.assert_array_equal(np.abs(made["drift"]), found.drift)
-    assert ("drift" in made) == (found.drift is not None) == ("energy_drift" in made)
+        np.testing.assert_array_equal(np.abs(made["drift"])[:saves], found.drift)
+    assert ("spectrum" in made) == found.power.any()
+    if found.power.any():
+        np.testing.assert_array_equal(made["power"][shown, 1:], found.power)
     known = [row.exact for row in found.rows if row.exact is not None]
-    np.testing.assert_allclose(np.ravel(made.get("exact", []))[:8], known, rtol=1e-12)
+    np.testing.assert_array_equal(np.ravel(made.get("exact", []))[:8], known)
     told = [row.measured for row in found.rows if row.name.startswith("neuron")]
-    for value, k in zip(told, made["phase_portrait"]["neurons"], strict=False):
+    for value, k in zip(told, shown, strict=False):
         np.testing.assert_equal(float(made["measured"][k]), np.nan if value is None else value)
-    assert (tmp_path / "explore.png").exists()
 
 
-@pytest.mark.long
-def test_the_code_draws_its_pictures(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    exec(pictures(QUICK).code, {})
+@pytest.mark.parametrize("changes", CODE.values(), ids=CODE)
+@pytest.mark.sampled(3)
+def test_the_code_draws_its_pictures(changes, files):
+    exec(pictures(moved(Controls(), **changes)).code, {})
     (figure,) = map(plt.figure, plt.get_fignums())
-    assert sum(ax.has_data() for ax in figure.axes) >= 5
+    assert sum(ax.has_data() for ax in figure.axes) >= 2
     plt.close("all")
 
 
@@ -210,6 +217,7 @@ def test_every_solver_draws(solver):
 def test_a_state_at_rest_is_drawn():
     found = pictures(moved(QUICK, point=(0.0, 0.0)))
     assert not found.xs.any() and found.rows[0].measured is None and np.isfinite(found.limit)
+    assert found.told == "" and not found.power.any() and np.isfinite(found.decibels).all()
 
 
 @pytest.mark.parametrize("frequency", [0.2, 5.0])
@@ -327,7 +335,7 @@ def test_the_page_in_a_browser(page):
 
     portrait, path = shown(1)
     expected = pictures(Controls()).xs
-    np.testing.assert_allclose(path, expected[:-1, 0], atol=1e-10 if X64 else 1e-4)
+    np.testing.assert_allclose(path, expected[:-1, 0], atol=1e-9 if X64 else 2e-3)
 
     page.locator(".noUi-handle").nth(3).press("ArrowRight")  # the amplitude
     portrait, path, before = *shown(2), portrait

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.animation import FFMpegWriter, FuncAnimation
 from PIL import Image
-from test_plot import drawn, legend, make, no_figure_is_left, rotation, stopped_run
+from test_plot import FLOAT, drawn, legend, make, no_figure_is_left, rotation, stopped_run
 
 import ctrnn_jax.plot as plot
 from ctrnn_jax._simulate.trajectory import Trajectory
@@ -26,7 +26,7 @@ def tail(ax):
 
 
 def test_a_dot_goes_along_the_saves_with_its_tail_behind():
-    ts, xs = rotation(0.5, [1.5], saves=81)
+    ts, xs = (a.astype(FLOAT) for a in rotation(0.5, [1.5], saves=81))
     ax = plt.figure().subplots()
     animation = plot.animate(make(ts, xs), neurons=(1, 0), ax=ax)
     assert isinstance(animation, FuncAnimation)
@@ -167,7 +167,7 @@ def test_one_save_too_few_after_a_cut():
 
 
 def test_leading_axes_are_one_batch():
-    ts, xs = rotation(0.5, np.arange(1.0, 7.0), saves=30)
+    ts, xs = (a.astype(FLOAT) for a in rotation(0.5, np.arange(1.0, 7.0), saves=30))
     stopped = jnp.full((2, 3), -1)
     run = Trajectory(
         jnp.asarray(ts), jnp.asarray(xs).reshape(2, 3, 30, 2), None, None, stopped, stopped

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +37,6 @@ def explore(
     from bokeh.application import Application
     from bokeh.application.handlers.function import FunctionHandler
     from bokeh.server.server import Server
-    from bokeh.server.util import bind_sockets
 
     from .explore_network import Controls, changed
     from .explore_page import make_page
@@ -45,15 +46,15 @@ def explore(
         controls = changed(controls, "file", str(weights))
     application = Application(FunctionHandler(make_page(controls)))
     try:
-        sockets, port = bind_sockets(_HOST, port)  # what the page may be called hangs on the port
-        for socket in sockets:
-            socket.close()
+        with socket.create_server((_HOST, port)) as found:  # one that is free, for 0
+            port = found.getsockname()[1]
         names = [f"{host}:{port}" for host in (_HOST, "localhost")]
         server = Server(application, port=port, address=_HOST, allow_websocket_origin=names)
     except OSError as error:
         checks.fail("--port", "a free port", f"{port}: {error.strerror or error}")
     server.start()
-    print(f"http://{_HOST}:{port}/ (Ctrl-C ends it)", flush=True)
+    url = f"http://{_HOST}:{port}/"
+    print(f"{url} (Ctrl-C ends it)", flush=True)
     if browser:
-        server.io_loop.add_callback(server.show, "/")
+        server.io_loop.add_callback(webbrowser.open, url)
     server.io_loop.start()

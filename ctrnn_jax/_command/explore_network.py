@@ -168,8 +168,8 @@ def network(controls: Controls) -> CTRNN:
     return CTRNN(weights, activation, controls.form)
 
 
-def code(controls: Controls, *, energy: bool, exact: bool) -> str:
-    """Python that makes the same numbers and pictures; whether there is an energy, is known."""
+def code(controls: Controls, *, energy: bool, exact: bool, spectra: bool) -> str:
+    """Python that makes the same numbers and pictures; told is which of them there are."""
     n, first = controls.neurons, controls.shown[0]
     kind = ACTIVATIONS[controls.activation].__name__
     more = ""
@@ -189,10 +189,10 @@ def code(controls: Controls, *, energy: bool, exact: bool) -> str:
     pictures = [
         f"ct.plot.phase_portrait(run, neurons={controls.shown}, ax=axes[0, 0])",
         f"ct.plot.time_series(run, neurons={controls.shown}, ax=axes[0, 1])",
-        f"ct.plot.spectrum(run, neuron={first}, ax=axes[0, 2])",
-        f"ct.plot.spectrogram(run, neuron={first}, ax=axes[1, 0])",
+        *([f"ct.plot.spectrum(run, neuron={first}, ax=axes[0, 2])",
+           f"ct.plot.spectrogram(run, neuron={first}, ax=axes[1, 0])"] if spectra else []),
         *(["ct.plot.energy_drift(rnn, run, ax=axes[1, 1])"] if energy else []),
-    ]
+    ]  # fmt: skip
     double = jnp.result_type(float) == jnp.float64
     lines = [
         "import diffrax, jax, jax.numpy as jnp, matplotlib.pyplot as plt",

@@ -40,7 +40,7 @@ _COLLECTED = 15  # ms in which what is moved is taken together
 _COLORS = (plt.get_cmap(CMAP)(x, bytes=True)[:3] for x in (0.0, 0.6))
 _PAIR = tuple(zip(_COLORS, ("solid", "dashed"), strict=True))  # of the two neurons shown
 _DECADES = 12  # of the axis of the drift
-_FAILURES = (TypeError, ValueError, OSError, MemoryError)
+_FAILURES = (TypeError, ValueError, OSError, RuntimeError, MemoryError)  # JAX's for memory, too
 
 
 class Page:
@@ -218,7 +218,7 @@ def _figures(sources: dict[str, Any], mapper: Any, time: Any) -> dict[str, Any]:
                      line_width=1.5, source=sources["path"])  # fmt: skip
     style = {"size": 9, "fill_color": "black", "line_color": "white"}
     portrait.scatter("x", "y", **style, source=sources["start"])
-    beside = {"width": 8, "padding": 4, "title_standoff": 4}
+    beside: dict[str, Any] = {"width": 8, "padding": 4, "title_standoff": 4}
     portrait.add_layout(ColorBar(color_mapper=time, title="time (s)", **beside), "right")
 
     series = axes("time series", "time (s)", "state (a.u.)", x_range=Range1d())
@@ -272,6 +272,7 @@ def _show(
             item.label = {"value": name}
     _range(series.x_range, ts[0], min(ts[-1], ts[0] + 10 / max(found.limit, 1e-9) * 2))
 
+    figures["spectrum"].legend[0].items[2].visible = any(r.exact is not None for r in found.rows)
     top = max(float(found.power.max()), 1e-300)
     low = max(float(found.power[:, found.f <= found.limit].min()) / 2, top / POWER_RANGE)
     first, second = np.maximum(found.power, low)
@@ -293,7 +294,7 @@ def _show(
     _range(figures["spectrogram"].y_range, step / 2, step * (len(image) + 0.5))
 
     title, values = "energy drift: no energy to compare with", np.full(len(ts), np.nan)
-    if found.drift is not None and np.isfinite(found.drift).all():
+    if found.drift is not None:
         unit = float(np.finfo(found.drift.dtype).eps)
         values = np.maximum(found.drift, unit)
         highest = float(values.max())

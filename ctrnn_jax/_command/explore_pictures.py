@@ -39,10 +39,11 @@ class Row(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """ts (S,), xs (S, n), |drift| (S,) or None; f (F,), power (2, F) of the neurons shown.
+    """ts (S,), xs (S, n), |drift| (S,) or None, up to a stop; f (F,), power (2, F) of those shown.
 
     decibels (G, T) of the first at bands (G,) and windows (T,); `limit` is the highest frequency
-    worth showing; `told` says in one line what else there is to know, "" for nothing.
+    worth showing. Of a run that stopped, and of a neuron at rest, power is 0. `told` says in one
+    line what else there is to know, "" for nothing.
     """
 
     ts: np.ndarray
@@ -71,27 +72,33 @@ def pictures(controls: Controls) -> Pictures:
     adapted(solver).check(rnn, x0[None])
     run = simulate(rnn, x0, dt=dt, num_steps=STEPS, solver=solver, max_norm=MAX_NORM)
     assert run.xs is not None
-    xs, stopped = np.asarray(run.xs), int(run.stopped_at)
-    told = "" if stopped < 0 else f"stopped after {stopped * dt:.4g} s: a norm above {MAX_NORM:g}"
-    if int(run.unconverged_at) >= 0:
+    stopped, told = int(run.stopped_at), ""
+    saves = slice(None if stopped < 0 else max(stopped, 2))  # it only stays where it was from then
+    if stopped >= 0:
+        told = f"stopped after {stopped * dt:.4g} s: its norm passed {MAX_NORM:g}"
+    elif int(run.unconverged_at) >= 0:
         told = f"an implicit step was not solved, at {int(run.unconverged_at) * dt:.4g} s"
     try:
-        drift = np.abs(np.asarray(energy_drift(rnn, run.xs)))
+        drift = np.abs(np.asarray(energy_drift(rnn, run.xs)))[saves]
     except ValueError:  # such as weights that conserve none
-        drift, told = None, told or "the network has no energy"
+        drift = None
+    if drift is None or stopped in (0, 1) or not np.isfinite(drift).all():
+        drift, told = None, told or "no energy to compare with"
 
     signals, shown = run.xs.T, np.array(controls.shown)
     f, power = (np.asarray(a) for a in power_spectrum(signals, dt))
     bands, windows, local = (np.asarray(a) for a in spectrogram(signals[shown[0]], dt, **_WINDOW))
     f, power, bands, local = f[1:], power[shown, 1:], bands[1:], local[1:]  # 0 Hz is the mean
-    largest = local.max()
-    decibels = 10 * np.log10(np.maximum(local, max(largest / POWER_RANGE, 1e-300)))
+    xs = np.asarray(run.xs)
+    spectra = stopped < 0 and np.ptp(xs[:, shown[0]]) > 0
+    if not spectra:
+        power, local = 0 * power, 0 * local
+    decibels = 10 * np.log10(np.maximum(local, max(local.max() / POWER_RANGE, 1e-30)))
     decibels = np.maximum(decibels, decibels.max() - _DECIBELS)
-    measured = np.asarray(dominant_frequency(signals, dt))
-    rows, exact = _frequencies(controls, rnn, x0, measured)
+    rows, exact = _frequencies(controls, rnn, x0, np.asarray(dominant_frequency(signals, dt)))
     return Pictures(
-        np.asarray(run.ts),
-        xs,
+        np.asarray(run.ts)[saves],
+        xs[saves],
         drift,
         f,
         power,
@@ -100,7 +107,7 @@ def pictures(controls: Controls) -> Pictures:
         decibels,
         highest_frequency(None, f, power),
         rows,
-        code(controls, energy=drift is not None, exact=exact),
+        code(controls, energy=drift is not None, exact=exact, spectra=bool(spectra)),
         told,
     )
 

@@ -277,7 +277,7 @@ def _spectrum(
 ) -> _Frames:
     saves = y.shape[1]
     lines = np.asarray(spectra.dominant_frequency(y[:, : 2**20], orbits.dt)) * orbits.dt
-    cycles = lines[np.isfinite(lines)].min(initial=np.inf)
+    cycles = float(lines[np.isfinite(lines)].min(initial=np.inf))
     length = window_for(saves, cycles if np.isfinite(cycles) else np.nan)
     hop = int(np.clip((saves - length) // (max_frames - 1), 1, length))
     window = {"window_length": length, "overlap": length - hop}
