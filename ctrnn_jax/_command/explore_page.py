@@ -161,6 +161,13 @@ class Page:
     def draw(self) -> None:
         self.due = False
         start = time.perf_counter()
+        self.document.hold("combine")  # one message, and each picture is painted once
+        try:
+            self._draw(start)
+        finally:
+            self.document.unhold()
+
+    def _draw(self, start: float) -> None:
         try:
             found = pictures(self.controls)
             _show(found, self.controls, self.sources, self.figures, self.mapper, self.time)
