@@ -165,6 +165,8 @@ def test_what_hangs_on_a_control_moves_with_it(tmp_path):
     assert controls.x0 == (-1.0, 0, 0.5, 0)
     wider = moved(controls, shown=(3, 1), neurons=6)
     assert wider.shown == (0, 2) and wider.x0 == (1.0, 0, 1.0, 0, 1.0, 0)
+    # What the slider shows comes back to the bit, or it would be set against who moves it.
+    assert all(moved(controls, amplitude=0.01 * k).amplitude == 0.01 * k for k in range(1, 500))
     assert moved(controls, point=(0, 0), amplitude=0.3).amplitude == 0.3  # out of rest
     assert moved(controls, neurons=2).shown == (0, 1)
     saved_network(tmp_path)

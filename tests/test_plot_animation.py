@@ -158,6 +158,12 @@ def test_a_state_at_rest_and_one_that_stopped_at_once(kind):
         plot.animate(make(ts, rest, [0]), kind)
 
 
+def test_the_shortest_run_has_one_window():
+    ts, xs = rotation(0.5, [1.0], saves=4, dt=0.2)
+    for kind, count in (("state", 4), ("readout", 4), ("spectrum", 1)):
+        assert frames_of(plot.animate(make(ts, xs), kind))[0] == count
+
+
 def test_one_save_too_few_after_a_cut():
     ts, xs = rotation(0.5, [1.0])
     with pytest.raises(ValueError) as error:

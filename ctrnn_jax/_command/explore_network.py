@@ -105,7 +105,7 @@ def changed(controls: Controls, name: str, value: Any) -> Controls:
     if name == "amplitude":
         checks.positive("amplitude", value)
         old = controls.amplitude
-        x0 = tuple(x * value / old for x in controls.x0) if old else start(controls.neurons, value)
+        x0 = tuple(x / old * value for x in controls.x0) if old else start(controls.neurons, value)
         return dataclasses.replace(controls, x0=x0)
     if name == "point":
         x0 = list(controls.x0)

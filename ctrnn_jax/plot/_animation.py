@@ -184,7 +184,7 @@ def _signals(
 
 def _time_format(times: np.ndarray) -> Callable[[float], str]:
     """All times with as many digits, or the text beside them would jump."""
-    step, largest = np.diff(times).min(), np.abs(times).max()
+    step, largest = np.diff(times).min(initial=1.0), np.abs(times).max()
     digits = int(np.clip(np.ceil(-np.log10(step)), 0, 9)) if step > 0 else 3
     plain = step >= 1e-4 and largest < 1e6
     return lambda t: f"$t$ = {t:.{digits}f} s" if plain else f"$t$ = {t:.4e} s"
