@@ -102,7 +102,7 @@ def energy_balance(
         Høiseth, arXiv:1706.08621, for discrete gradients.
 
     Example:
-        >>> run = ct.simulate(rnn, x0, dt=0.1, num_steps=1000, inputs=u, solver=solver)
+        >>> run = ct.simulate(rnn, x0, dt=0.1, num_steps=len(u), inputs=u, solver=solver)
         >>> ct.energy_balance(rnn, run.xs, u, dt=0.1, solver=solver).missing[..., -1]
     """
     x0 = states_for(rnn, xs)

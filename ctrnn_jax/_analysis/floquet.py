@@ -44,6 +44,7 @@ def monodromy(rnn: CTRNN, x0: ArrayLike, period: ArrayLike) -> Float[Array, "*sh
         Y. A. Kuznetsov, "Elements of Applied Bifurcation Theory", section 1.5.
 
     Example:
+        >>> rnn = ct.CTRNN(ct.BlockSkew.from_hz(jnp.array([1.0])))
         >>> x0 = jnp.array([0.1, 0.0])
         >>> ct.monodromy(rnn, x0, ct.period(rnn, x0))
     """

@@ -96,7 +96,7 @@ def record(
             may differ from an undisturbed run by roundings.
 
     Example:
-        >>> run = ct.record("run.zarr", rnn, x0, dt=0.05, num_steps=10**7, save_every=100)
+        >>> run = ct.record("run.zarr", rnn, x0, dt=0.05, num_steps=10**5, save_every=100)
         >>> run.xs[0, -1000:, :3]  # only this is read
         >>> ct.energy_drift(rnn, run.xs)  # a part at a time
     """

@@ -59,7 +59,7 @@ class DenseSkew(AbstractWeights):
         TypeError, ValueError: where W is not a finite square floating-point matrix.
 
     Example:
-        >>> DenseSkew(jnp.array([[0.0, 1.0], [0.0, 0.0]])).as_matrix()  # omega = 1 rad/s
+        >>> ct.DenseSkew(jnp.array([[0.0, 1.0], [0.0, 0.0]])).as_matrix()  # omega = 1 rad/s
     """
 
     W: Float[Array, "n n"]

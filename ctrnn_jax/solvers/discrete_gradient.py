@@ -45,7 +45,7 @@ class DiscreteGradient(AbstractImplicitNetworkSolver):
         J. Phys. A 41 (2008) 045206; Gonzalez, J. Nonlinear Sci. 6 (1996).
 
     Example:
-        >>> run = ct.simulate(rnn, x0, dt=0.2, num_steps=10**5, save_every=1000,
+        >>> run = ct.simulate(rnn, x0, dt=0.2, num_steps=10**4, save_every=100,
         ...                   solver=ct.DiscreteGradient())
         >>> run.unconverged_at.max()  # -1: every step was solved
     """

@@ -53,7 +53,7 @@ class PoissonSplitting(AbstractNetworkSolver):
         McLachlan and Quispel, "Splitting methods", Acta Numerica 2002.
 
     Example:
-        >>> ct.simulate(rnn, x0, dt=0.05, num_steps=10**6, save_every=10**4,
+        >>> ct.simulate(rnn, x0, dt=0.05, num_steps=10**5, save_every=1000,
         ...             solver=ct.PoissonSplitting())
     """
 

@@ -1,0 +1,31 @@
+"""Docstrings as Markdown: their examples are code, their stars are stars, their names are links."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import griffe
+
+sys.path.insert(0, str(Path(__file__).parent))
+from _links import linked
+
+
+class AsMarkdown(griffe.Extension):
+    """What the docstrings of this package mean, said as griffe and Markdown read it."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Called once for each object that was read."""
+        if obj.docstring is None:
+            return
+        lines = obj.docstring.value.splitlines()
+        for i, line in enumerate(lines):
+            if line.strip() == "Example:":
+                lines[i] = line.replace("Example:", "Examples:")
+            elif not line.lstrip().startswith((">>>", "...")):
+                lines[i] = linked(re.sub(r"(`[^`]*`)|([*<])", _escaped, line), but=obj.name)
+        obj.docstring.value = "\n".join(lines)
+
+
+def _escaped(found: re.Match) -> str:
+    return found[1] or "\\" + found[2]

@@ -1,0 +1,112 @@
+"""What the site adds when it is built: pages made of the sources, formulas as MathML.
+
+Tutorials are the notebooks as they are stored, API pages have an entry for each public name,
+benchmarks are drawn from the reports in docs/bench.
+"""
+
+import html
+import re
+import sys
+from pathlib import Path
+
+from mkdocs.structure.files import File, Files
+
+sys.path.insert(0, str(Path(__file__).parent))
+import _bench
+from _links import linked
+from _names import MODULES, documented, module_names, subjects
+
+TOP = Path(__file__).parents[1]
+
+
+def on_files(files: Files, config) -> Files:
+    """Add the pages that are made, and pictures from beside the notebooks."""
+    made = {**api_pages(), **top_pages(), **_bench.pages(TOP / "docs" / "bench"), **tutorials()}
+    for picture in ("overview.png", "throughput.png"):
+        made[f"pictures/{picture}"] = (TOP / "notebooks" / picture).read_bytes()
+    for uri, content in made.items():
+        files.append(File.generated(config, uri, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page, **_) -> str:
+    """Public names in backticks are links, outside of code and headings."""
+    fenced, lines = False, []
+    for line in markdown.split("\n"):
+        fenced ^= line.lstrip().startswith("```")
+        code = fenced or line.startswith(("#", "    ", ":::"))
+        lines.append(line if code else linked(line))
+    return "\n".join(lines)
+
+
+def on_page_content(content: str, **_) -> str:
+    """TeX, as arithmatex marks it, becomes MathML."""
+    return re.sub(r'class="arithmatex">\\([(\[])(.*?)\\[)\]]<', _formula, content, flags=re.DOTALL)
+
+
+def _formula(found: re.Match) -> str:
+    from latex2mathml.converter import convert
+
+    display = "inline" if found[1] == "(" else "block"
+    return f'class="formula">{convert(html.unescape(found[2]), display=display)}<'
+
+
+def api_pages() -> dict[str, str]:
+    """A page for each subject of `__all__` and for each public module, and their index."""
+    pages, index = {}, ["# API", "", "`import ctrnn_jax as ct`", ""]
+    for subject, names in subjects().items():
+        uri = re.sub(r"\W+", "_", subject) + ".md"
+        pages[f"api/{uri}"] = _api_page(subject.capitalize(), "ctrnn_jax", names)
+        index += [f"## [{subject.capitalize()}]({uri})", "", _list_of(names), ""]
+    for module in MODULES:
+        names = module_names(module)
+        intro = f"::: ctrnn_jax.{module}\n    options:\n      members: false\n"
+        title = f"ct.{module}"
+        pages[f"api/{module}.md"] = _api_page(title, f"ctrnn_jax.{module}", names, intro)
+        index += [f"## [{title}]({module}.md)", "", _list_of(names, f"{module}."), ""]
+    return {"api/index.md": "\n".join(index), **pages}
+
+
+def _list_of(names: list[str], prefix: str = "") -> str:
+    return " · ".join(f"`{prefix}{name}`" for name in names)
+
+
+def _api_page(title: str, module: str, names: list[str], intro: str = "") -> str:
+    """Entries, and links for what has its entry on another page."""
+    entries = {f"{module}.{name}": name for name in names}
+    own = set(documented().values())
+    here = [path for path in entries if path in own and path.split(".")[-1] not in MODULES]
+    there = [
+        f"- `{path.removeprefix('ctrnn_jax.')}`" for path in entries if path not in here
+    ]
+    lines = [f"# {title}", "", intro, "", *there, ""]
+    return "\n".join([*lines, *(f"::: {path}\n" for path in here)])
+
+
+def top_pages() -> dict[str, str]:
+    """CONTRIBUTING and CHANGELOG."""
+    return {
+        f"{name.lower()}.md": (TOP / f"{name}.md").read_text(encoding="utf-8")
+        for name in ("CONTRIBUTING", "CHANGELOG")
+    }
+
+
+def tutorials() -> dict[str, str | bytes]:
+    """The notebooks in Markdown with their stored outputs, and their pictures."""
+    import nbformat
+    from nbconvert import MarkdownExporter
+
+    made: dict[str, str | bytes] = {}
+    index = ["# Tutorials", "", "Notebooks, as they ran; they lie in `notebooks/`.", ""]
+    for path in sorted((TOP / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        text, resources = MarkdownExporter().from_notebook_node(notebook)
+        for name, data in resources["outputs"].items():
+            made[f"tutorials/{path.stem}/{name}"] = data
+            text = text.replace(f"]({name})", f"]({path.stem}/{name})")
+        text = text.replace("![png]", "![output of the cell above]")
+        made[f"tutorials/{path.stem}.md"] = text
+        lines = notebook.cells[0].source.split("\n")
+        title, first = lines[0].lstrip("# "), "\n".join(lines[1:]).strip()
+        index += [f"## [{title}]({path.stem}.md)", "", first, ""]
+    return {"tutorials/index.md": "\n".join(index), **made}

@@ -1,0 +1,22 @@
+"""Public names in backticks become links to their entries."""
+
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from _names import documented
+
+NAMES = documented()
+
+
+def linked(text: str, but: str = "") -> str:
+    """`simulate`, `ct.simulate` or `simulate(...)` in a line of Markdown, as a link."""
+
+    def link(found: re.Match) -> str:
+        name = found["name"]
+        whole = NAMES.get(name)
+        return found[0] if whole is None or name == but else f"[{found[0]}][{whole}]"
+
+    name = r"(?<![`\[])`(?:ct\.|ctrnn_jax\.)?(?P<name>[A-Za-z_.0-9]+)(?:\([^`]*\))?`(?![`\]])"
+    return re.sub(name, link, text)
