@@ -70,7 +70,7 @@ def energy_balance(
     inputs: Any = None,
     *,
     dt: ArrayLike,
-    solver: diffrax.AbstractSolver = diffrax.Tsit5(),  # noqa: B008 - frozen and stateless
+    solver: diffrax.AbstractSolver[Any] = diffrax.Tsit5(),  # noqa: B008 - frozen and stateless
 ) -> EnergyBalance:
     """Where the energy of a driven network came from and went to, step by step.
 
@@ -124,7 +124,7 @@ def supplied_energy(
     inputs: Any,
     *,
     dt: ArrayLike,
-    solver: diffrax.AbstractSolver = diffrax.Tsit5(),  # noqa: B008 - frozen and stateless
+    solver: diffrax.AbstractSolver[Any] = diffrax.Tsit5(),  # noqa: B008 - frozen and stateless
 ) -> Float[Array, "*batch S"]:
     """The energy that the input brought in since the first state; see `energy_balance`.
 
@@ -201,7 +201,7 @@ def _exchanges(
     *,
     dt: Scalar,
     u: Input | None,
-    solver: diffrax.AbstractSolver,
+    solver: diffrax.AbstractSolver[Any],
     c: Array | None,
 ) -> tuple[Float[Array, " steps"], Float[Array, " steps"]]:
     """What came in and what was lost inside each step."""

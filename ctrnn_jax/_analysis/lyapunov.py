@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
@@ -23,7 +25,7 @@ def lyapunov_spectrum(
     num_steps: int,
     k: int | None = None,
     transient: int = 0,
-    solver: diffrax.AbstractSolver = diffrax.Tsit5(),  # noqa: B008 - frozen and stateless
+    solver: diffrax.AbstractSolver[Any] = diffrax.Tsit5(),  # noqa: B008 - frozen and stateless
     qr_every: int = 10,
 ) -> Float[Array, "*shape k"]:
     r"""The k largest Lyapunov exponents of orbits, in 1/s.
@@ -88,7 +90,7 @@ def stretching(
     rnn: CTRNN,
     x: Float[Array, "n batch"],
     dt: Scalar,
-    solver: diffrax.AbstractSolver,
+    solver: diffrax.AbstractSolver[Any],
     spans: tuple[int, ...],
     k: int,
     qr_every: int = 10,

@@ -62,7 +62,7 @@ def memory_capacity(
     ridge: ArrayLike = 0.0,
     amplitude: ArrayLike = 1.0,
     distribution: str = "uniform",
-    solver: diffrax.AbstractSolver | None = None,
+    solver: diffrax.AbstractSolver[Any] | None = None,
     steps_per_sample: int = 1,
 ) -> MemoryCapacity:
     """How much of white input of so many samples ago is in the state, for each delay.

@@ -111,7 +111,7 @@ class CTRNN(eqx.Module):
         return self.weights.size
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype[Any]:
         """The dtype of the weights, which states must share."""
         return self.weights.dtype
 
@@ -152,7 +152,7 @@ class CTRNN(eqx.Module):
         bias = self.bias_with(u)
         return x if bias is None else x + per_neuron(bias, x)
 
-    def __call__(self, t, x: State, args: Any = None) -> State:
+    def __call__(self, t: Any, x: State, args: Any = None) -> State:
         """x' at one state x (n,), or at each column of x (n, batch): rows, as `simulate` takes
         them, pass as `x.T`. `args` is the input, a function u(t) or a diffrax path; None: none.
         """

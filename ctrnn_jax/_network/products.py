@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import abc
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._util.types import Array, Float, Inexact, State, matmul_precision
 
@@ -53,7 +54,7 @@ class AbstractWeights(eqx.Module):
 
     @property
     @abc.abstractmethod
-    def dtype(self):
+    def dtype(self) -> np.dtype[Any]:
         """The dtype of the parameters."""
 
     @property
@@ -114,7 +115,7 @@ class SkewMatrix(AbstractWeights):
         return self.A.shape[-1]
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype[Any]:
         return self.A.dtype
 
     @property
@@ -141,7 +142,7 @@ class SkewFactors(AbstractWeights):
         return self.left.shape[-2]
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype[Any]:
         return self.left.dtype
 
     @property
@@ -170,7 +171,7 @@ class AbstractBipartite(AbstractTwoGroups):
         return self.B.shape[-2] + self.B.shape[-1]
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype[Any]:
         return self.B.dtype
 
     @property

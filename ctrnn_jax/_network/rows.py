@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from .._util.types import Array, Float, Scalar, State
@@ -23,27 +24,27 @@ from .products import product
 class Rows(tuple):
     """A state, row by row, with the arithmetic that an explicit method needs."""
 
-    def tree_flatten(self):
+    def tree_flatten(self) -> tuple[tuple[Array, ...], None]:
         return tuple(self), None
 
     @classmethod
-    def tree_unflatten(cls, _, children):
+    def tree_unflatten(cls, _: None, children: Any) -> Rows:
         return cls(children)
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype[Any]:
         return self[0].dtype
 
-    def __add__(self, other):
+    def __add__(self, other: Any) -> Rows:  # pyright: ignore[reportIncompatibleMethodOverride]
         return Rows(map(operator.add, self, other))
 
-    def __mul__(self, factor):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __mul__(self, factor: Any) -> Rows:  # pyright: ignore[reportIncompatibleMethodOverride]
         return Rows(row * factor for row in self)
 
-    def __rmul__(self, factor):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __rmul__(self, factor: Any) -> Rows:  # pyright: ignore[reportIncompatibleMethodOverride]
         return Rows(factor * row for row in self)
 
-    def __truediv__(self, factor):
+    def __truediv__(self, factor: Any) -> Rows:
         return Rows(row / factor for row in self)
 
 

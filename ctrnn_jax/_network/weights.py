@@ -7,7 +7,7 @@ cannot leave the set. `matvec` uses the structure; `as_matrix` is what it must a
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ class DenseSkew(AbstractWeights):
     is_skew: ClassVar[bool] = True
     parameter_ndim: ClassVar[int | None] = 2
 
-    def __init__(self, W):
+    def __init__(self, W: ArrayLike):
         self.W = _square("W", W, 2)
 
     @classmethod
@@ -100,7 +100,9 @@ class DenseSkew(AbstractWeights):
         return cls(A / 2)
 
     @classmethod
-    def init(cls, key: PRNGKeyArray, n: int, *, scale: ArrayLike = 1.0, dtype=None) -> DenseSkew:
+    def init(
+        cls, key: PRNGKeyArray, n: int, *, scale: ArrayLike = 1.0, dtype: Any = None
+    ) -> DenseSkew:
         """A_ij normal with standard deviation scale/√n; the largest omega is near 2 scale rad/s."""
         checks.prng_key("key", key)
         n, dtype = checks.integer("n", n, 2), checks.float_dtype(dtype)
@@ -112,7 +114,7 @@ class DenseSkew(AbstractWeights):
         return self.W.shape[-1]
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype[Any]:
         return self.W.dtype
 
     @property
@@ -144,14 +146,14 @@ class BlockSkew(AbstractTwoGroups):
     omega: Float[Array, " half"]
     parameter_ndim: ClassVar[int | None] = 1
 
-    def __init__(self, omega):
+    def __init__(self, omega: ArrayLike):
         self.omega = checks.float_array("omega", omega, "(n/2,)", ndim=(1,))
         if self.omega.size == 0:
             checks.fail("omega", "at least one angular frequency", f"shape {self.omega.shape}")
         checks.finite("omega", self.omega)
 
     @classmethod
-    def from_hz(cls, f) -> BlockSkew:
+    def from_hz(cls, f: ArrayLike) -> BlockSkew:
         """Blocks of frequencies f (n/2,) in Hz: omega = 2π f."""
         f = checks.float_array("f", f, "(n/2,)", ndim=(1,))
         checks.finite("f", f)
@@ -161,7 +163,13 @@ class BlockSkew(AbstractTwoGroups):
 
     @classmethod
     def init(
-        cls, key: PRNGKeyArray, n: int, *, low: ArrayLike = 0.5, high: ArrayLike = 2.0, dtype=None
+        cls,
+        key: PRNGKeyArray,
+        n: int,
+        *,
+        low: ArrayLike = 0.5,
+        high: ArrayLike = 2.0,
+        dtype: Any = None,
     ) -> BlockSkew:
         """Omega uniform in [low, high) rad/s; n even."""
         checks.prng_key("key", key)
@@ -178,7 +186,7 @@ class BlockSkew(AbstractTwoGroups):
         return 2 * self.omega.shape[-1]
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype[Any]:
         return self.omega.dtype
 
     @property
@@ -226,7 +234,7 @@ class BipartiteSkew(AbstractBipartite):
     B: Float[Array, "p q"]
     parameter_ndim: ClassVar[int | None] = 2
 
-    def __init__(self, B):
+    def __init__(self, B: ArrayLike):
         self.B = checks.float_array("B", B, "(p, q)", ndim=(2,))
         if self.B.size == 0:
             checks.fail("B", "at least one neuron in each group", f"shape {self.B.shape}")
@@ -234,7 +242,13 @@ class BipartiteSkew(AbstractBipartite):
 
     @classmethod
     def init(
-        cls, key: PRNGKeyArray, n: int, *, p: int | None = None, scale: ArrayLike = 1.0, dtype=None
+        cls,
+        key: PRNGKeyArray,
+        n: int,
+        *,
+        p: int | None = None,
+        scale: ArrayLike = 1.0,
+        dtype: Any = None,
     ) -> BipartiteSkew:
         """B_ij normal with standard deviation scale √(2/n); p = n // 2 unless given."""
         checks.prng_key("key", key)
@@ -273,7 +287,7 @@ class LowRankSkew(AbstractWeights):
     is_skew: ClassVar[bool] = True
     parameter_ndim: ClassVar[int | None] = 2
 
-    def __init__(self, U, V):
+    def __init__(self, U: ArrayLike, V: ArrayLike):
         self.U = checks.float_array("U", U, "(n, r)", ndim=(2,))
         self.V = checks.float_array("V", V, "(n, r)", ndim=(2,))
         if self.U.shape != self.V.shape:
@@ -292,7 +306,7 @@ class LowRankSkew(AbstractWeights):
         *,
         rank: int | None = None,
         scale: ArrayLike = 1.0,
-        dtype=None,
+        dtype: Any = None,
     ) -> LowRankSkew:
         """A_ij of standard deviation scale/√n; rank r = max(1, n // 8) unless given."""
         checks.prng_key("key", key)
@@ -308,7 +322,7 @@ class LowRankSkew(AbstractWeights):
         return self.U.shape[-2]
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype[Any]:
         return self.U.dtype
 
     @property
@@ -345,11 +359,13 @@ class DenseWeights(AbstractWeights):
     is_skew: ClassVar[bool] = False
     parameter_ndim: ClassVar[int | None] = 2
 
-    def __init__(self, W):
+    def __init__(self, W: ArrayLike):
         self.W = _square("W", W, 1)
 
     @classmethod
-    def init(cls, key: PRNGKeyArray, n: int, *, scale: ArrayLike = 1.0, dtype=None) -> DenseWeights:
+    def init(
+        cls, key: PRNGKeyArray, n: int, *, scale: ArrayLike = 1.0, dtype: Any = None
+    ) -> DenseWeights:
         """W_ij normal with standard deviation scale/√n: spectral radius near scale, in 1/s."""
         checks.prng_key("key", key)
         n, dtype = checks.integer("n", n, 1), checks.float_dtype(dtype)
@@ -361,7 +377,7 @@ class DenseWeights(AbstractWeights):
         return self.W.shape[-1]
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype[Any]:
         return self.W.dtype
 
     @property
@@ -405,7 +421,7 @@ class Damped(AbstractWeights):
     gamma: Float[Array, "*members"]
     is_skew: ClassVar[bool] = False
 
-    def __init__(self, weights, gamma):
+    def __init__(self, weights: AbstractWeights, gamma: ArrayLike):
         expected = "weights such as DenseSkew(W)"
         self.weights = checks.instance("weights", weights, AbstractWeights, expected)
         if isinstance(gamma, int | float) and not isinstance(gamma, bool):
@@ -424,7 +440,7 @@ class Damped(AbstractWeights):
         *,
         gamma: ArrayLike = 0.1,
         scale: ArrayLike = 1.0,
-        dtype=None,
+        dtype: Any = None,
     ) -> Damped:
         """Around `DenseSkew.init(key, n, scale=scale)`, as in both sources."""
         return cls(DenseSkew.init(key, n, scale=scale, dtype=dtype), gamma)
@@ -440,7 +456,7 @@ class Damped(AbstractWeights):
         return self.weights.size
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype[Any]:
         return self.weights.dtype
 
     @property

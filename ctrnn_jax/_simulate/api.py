@@ -41,7 +41,7 @@ def simulate(
     *,
     dt: ArrayLike,
     num_steps: int | None = None,
-    solver: diffrax.AbstractSolver = diffrax.Tsit5(),  # noqa: B008 - frozen and stateless
+    solver: diffrax.AbstractSolver[Any] = diffrax.Tsit5(),  # noqa: B008 - frozen and stateless
     save_every: int = 1,
     save_at: ArrayLike | None = None,
     rtol: ArrayLike | None = None,
@@ -55,7 +55,7 @@ def simulate(
     noise: ArrayLike | None = None,
     key: Any = None,
     adjoint: str = "checkpointed",
-    progress: bool | diffrax.AbstractProgressMeter = False,
+    progress: bool | diffrax.AbstractProgressMeter[Any] = False,
     mesh: Mesh | None = None,
 ) -> Trajectory:
     """Integrate x' = rnn(t, x, u), or dx = rnn(t, x, u) dt + s dW, from a batch of initial states.

@@ -36,7 +36,7 @@ class Event:
     direction: int = 0
     count: ClassVar[int | None] = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.compiled_function("fn", self.fn, "a function g(t, x)")
         direction = self.direction
         if isinstance(direction, bool) or direction not in (-1, 0, 1):

@@ -90,7 +90,7 @@ class Oscillator(eqx.Module):
         dt: ArrayLike,
         num_steps: int | None = None,
         *,
-        solver: diffrax.AbstractSolver | None = None,
+        solver: diffrax.AbstractSolver[Any] | None = None,
         save_every: int = 1,
         save_at: ArrayLike | None = None,
         adjoint: str = "checkpointed",

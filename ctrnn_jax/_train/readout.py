@@ -47,8 +47,11 @@ def fit_readout(
         Report 148, 2001. Golub and Van Loan, Matrix Computations, section 6.1.4 (ridge regression).
 
     Example:
-        >>> u = jax.random.uniform(jax.random.key(1), (2000, 1))
-        >>> model = ct.SequenceModel.init(jax.random.key(0), 50, num_inputs=1, num_outputs=1)
+        >>> u = jax.random.uniform(jax.random.key(1), (2000, 1)) - 0.5
+        >>> B = 0.1 * jax.random.normal(jax.random.key(2), (50, 1))
+        >>> weights = ct.DenseSkew.init(jax.random.key(0), 50)
+        >>> rnn = ct.CTRNN(weights, leak=0.3, input_weights=B)
+        >>> model = ct.SequenceModel(rnn, jnp.zeros((1, 50)), dt=1.0)
         >>> model = ct.fit_readout(model, u, jnp.roll(u, 3, axis=0), washout=100)  # three ago
     """
     checks.instance("model", model, SequenceModel, "a SequenceModel")

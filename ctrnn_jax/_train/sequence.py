@@ -72,7 +72,7 @@ class SequenceModel(eqx.Module):
     x0: Float[Array, "*members n"] | None
     dt: float = eqx.field(static=True)
     pool: str | None = eqx.field(static=True)
-    solver: diffrax.AbstractSolver = eqx.field(static=True)
+    solver: diffrax.AbstractSolver[Any] = eqx.field(static=True)
     steps_per_sample: int = eqx.field(static=True)
     adjoint: str = eqx.field(static=True)
     frozen: tuple[str, ...] = eqx.field(static=True)
@@ -86,7 +86,7 @@ class SequenceModel(eqx.Module):
         encoder: Callable[[Array], Array] | None = None,
         x0: ArrayLike | None = None,
         pool: str | None = None,
-        solver: diffrax.AbstractSolver = diffrax.Tsit5(),  # noqa: B008 - frozen and stateless
+        solver: diffrax.AbstractSolver[Any] = diffrax.Tsit5(),  # noqa: B008 - frozen and stateless
         steps_per_sample: int = 1,
         adjoint: str = "checkpointed",
         offset: ArrayLike | None = None,

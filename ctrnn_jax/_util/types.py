@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Inexact, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Inexact, Int, PRNGKeyArray
+
+if TYPE_CHECKING:
+    PyTree: TypeAlias = Any  # jaxtyping's own is unknown to type checkers
+else:
+    from jaxtyping import PyTree
 
 __all__ = [
     "Array",

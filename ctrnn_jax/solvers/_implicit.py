@@ -218,14 +218,16 @@ class AbstractImplicitNetworkSolver(AbstractNetworkSolver):
     def slope(self, sigma: AbstractActivation, z0: Array, z1: Array, target: Any) -> Array:
         """S(z0, z1), symmetric in its arguments; (n,) or (n, batch)."""
 
-    def init(self, terms, t0, t1, y0, args):
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
         """Whether the last step was solved, per trajectory, and the energies to keep."""
         rnn = conservative_network_of(terms, self)
         x0 = y0 if y0.ndim == 2 else y0[:, None]
         keeps = self.keeps_energy and args is None  # an input changes it
         return jnp.ones(y0.shape[1:], bool), level_of(rnn, x0) if keeps else None
 
-    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
+    ) -> Any:
         """One step from t0 to t1."""
         h = terms.contr(t0, t1)
         x0 = y0 if y0.ndim == 2 else y0[:, None]

@@ -97,7 +97,7 @@ class Declarations(abc.ABC):
         """
 
     @abc.abstractmethod
-    def with_tolerances(self, rtol: Scalar, atol: Scalar) -> diffrax.AbstractSolver:
+    def with_tolerances(self, rtol: Scalar, atol: Scalar) -> diffrax.AbstractSolver[Any]:
         """The solver as `diffrax.diffeqsolve` takes it for adaptive steps."""
 
     def retrace(self, rnn: CTRNN) -> AbstractRetrace:
@@ -115,7 +115,7 @@ class Declarations(abc.ABC):
         return None
 
 
-class AbstractNetworkSolver(Declarations, diffrax.AbstractSolver):
+class AbstractNetworkSolver(Declarations, diffrax.AbstractSolver[Any]):
     """A diffrax solver for x' = f(x), with what `simulate` asks of one.
 
     To write one, define `order` and `step` (and `init`, where something is remembered from step to
@@ -123,14 +123,14 @@ class AbstractNetworkSolver(Declarations, diffrax.AbstractSolver):
     override what of `Declarations` is not true of it.
     """
 
-    term_structure: ClassVar = diffrax.AbstractTerm
-    interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation
+    term_structure: ClassVar[Any] = diffrax.AbstractTerm
+    interpolation_cls: ClassVar[Any] = diffrax.ThirdOrderHermitePolynomialInterpolation
 
-    def init(self, terms, t0, t1, y0, args):
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
         """Nothing is remembered."""
         return None
 
-    def func(self, terms, t0, y0, args):
+    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
         """The vector field."""
         return terms.vf(t0, y0, args)
 
@@ -145,7 +145,7 @@ class AbstractNetworkSolver(Declarations, diffrax.AbstractSolver):
 
         return initial_state(self, rnn, dt, x0, u), step
 
-    def with_tolerances(self, rtol: Scalar, atol: Scalar) -> diffrax.AbstractSolver:
+    def with_tolerances(self, rtol: Scalar, atol: Scalar) -> diffrax.AbstractSolver[Any]:
         """Itself."""
         return self
 
@@ -153,7 +153,7 @@ class AbstractNetworkSolver(Declarations, diffrax.AbstractSolver):
 _CYCLE = 4
 
 
-class StepTerm(diffrax.AbstractTerm):
+class StepTerm(diffrax.AbstractTerm[Any, Any]):
     """The network as a diffrax term whose time counts steps, modulo 4, from step `k` on.
 
     Real time k·dt has a spacing of eps·k·dt, so (k+1)·dt - k·dt is off by eps·k: 6 % after 10⁶
@@ -166,17 +166,17 @@ class StepTerm(diffrax.AbstractTerm):
     dt: Scalar
     k: Int[Array, ""]
 
-    def vf(self, t, y, args):
+    def vf(self, t: Any, y: Any, args: Any) -> Any:
         fraction = t - (self.k % _CYCLE).astype(self.dt.dtype)
         if isinstance(y, Rows):
             return field(self.vector_field, y, None if args is None else args(t))
         u = None if args is None else lambda _: args(t)
         return self.vector_field(time_at(self.k, fraction, self.dt), y, u)
 
-    def contr(self, t0, t1, **kwargs):
+    def contr(self, t0: Any, t1: Any, **kwargs: Any) -> Any:
         return self.dt * (jnp.mod(t1 - t0 + 1, _CYCLE) - 1)
 
-    def prod(self, vf, control):
+    def prod(self, vf: Any, control: Any) -> Any:
         return vf * control
 
 
@@ -186,7 +186,7 @@ def time_at(k: Int[Array, ""], fraction: Any, dt: Scalar) -> Scalar:
 
 
 def initial_state(
-    solver: diffrax.AbstractSolver, rnn: CTRNN, dt: Scalar, x: State, u: Input | None = None
+    solver: diffrax.AbstractSolver[Any], rnn: CTRNN, dt: Scalar, x: State, u: Input | None = None
 ) -> Any:
     """What a solver remembers before its first fixed step."""
     zero, one = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
@@ -194,7 +194,7 @@ def initial_state(
 
 
 def one_step(
-    solver: diffrax.AbstractSolver,
+    solver: diffrax.AbstractSolver[Any],
     rnn: CTRNN,
     dt: Scalar,
     x: State | Rows,
@@ -211,7 +211,9 @@ def one_step(
     return x, state, diffrax.is_successful(result)
 
 
-def dense_info(terms, t0, t1, y0, y1, args, control) -> dict:
+def dense_info(
+    terms: Any, t0: Any, t1: Any, y0: Any, y1: Any, args: Any, control: Any
+) -> dict[str, Any]:
     """What cubic Hermite interpolation between two states needs."""
     k0 = terms.vf_prod(t0, y0, args, control)
     k1 = terms.vf_prod(t1, y1, args, control)

@@ -62,7 +62,7 @@ class DiscreteGradient(AbstractImplicitNetworkSolver):
             checks.fail("order", "2 or 4", repr(order))
         self.order_ = int(order)
 
-    def order(self, terms):
+    def order(self, terms: Any) -> int:
         """2 or 4."""
         return self.order_
 

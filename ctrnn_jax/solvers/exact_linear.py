@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
 import jax
@@ -40,18 +40,20 @@ class ExactLinear(AbstractNetworkSolver):
 
     remembers_result: ClassVar[bool] = False  # the propagator, and digits that still are missing
 
-    def order(self, terms):
+    def order(self, terms: Any) -> int | None:
         """No order: the error is rounding at any step size."""
         return None
 
-    def init(self, terms, t0, t1, y0, args):
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
         """The propagator of the first step size, and no rounding to make good yet."""
         h = terms.contr(t0, t1)
         rnn = self._linear_network(terms)
         lost = jnp.zeros_like(y0) if rnn.is_conservative else None
         return _State(h, _propagator(rnn, h, args is not None), lost)
 
-    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
+    ) -> Any:
         """One step from t0 to t1."""
         h = terms.contr(t0, t1)
         known, propagator, lost = solver_state

@@ -40,7 +40,7 @@ class ImplicitMidpoint(AbstractImplicitNetworkSolver):
     def __init__(self, tol: float | None = None, max_iterations: int = 64):
         self.tol, self.max_iterations = check_iteration(tol, max_iterations)
 
-    def order(self, terms):
+    def order(self, terms: Any) -> int:
         """2."""
         return 2
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -68,11 +68,11 @@ class PoissonSplitting(AbstractNetworkSolver):
         self.order_ = int(order)
         self.compensated = checks.flag("compensated", compensated)
 
-    def order(self, terms):
+    def order(self, terms: Any) -> int:
         """1, 2, 4 or 6."""
         return self.order_
 
-    def init(self, terms, t0, t1, y0, args):
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
         """The velocity that the next step begins with (leapfrog), and what rounding has cut off."""
         steps = self._steps(conservative_network_of(terms, self))
         velocity = None
@@ -80,7 +80,9 @@ class PoissonSplitting(AbstractNetworkSolver):
             velocity = steps.velocity_at(_columns(y0))
         return velocity, jnp.zeros_like(_columns(y0)) if self.compensated else None
 
-    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
+    ) -> Any:
         """One step from t0 to t1."""
         h = terms.contr(t0, t1)
         rnn = conservative_network_of(terms, self)
@@ -125,7 +127,7 @@ class PoissonSplitting(AbstractNetworkSolver):
 class _OfRows(PoissonSplitting):
     _sweep: ClassVar[type[Sweep]] = SweepOfRows
 
-    def products_of_rows(self, rnn):
+    def products_of_rows(self, rnn: CTRNN) -> int:
         swept = not isinstance(rnn.weights, AbstractTwoGroups) and not self.compensated
         return (2 if self.order_ > 1 else 1) * len(self._parts) if swept and has_rows(rnn) else 0
 

@@ -48,7 +48,7 @@ class Projected(AbstractNetworkSolver, diffrax.AbstractWrappedSolver):
         >>> ct.simulate(rnn, x0, dt=0.1, num_steps=1000, solver=ct.Projected(ct.RK4()))
     """
 
-    solver: diffrax.AbstractSolver
+    solver: diffrax.AbstractSolver[Any]
     keeps_energy: ClassVar[bool] = True
     inputs: ClassVar[tuple[str, ...]] = ()
     works_alone: ClassVar[bool] = property(lambda self: adapted(self.solver).works_alone)  # pyright: ignore
@@ -56,7 +56,7 @@ class Projected(AbstractNetworkSolver, diffrax.AbstractWrappedSolver):
         lambda self: adapted(self.solver).checks_each_step
     )
 
-    def __init__(self, solver: diffrax.AbstractSolver):
+    def __init__(self, solver: diffrax.AbstractSolver[Any]):
         expected = "a diffrax solver such as diffrax.Tsit5()"
         checks.instance("solver", solver, diffrax.AbstractSolver, expected)
         if isinstance(solver, diffrax.LeapfrogMidpoint | Projected):
@@ -64,33 +64,33 @@ class Projected(AbstractNetworkSolver, diffrax.AbstractWrappedSolver):
         self.solver = solver
 
     @property
-    def term_structure(self):
+    def term_structure(self) -> Any:
         """That of the solver."""
         return self.solver.term_structure
 
     @property
-    def term_compatible_contr_kwargs(self):
+    def term_compatible_contr_kwargs(self) -> Any:
         """That of the solver."""
         return self.solver.term_compatible_contr_kwargs
 
     @property
-    def root_finder(self):
+    def root_finder(self) -> Any:
         """That of an implicit solver, whose tolerances diffrax takes from the step size's."""
         return self.solver.root_finder  # pyright: ignore[reportAttributeAccessIssue]
 
-    def order(self, terms):
+    def order(self, terms: Any) -> int | None:
         """That of the solver."""
         return self.solver.order(terms)
 
-    def error_order(self, terms):
+    def error_order(self, terms: Any) -> Any:
         """That of the solver."""
         return self.solver.error_order(terms)
 
-    def func(self, terms, t0, y0, args):
+    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
         """The vector field."""
         return self.solver.func(terms, t0, y0, args)
 
-    def init(self, terms, t0, t1, y0, args):
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
         """The solver's state, the energy level, and whether the last projection succeeded."""
         rnn = conservative_network_of(terms, self)
         if args is not None:
@@ -100,7 +100,9 @@ class Projected(AbstractNetworkSolver, diffrax.AbstractWrappedSolver):
         state = for_steps_from(y0, self.solver).init(terms, t0, t1, y0, args)
         return _State(state, level_of(rnn, y0), jnp.ones(y0.shape[1:], bool))
 
-    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
+    ) -> Any:
         """One step from t0 to t1."""
         rnn = conservative_network_of(terms, self)
         # What the solver remembers of its last result is not true of the projected one.
@@ -131,7 +133,7 @@ class Projected(AbstractNetworkSolver, diffrax.AbstractWrappedSolver):
 
         return (remembered, level), step
 
-    def with_tolerances(self, rtol: Scalar, atol: Scalar) -> diffrax.AbstractSolver:
+    def with_tolerances(self, rtol: Scalar, atol: Scalar) -> diffrax.AbstractSolver[Any]:
         """Its implicit solver's root finder with these tolerances."""
         return for_tolerances(self, rtol, atol)
 

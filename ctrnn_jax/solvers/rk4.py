@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import diffrax
 
+from .._network.model import CTRNN
 from .._network.rows import has_rows
 from .base import AbstractNetworkSolver, dense_info
 
@@ -24,15 +25,17 @@ class RK4(AbstractNetworkSolver):
 
     unrolls: ClassVar[bool] = True
 
-    def products_of_rows(self, rnn):
+    def products_of_rows(self, rnn: CTRNN) -> int:
         """Four, one a slope."""
         return 4 if has_rows(rnn) else 0
 
-    def order(self, terms):
+    def order(self, terms: Any) -> int:
         """4."""
         return 4
 
-    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
+    ) -> Any:
         """One step from t0 to t1."""
         h = terms.contr(t0, t1)
         middle = t0 + (t1 - t0) / 2
