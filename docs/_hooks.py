@@ -48,7 +48,8 @@ def _formula(found: re.Match) -> str:
     from latex2mathml.converter import convert
 
     display = "inline" if found[1] == "(" else "block"
-    return f'class="formula">{convert(html.unescape(found[2]), display=display)}<'
+    tex = html.unescape(found[2]).replace(r"\log\cosh", r"\log\,\cosh")
+    return f'class="formula">{convert(tex, display=display)}<'
 
 
 def api_pages() -> dict[str, str]:
