@@ -1,6 +1,7 @@
 """Tables and pictures of the reports in docs/bench, as `ctrnn bench` writes them.
 
-    ctrnn bench --suite throughput --out docs/bench
+python benchmarks/throughput.py --out runs/bench
+cp runs/bench/throughput.json docs/bench/throughput_2026-11-28.json
 """
 
 import io
@@ -10,7 +11,7 @@ from pathlib import Path
 
 HEAD = """# Stored results
 
-Reports of `ctrnn bench`, drawn as they are stored in `docs/bench`: medians, and the interval from 10 % to
+Reports of `ctrnn bench`, drawn as they are stored in `docs/bench`, SUITE_DATE.json: medians, and the interval from 10 % to
 90 % of the rounds. "Ratio" is the time over that of the reference, taken within rounds in which the
 candidates took turns: below 1 is faster.
 """
@@ -24,20 +25,30 @@ def pages(folder: Path) -> dict[str, str | bytes]:
         report = json.loads(path.read_text(encoding="utf-8"))
         for name, suite in report["suites"].items():
             machine = {**report["environment"], **suite.get("environment", {})}
-            lines += [f"## {name}", "", _told(machine), ""]
+            date = path.stem.rpartition("_")[2]
+            lines += [f"## {name}, {date}", "", _told(machine), ""]
             lines += [f"- {notice}" for notice in suite["notices"]] + [""]
             if any(row["ratio"] for row in suite["rows"]):
                 picture = f"benchmarks/{path.stem}_{name}.svg"
                 made[picture] = _picture(suite["rows"])
-                lines += [f"![Times of the candidates over the reference, by case]({Path(picture).name})", ""]
+                lines += [
+                    f"![Times of the candidates over the reference, by case]({Path(picture).name})",
+                    "",
+                ]
             lines += _tables(suite["rows"])
     return {"benchmarks/results.md": "\n".join(lines), **made}
 
 
 def _told(machine: dict) -> str:
-    return "Measured on: " + ", ".join(
-        f"{key} {value}" for key, value in machine.items() if isinstance(value, str | int | float)
-    ) + "."
+    return (
+        "Measured on: "
+        + ", ".join(
+            f"{key} {value}"
+            for key, value in machine.items()
+            if isinstance(value, str | int | float)
+        )
+        + "."
+    )
 
 
 def _tables(rows: list[dict]) -> list[str]:
@@ -47,13 +58,26 @@ def _tables(rows: list[dict]) -> list[str]:
         cases[row["case"]].append(row)
     lines = []
     for case, of in cases.items():
-        lines += [f"### {case}", "", "| candidate | quantity | median | 10 % to 90 % | ratio |"]
+        lines += [
+            f"### {case}",
+            "",
+            "| candidate | quantity | median | 10 % to 90 % | ratio |",
+        ]
         lines += ["|---|---|---|---|---|"]
         for row in of:
             unit, ratio = row["unit"], row["ratio"]
             spread = f"{_number(row['low'], unit)} to {_number(row['high'], unit)}"
-            cells = [row["candidate"], row["quantity"], _number(row["median"], unit), spread]
-            lines.append("| " + " | ".join([*cells, f"{ratio['median']:.2f}" if ratio else ""]) + " |")
+            cells = [
+                row["candidate"],
+                row["quantity"],
+                _number(row["median"], unit),
+                spread,
+            ]
+            lines.append(
+                "| "
+                + " | ".join([*cells, f"{ratio['median']:.2f}" if ratio else ""])
+                + " |"
+            )
         lines.append("")
     return lines
 
@@ -73,9 +97,13 @@ def _picture(rows: list[dict]) -> bytes:
     from matplotlib.figure import Figure
 
     timed = [row for row in rows if row["ratio"]]
-    cases = list(dict.fromkeys(f"{row['case']}, {row['quantity']}" for row in timed))
+    cases = list(
+        dict.fromkeys(f"{row['case']}, {row['quantity']}" for row in timed)
+    )
     grey = "#808080"
-    with matplotlib.rc_context({"svg.hashsalt": "ctrnn", "text.color": grey, "axes.edgecolor": grey}):
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "ctrnn", "text.color": grey, "axes.edgecolor": grey}
+    ):
         figure = Figure(figsize=(8, 1.2 + 0.32 * len(cases)), layout="constrained")
         ax = figure.add_subplot()
         marks = "osD^v<>PX*hp"
@@ -90,7 +118,9 @@ def _picture(rows: list[dict]) -> bytes:
         ax.invert_yaxis()
         ax.set_xlabel("time over that of the reference", color=grey)
         ax.tick_params(colors=grey, which="both")
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, labelcolor=grey)
+        figure.legend(
+            loc="outside lower center", ncols=3, frameon=False, labelcolor=grey
+        )
         out = io.BytesIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     return out.getvalue()

@@ -23,7 +23,9 @@ class AsMarkdown(griffe.Extension):
             if line.strip() == "Example:":
                 lines[i] = line.replace("Example:", "Examples:")
             elif not line.lstrip().startswith((">>>", "...")):
-                lines[i] = linked(re.sub(r"(`[^`]*`)|([*<])", _escaped, line), but=obj.name)
+                lines[i] = linked(
+                    re.sub(r"(`[^`]*`)|([*<])", _escaped, line), but=obj.name
+                )
         obj.docstring.value = "\n".join(lines)
 
 

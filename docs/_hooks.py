@@ -21,7 +21,12 @@ TOP = Path(__file__).parents[1]
 
 def on_files(files: Files, config) -> Files:
     """Add the pages that are made, and pictures from beside the notebooks."""
-    made = {**api_pages(), **top_pages(), **_bench.pages(TOP / "docs" / "bench"), **tutorials()}
+    made = {
+        **api_pages(),
+        **top_pages(),
+        **_bench.pages(TOP / "docs" / "bench"),
+        **tutorials(),
+    }
     for picture in ("overview.png", "throughput.png"):
         made[f"pictures/{picture}"] = (TOP / "notebooks" / picture).read_bytes()
     for uri, content in made.items():
@@ -41,7 +46,12 @@ def on_page_markdown(markdown: str, page, **_) -> str:
 
 def on_page_content(content: str, **_) -> str:
     """TeX, as arithmatex marks it, becomes MathML."""
-    return re.sub(r'class="arithmatex">\\([(\[])(.*?)\\[)\]]<', _formula, content, flags=re.DOTALL)
+    return re.sub(
+        r'class="arithmatex">\\([(\[])(.*?)\\[)\]]<',
+        _formula,
+        content,
+        flags=re.DOTALL,
+    )
 
 
 def _formula(found: re.Match) -> str:
@@ -63,8 +73,15 @@ def api_pages() -> dict[str, str]:
         names = module_names(module)
         intro = f"::: ctrnn_jax.{module}\n    options:\n      members: false\n"
         title = f"ct.{module}"
-        pages[f"api/{module}.md"] = _api_page(title, f"ctrnn_jax.{module}", names, intro)
-        index += [f"## [{title}]({module}.md)", "", _list_of(names, f"{module}."), ""]
+        pages[f"api/{module}.md"] = _api_page(
+            title, f"ctrnn_jax.{module}", names, intro
+        )
+        index += [
+            f"## [{title}]({module}.md)",
+            "",
+            _list_of(names, f"{module}."),
+            "",
+        ]
     return {"api/index.md": "\n".join(index), **pages}
 
 
@@ -76,9 +93,15 @@ def _api_page(title: str, module: str, names: list[str], intro: str = "") -> str
     """Entries, and links for what has its entry on another page."""
     entries = {f"{module}.{name}": name for name in names}
     own = set(documented().values())
-    here = [path for path in entries if path in own and path.split(".")[-1] not in MODULES]
+    here = [
+        path
+        for path in entries
+        if path in own and path.split(".")[-1] not in MODULES
+    ]
     there = [
-        f"- `{path.removeprefix('ctrnn_jax.')}`" for path in entries if path not in here
+        f"- `{path.removeprefix('ctrnn_jax.')}`"
+        for path in entries
+        if path not in here
     ]
     lines = [f"# {title}", "", intro, "", *there, ""]
     return "\n".join([*lines, *(f"::: {path}\n" for path in here)])
@@ -98,7 +121,12 @@ def tutorials() -> dict[str, str | bytes]:
     from nbconvert import MarkdownExporter
 
     made: dict[str, str | bytes] = {}
-    index = ["# Tutorials", "", "Notebooks, as they ran; they lie in `notebooks/`.", ""]
+    index = [
+        "# Tutorials",
+        "",
+        "Notebooks, as they ran; they lie in `notebooks/`.",
+        "",
+    ]
     for path in sorted((TOP / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         text, resources = MarkdownExporter().from_notebook_node(notebook)

@@ -15,8 +15,11 @@ def linked(text: str, but: str = "") -> str:
 
     def link(found: re.Match) -> str:
         name = found["name"]
-        whole = NAMES.get(name)
-        return found[0] if whole is None or name == but else f"[{found[0]}][{whole}]"
+        of = name.rpartition(".")[0]  # of a class: its methods and attributes
+        whole = NAMES.get(name) or (NAMES.get(of) if of[:1].isupper() else None)
+        return (
+            found[0] if whole is None or name == but else f"[{found[0]}][{whole}]"
+        )
 
     name = r"(?<![`\[])`(?:ct\.|ctrnn_jax\.)?(?P<name>[A-Za-z_.0-9]+)(?:\([^`]*\))?`(?![`\]])"
     return re.sub(name, link, text)

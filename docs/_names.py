@@ -26,9 +26,17 @@ def module_names(module: str) -> list[str]:
     path = path if path.exists() else PACKAGE / module / "__init__.py"
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+        if (
+            isinstance(node, ast.Assign)
+            and ast.unparse(node.targets[0]) == "__all__"
+        ):
             return ast.literal_eval(node.value)
-    imported = [n for node in tree.body if isinstance(node, ast.ImportFrom) for n in node.names]
+    imported = [
+        n
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for n in node.names
+    ]
     return [name.name for name in imported if name.name == name.asname]
 
 
@@ -39,5 +47,7 @@ def documented() -> dict[str, str]:
     for module in MODULES:
         for name in module_names(module):
             shared = name in top and name not in MODULES and module != "plot"
-            found[f"{module}.{name}"] = f"ctrnn_jax.{name if shared else f'{module}.{name}'}"
+            found[f"{module}.{name}"] = (
+                f"ctrnn_jax.{name if shared else f'{module}.{name}'}"
+            )
     return found

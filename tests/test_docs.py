@@ -25,7 +25,7 @@ TOP = Path(__file__).parents[1]
 DOCS = TOP / "docs"
 PAGES = [TOP / "README.md", *sorted(DOCS.rglob("*.md"))]
 PAGES = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
-FAST = {"README.md", "activations.md", "watch.md"}  # how-to pages of few programs
+FAST = {"README.md", "watch.md"}  # few programs
 MODULES = (ct, ct.losses, ct.plot, ct.solvers, ct.experiments)
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?")
@@ -72,10 +72,7 @@ def script(text):
 
 @pytest.mark.parametrize(
     "page",
-    [
-        pytest.param(page, marks=[] if page.name in FAST else pytest.mark.long)
-        for page in PAGES
-    ],
+    [pytest.param(page, marks=[] if page.name in FAST else pytest.mark.long) for page in PAGES],
     ids=lambda page: page.relative_to(TOP).as_posix(),
 )
 def test_pages_run_and_print_what_they_say(page, tmp_path):
@@ -135,9 +132,8 @@ def _given():
     """What examples take for granted: a driven network, its run, an oscillator, signals, files."""
     key, dt = jax.random.key(0), 0.01
     keys = jax.random.split(key, 5)
-    rnn = ct.CTRNN(
-        ct.DenseSkew.init(keys[0], 4), form="current", input_weights=jax.random.normal(keys[1], (4, 1))
-    )
+    B = jax.random.normal(keys[1], (4, 1))
+    rnn = ct.CTRNN(ct.DenseSkew.init(keys[0], 4), form="current", input_weights=B)
     x0 = 0.5 * jax.random.normal(keys[2], (3, 4))
     u = 0.1 * jax.random.normal(keys[3], (400, 1))
     run = ct.simulate(rnn, x0, dt=0.1, num_steps=len(u), inputs=u)
@@ -161,9 +157,7 @@ def names_of(module):
     """What a public module has to offer."""
     listed = getattr(module, "__all__", None)
     if listed is None:
-        listed = [name for name in vars(module) if not name.startswith("_")]
-        # In a package without a list: what its own code imports by a name of its own.
-        listed = [n for n in listed if re.search(rf"\bimport {n} as {n}\b", inspect.getsource(module))]
+        listed = re.findall(r"\bimport (\w+) as \1\b", inspect.getsource(module))
     prefix = module.__name__.removeprefix("ctrnn_jax").lstrip(".")
     return {f"{prefix}.{name}".lstrip(".") for name in listed}
 
