@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files
 sys.path.insert(0, str(Path(__file__).parent))
 import _bench
 from _links import linked
-from _names import MODULES, documented, module_names, subjects
+from _names import BESIDE, MODULES, documented, module_names, subjects
 
 TOP = Path(__file__).parents[1]
 
@@ -65,46 +65,40 @@ def _formula(found: re.Match) -> str:
 def api_pages() -> dict[str, str]:
     """A page for each subject of `__all__` and for each public module, and their index."""
     pages, index = {}, ["# API", "", "`import ctrnn_jax as ct`", ""]
+
+    def add(
+        uri: str, title: str, module: str, names: list[str], subject: str, intro=""
+    ):
+        beside = [f"ctrnn_jax.{path}" for path in BESIDE.get(subject, [])]
+        pages[f"api/{uri}"] = _api_page(
+            title, f"ctrnn_jax.{module}", names, beside, intro
+        )
+        told = " · ".join(f"`{module}{name}`" for name in names)
+        index.extend([f"## [{title}]({uri})", "", told, ""])
+
     for subject, names in subjects().items():
         uri = re.sub(r"\W+", "_", subject) + ".md"
-        pages[f"api/{uri}"] = _api_page(subject.capitalize(), "ctrnn_jax", names)
-        index += [f"## [{subject.capitalize()}]({uri})", "", _list_of(names), ""]
+        add(uri, subject.capitalize(), "", names, subject)
     for module in MODULES:
-        names = module_names(module)
         intro = f"::: ctrnn_jax.{module}\n    options:\n      members: false\n"
-        title = f"ct.{module}"
-        pages[f"api/{module}.md"] = _api_page(
-            title, f"ctrnn_jax.{module}", names, intro
-        )
-        index += [
-            f"## [{title}]({module}.md)",
-            "",
-            _list_of(names, f"{module}."),
-            "",
-        ]
+        names = module_names(module)
+        add(f"{module}.md", f"ct.{module}", f"{module}.", names, module, intro)
     return {"api/index.md": "\n".join(index), **pages}
 
 
-def _list_of(names: list[str], prefix: str = "") -> str:
-    return " · ".join(f"`{prefix}{name}`" for name in names)
-
-
-def _api_page(title: str, module: str, names: list[str], intro: str = "") -> str:
+def _api_page(
+    title: str, module: str, names: list[str], beside: list[str], intro: str
+) -> str:
     """Entries, and links for what has its entry on another page."""
-    entries = {f"{module}.{name}": name for name in names}
     own = set(documented().values())
-    here = [
-        path
-        for path in entries
-        if path in own and path.split(".")[-1] not in MODULES
-    ]
-    there = [
-        f"- `{path.removeprefix('ctrnn_jax.')}`"
-        for path in entries
-        if path not in here
-    ]
-    lines = [f"# {title}", "", intro, "", *there, ""]
-    return "\n".join([*lines, *(f"::: {path}\n" for path in here)])
+    here, there = [], []
+    for path in (f"{module}{name}" for name in names):
+        if path in own and path.split(".")[-1] not in MODULES:
+            here.append(path)
+        else:
+            there.append(f"- `{path.removeprefix('ctrnn_jax.')}`")
+    entries = [f"::: {path}\n" for path in [*here, *beside]]
+    return "\n".join([f"# {title}", "", intro, "", *there, "", *entries])
 
 
 def top_pages() -> dict[str, str]:

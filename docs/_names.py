@@ -7,6 +7,25 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "ctrnn_jax"
 MODULES = ("losses", "plot", "solvers", "experiments")
 
+# What has no public name, but is returned to users, or tells them how to write something.
+BESIDE = {
+    "analysis": [
+        "_analysis.nonlinear_modes.NonlinearModes",
+        "_analysis.fixed_points.FixedPoints",
+        "_analysis.harmonics.Harmonics",
+        "_analysis.autoregression.Autoregression",
+        "_analysis.memory.MemoryCapacity",
+    ],
+    "training": [
+        "_train.fit.History",
+        "_train.frequency_report.FrequencyReport",
+        "_train.signal_report.SignalReport",
+        "_train.input_report.IdentificationReport",
+    ],
+    "files, pictures, the paper": ["_files.signals.Signal"],
+    "solvers": ["solvers.base.Declarations"],
+}
+
 
 def subjects() -> dict[str, list[str]]:
     """{subject: names} of the package: the comments inside `__all__` are the subjects."""

@@ -26,12 +26,8 @@ def per_neuron(values: Array, x: State) -> Array:
 class CTRNN(eqx.Module):
     """A continuous-time recurrent network.
 
-    ============  ==============================  ============================
-    form          equation                        also called
-    ============  ==============================  ============================
-    ``"rate"``    x' = σ(A x + B u + b) - γ x     activity or rate based
-    ``"current"`` x' = A σ(x) + B u + b - γ x     voltage or current based
-    ============  ==============================  ============================
+        "rate"      x' = σ(A x + B u + b) - γ x     activity or rate based
+        "current"   x' = A σ(x) + B u + b - γ x     voltage or current based
 
     With skew-symmetric A, no leak and no input u both conserve an energy, see `ctrnn_jax.energy`;
     with an input they store what it supplies, see `ctrnn_jax.energy_balance`.
