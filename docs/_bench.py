@@ -6,6 +6,7 @@ cp runs/bench/throughput.json docs/bench/throughput_2026-11-28.json
 
 import io
 import json
+import textwrap
 from collections import defaultdict
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def _picture(rows: list[dict]) -> bytes:
     with matplotlib.rc_context(
         {"svg.hashsalt": "ctrnn", "text.color": grey, "axes.edgecolor": grey}
     ):
-        figure = Figure(figsize=(8, 1.2 + 0.32 * len(cases)), layout="constrained")
+        figure = Figure(figsize=(8, 1.2 + 0.45 * len(cases)), layout="constrained")
         ax = figure.add_subplot()
         marks = "osD^v<>PX*hp"
         for i, name in enumerate(dict.fromkeys(row["candidate"] for row in timed)):
@@ -114,7 +115,9 @@ def _picture(rows: list[dict]) -> bytes:
             ax.plot(x, y, marks[i % len(marks)], label=name, color=f"C{i}", ms=5)
         ax.axvline(1, color=grey, lw=1)
         ax.set_xscale("log")
-        ax.set_yticks(range(len(cases)), cases)
+        ax.set_yticks(
+            range(len(cases)), [textwrap.fill(case, 34) for case in cases]
+        )
         ax.invert_yaxis()
         ax.set_xlabel("time over that of the reference", color=grey)
         ax.tick_params(colors=grey, which="both")

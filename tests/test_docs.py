@@ -32,7 +32,9 @@ NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?")
 
 
 def alike(told, printed):
-    """The same words, numbers to 2 %; powers of ten, such as rounding errors, to a factor of 10."""
+    """The same words and whole numbers; others to 2 % or their last digit, and powers of ten, such
+    as errors of rounding, to a factor of 10.
+    """
     words = [" ".join(NUMBER.sub("#", text).split()) for text in (told, printed)]
     if words[0] != words[1]:
         return False
@@ -44,7 +46,12 @@ def _close(a, b):
     x, y = float(a), float(b)
     if re.search(r"e-\d", a + b):
         return max(abs(x), abs(y)) <= 10 * max(min(abs(x), abs(y)), 1e-16)
-    return abs(x - y) <= 0.02 * abs(x) + 1e-4
+    digits = [number.partition(".")[2] for number in (a, b) if "." in number]
+    return (
+        abs(x - y) <= max(0.02 * abs(x), 1.01 * 10.0 ** -min(map(len, digits)))
+        if digits
+        else x == y
+    )
 
 
 def script(text):
@@ -91,6 +98,7 @@ def test_outputs_are_compared():
     assert not alike("drift 2e-07", "drift 5e-06")
     assert not alike("1.00 Hz", "1.03 Hz")
     assert not alike("(3, 4)", "(3, 4) or so")
+    assert not alike("(300, 4)", "(301, 4)")
 
 
 def _examples():
