@@ -10,6 +10,8 @@ import griffe
 sys.path.insert(0, str(Path(__file__).parent))
 from _links import linked
 
+RULE = re.compile(r" *=+(?: +=+)+")
+
 
 class AsMarkdown(griffe.Extension):
     """What the docstrings of this package mean, said as griffe and Markdown read it."""
@@ -19,8 +21,12 @@ class AsMarkdown(griffe.Extension):
         if obj.docstring is None:
             return
         lines = obj.docstring.value.splitlines()
+        table = False
         for i, line in enumerate(lines):
-            if line.strip() == "Example:":
+            table = bool(line.strip()) and (table or bool(RULE.fullmatch(line)))
+            if table:
+                lines[i] = "    " + line  # as it stands
+            elif line.strip() == "Example:":
                 lines[i] = line.replace("Example:", "Examples:")
             elif not line.lstrip().startswith((">>>", "...")):
                 lines[i] = linked(

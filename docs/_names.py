@@ -15,10 +15,13 @@ BESIDE = {
         "_analysis.harmonics.Harmonics",
         "_analysis.autoregression.Autoregression",
         "_analysis.memory.MemoryCapacity",
+        "_analysis.regime.Regime",
+        "_analysis.analyse.Analysis",
     ],
     "training": [
         "_train.fit.History",
         "_train.frequency_report.FrequencyReport",
+        "_train.closed_orbits.OrbitReport",
         "_train.signal_report.SignalReport",
         "_train.input_report.IdentificationReport",
     ],

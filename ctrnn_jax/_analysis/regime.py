@@ -78,7 +78,7 @@ def regime(
     dt: ArrayLike | None = None,
     num_steps: int = 2**14,
     transient: int = 0,
-    solver: diffrax.AbstractSolver = diffrax.Tsit5(),  # noqa: B008 - frozen and stateless
+    solver: diffrax.AbstractSolver[Any] = diffrax.Tsit5(),  # noqa: B008 - frozen and stateless
 ) -> Regime:
     """Whether states lead to rest, periodic, quasi-periodic or chaotic motion, and by which signs.
 
