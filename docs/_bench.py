@@ -118,7 +118,7 @@ def _picture(rows: list[dict]) -> bytes:
         ax.set_yticks(
             range(len(cases)), [textwrap.fill(case, 34) for case in cases]
         )
-        ax.invert_yaxis()
+        ax.set_ylim(len(cases) - 0.5, -0.5)
         ax.set_xlabel("time over that of the reference", color=grey)
         ax.tick_params(colors=grey, which="both")
         figure.legend(

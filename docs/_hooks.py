@@ -34,7 +34,7 @@ def on_files(files: Files, config) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page, **_) -> str:
+def on_page_markdown(markdown: str, **_) -> str:
     """Public names in backticks are links, outside of code and headings."""
     fenced, lines = False, []
     for line in markdown.split("\n"):
