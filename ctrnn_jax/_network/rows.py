@@ -24,7 +24,7 @@ from .products import product
 class Rows(tuple):
     """A state, row by row, with the arithmetic that an explicit method needs."""
 
-    def tree_flatten(self) -> tuple[tuple[Array, ...], None]:
+    def tree_flatten(self) -> tuple[tuple[Any, ...], None]:
         return tuple(self), None
 
     @classmethod
