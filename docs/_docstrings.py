@@ -21,8 +21,10 @@ class AsMarkdown(griffe.Extension):
         if obj.docstring is None:
             return
         lines = obj.docstring.value.splitlines()
-        table = False
+        table = returns = False
         for i, line in enumerate(lines):
+            if line.strip().endswith(":") or not line.strip():
+                returns = line.strip() == "Returns:"
             table = bool(line.strip()) and (table or bool(RULE.fullmatch(line)))
             if table:
                 lines[i] = "    " + line  # as it stands
@@ -32,7 +34,13 @@ class AsMarkdown(griffe.Extension):
                 lines[i] = linked(
                     re.sub(r"(`[^`]*`)|([*<])", _escaped, line), but=obj.name
                 )
+                if returns and line.strip() != "Returns:":  # what is before a colon is no type
+                    lines[i] = re.sub(r"(`[^`]*`)|:", _without_colon, lines[i])
         obj.docstring.value = "\n".join(lines)
+
+
+def _without_colon(found: re.Match) -> str:
+    return found[1] or "&#58;"
 
 
 def _escaped(found: re.Match) -> str:
