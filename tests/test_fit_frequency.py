@@ -137,11 +137,11 @@ def after_a_period(oscillator, f):
     ("neurons", "mode", "form", "activation"),
     [
         (3, 0, "rate", ct.Tanh()),
-        (4, 1, "current", ct.Arctan()),
-        (4, 0, "rate", ct.HardTanh()),
-        (8, 2, "rate", ct.Tanh()),
-        pytest.param(20, 6, "current", ct.Tanh(), marks=pytest.mark.slow),
-        pytest.param(20, 9, "rate", ct.Tanh(), marks=pytest.mark.slow),
+        pytest.param(4, 1, "current", ct.Arctan(), marks=pytest.mark.long),
+        pytest.param(4, 0, "rate", ct.HardTanh(), marks=pytest.mark.long),
+        pytest.param(8, 2, "rate", ct.Tanh(), marks=pytest.mark.long),
+        pytest.param(20, 6, "current", ct.Tanh(), marks=pytest.mark.rare),
+        pytest.param(20, 9, "rate", ct.Tanh(), marks=pytest.mark.rare),
     ],
     ids=lambda v: type(v).__name__ if isinstance(v, eqx.Module) else str(v),
 )

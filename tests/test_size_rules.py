@@ -167,7 +167,7 @@ def test_batches_around_a_block(n):
 @pytest.mark.parametrize(
     "save_every", [BETWEEN_LOOKS + d for d in (-1, 0, 1)] + [1, 7, 2 * BETWEEN_LOOKS + 17]
 )
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(12)
 def test_segments_of_all_lengths_agree_with_a_plain_loop(save_every, adjoint, inputs):
     """Two trajectories of three diverge, one of them between two looks."""
     num_steps = 3 * save_every if save_every > 7 else 70 * save_every
