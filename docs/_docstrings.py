@@ -34,7 +34,8 @@ class AsMarkdown(griffe.Extension):
                 lines[i] = linked(
                     re.sub(r"(`[^`]*`)|([*<])", _escaped, line), but=obj.name
                 )
-                if returns and line.strip() != "Returns:":  # what is before a colon is no type
+                if returns and line.strip() != "Returns:":
+                    # What stands before a colon is no type.
                     lines[i] = re.sub(r"(`[^`]*`)|:", _without_colon, lines[i])
         obj.docstring.value = "\n".join(lines)
 
