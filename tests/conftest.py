@@ -1,5 +1,6 @@
 """Strict numerics for every test: float64 (float32 with CTRNN_TEST_X64=0), no silent promotion."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -13,7 +14,10 @@ import pytest
 
 # Most programs run once and for an instant: compiled without LLVM's optimisation and by XLA's older
 # emitters the tests take half as long. With XLA_FLAGS set, if only to "", they are compiled as set.
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1"
+)
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = QUICK
     starts = "import jax; jax.devices()"  # a process is ended by flags that its XLA does not know
@@ -35,6 +39,10 @@ jax.config.update("jax_num_cpu_devices", 2)  # for meshes; all else runs on the 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 matplotlib.use("Agg")
+
+# Tracing makes many objects of which few are rubbish: at the usual thresholds a tenth of the time of
+# the tests goes into looking for it.
+gc.set_threshold(50_000, 50, 100)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks
