@@ -40,8 +40,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 matplotlib.use("Agg")
 
-# Tracing makes many objects of which few are rubbish: at the usual thresholds a tenth of the time of
-# the tests goes into looking for it.
+# Tracing makes many objects of which few are rubbish: at the usual thresholds a tenth of the time
+# goes into looking for it.
 gc.set_threshold(50_000, 50, 100)
 
 
