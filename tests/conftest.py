@@ -42,7 +42,7 @@ matplotlib.use("Agg")
 
 # Tracing makes many objects of which few are rubbish: at the usual thresholds a tenth of the time
 # goes into looking for it.
-gc.set_threshold(50_000, 50, 100)
+gc.set_threshold(50_000, 20, 10)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks
