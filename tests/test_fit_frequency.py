@@ -166,9 +166,10 @@ def test_an_orbit_of_a_mode(neurons, mode, form, activation):
         np.testing.assert_allclose(
             ct.energy(oscillator.rnn, oscillator.x0), energies[i], rtol=1e-9 if X64 else 1e-3
         )
-        # The index of the mode is that of its frequency at rest, which saturation lowers.
+        # The index of the mode is that of its frequency at rest, which saturation lowers, and where
+        # nothing saturates (HardTanh at the lower energy) leaves as it is, to rounding.
         omega = ct.natural_frequencies(oscillator.rnn)
-        assert omega[mode] > f and bool(report.stable[i]) == bool(
+        assert omega[mode] > f * (1 - bound) and bool(report.stable[i]) == bool(
             jnp.abs(report.multipliers[i]).max() < 1 + float(jnp.finfo(DTYPE).eps) ** 0.3
         )
 
