@@ -47,8 +47,8 @@ gc.set_threshold(50_000, 20, 10)
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks
 def pytest_collection_modifyitems(items):
-    """Of the cases of a test that is `sampled(k)` every k-th is run, the next ones are long, and
-    what is left is rare; slow ones last. In float32 others are run, where there are so many.
+    """Of the cases of a test that is `sampled(k)` every k-th is run, the others are rare; of float32
+    half as many, others than of float64 where there are so many. Slow ones last.
     """
     cases, seen = Counter(item.function for item in items), Counter()
     for item in items:
@@ -56,10 +56,10 @@ def pytest_collection_modifyitems(items):
         if sampled is not None:
             case = seen[item.function]
             seen[item.function] += 1
-            k = sampled.args[0]
+            k = sampled.args[0] if X64 else 2 * sampled.args[0]
             run = 0 if X64 else min(k, cases[item.function]) // 2
             if case % k != run:
-                item.add_marker(pytest.mark.long if case % k == run + 1 else pytest.mark.rare)
+                item.add_marker(pytest.mark.rare)
     # Set in a worker's own environment, too, as the first process left it there.
     if os.environ["XLA_FLAGS"] == QUICK:
         for item in items:

@@ -124,16 +124,17 @@ KINDS = {
     "block": (blocks(1.0, 1.618, 2.7), {"rank": 6}, "3 of 2 neurons"),
     "low rank": (low_rank(), {"rank": 4, "casimirs": 8}, "0: the kernel"),
     "odd": (skew(5), {"casimirs": 1}, "kernel vector 1"),
-    "degenerate": (degenerate(), {"rank": 6}, "2 coincide"),
     "zero": (np.zeros((4, 4)), {"rank": 0}, "The weights are 0"),
+    "degenerate": (degenerate(), {"rank": 6}, "2 coincide"),
     "huge": (1e150 * skew(6), {"rank": 6}, "e+149"),
-    "tiny": (1e-6 * skew(6), {"rank": 6}, "e-07"),
     "not quite skew": (skew(6) + 0.01 * np.eye(6), {"rank": 6}, "Its skew part is analysed"),
+    "tiny": (1e-6 * skew(6), {"rank": 6}, "e-07"),
     "200 x 200": (skew(200), {"rank": 200}, "were left out"),
 }
 
 
 @pytest.mark.long
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_matrices_of_ten_kinds(command, tmp_path, kind):
     matrix, facts, words = KINDS[kind]

@@ -58,6 +58,7 @@ PAIRS = [
 @pytest.mark.parametrize(("name", "method"), PAIRS)
 @pytest.mark.parametrize("n", [5, 40])
 @pytest.mark.long
+@pytest.mark.sampled(2)
 def test_peers_take_the_same_steps(name, method, n):
     peer = peers.PEERS[name]
     pytest.importorskip(peer.package)
@@ -128,6 +129,7 @@ def test_pictures(tmp_path):
 
 @pytest.mark.parametrize("options", [(), ("--quick",)])
 @pytest.mark.sampled(2)
+@pytest.mark.long
 def test_gpu_refuses_cpus(options):
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "gpu.py", *options],

@@ -26,7 +26,8 @@ TOP = Path(__file__).parents[1]
 DOCS = TOP / "docs"
 PAGES = [TOP / "README.md", *sorted(DOCS.rglob("*.md"))]
 PAGES = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
-FAST = {"README.md", "watch.md"}  # few programs
+# Training, and what is drawn, shown by other pages too.
+RARE = {"frequency.md", "own_loss.md", "analyse.analyse", "fit_frequency.fit_frequency"}
 MODULES = (ct, ct.losses, ct.plot, ct.solvers, ct.experiments)
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?")
@@ -78,9 +79,10 @@ def script(text):
     return "\n".join(lines), expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[] if page.name in FAST else pytest.mark.long) for page in PAGES],
+    [pytest.param(page, marks=[pytest.mark.rare] * (page.name in RARE)) for page in PAGES],
     ids=lambda page: page.relative_to(TOP).as_posix(),
 )
 def test_pages_run_and_print_what_they_say(page, tmp_path):
@@ -118,7 +120,9 @@ EXAMPLES = _examples()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", EXAMPLES, ids=str)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.rare] * (name in RARE)) for name in EXAMPLES]
+)
 def test_examples_of_docstrings_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ctrnn_jax._simulate.devices.cpu_cores", lambda: 2)  # as conftest says

@@ -160,10 +160,11 @@ def test_held_inputs_and_adaptive_steps():
     [
         TSIT5,
         {"solver": ct.PoissonSplitting()},
-        pytest.param({"rtol": 1e-10}, marks=pytest.mark.long),
+        {"rtol": 1e-10},
     ],
 )
 @pytest.mark.parametrize("kind", ["until", "crossings"])
+@pytest.mark.sampled(4)
 def test_gradients_are_those_of_finite_differences(kind, way):
     rnn, x0, solve = network("current"), normal(3, 3, 4), {"dt": 0.05, "num_steps": 200} | way
     event = ct.Event(moving, 1)
@@ -346,6 +347,7 @@ def test_a_start_on_the_section_has_not_passed_it():
 @pytest.mark.parametrize("direction", [1, -1, 0])
 @pytest.mark.parametrize("steps", [40, 41, 64])  # in a turn
 @pytest.mark.long
+@pytest.mark.sampled(4)
 def test_crossings_on_the_grid_are_found_once(direction, steps):
     """Where g is 0 to rounding, before and after it the steps are made once more."""
     rnn = ct.CTRNN(ct.BlockSkew.from_hz(jnp.array([1.0], DTYPE)), ct.Linear())

@@ -36,7 +36,9 @@ SMALL = {
 
 @pytest.mark.skipif(not X64, reason="the bounds are those of float64")
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.rare] * (n == "modes")) for n in EXPERIMENTS]
+)
 def test_every_verdict_passes_or_is_a_counter_example(name, tmp_path):
     results = compute(tmp_path / "out", [name], SMALL[name], progress=False)
     assert_readable(results[name].picture)
@@ -161,7 +163,7 @@ def test_out_must_not_be_a_file(tmp_path):
     assert (tmp_path / "out").read_text() == "mine"
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_command_line_twice(tmp_path):
     def run(out, *options):
         command = [sys.executable, "-m", "ctrnn_jax", "reproduce", "--out", out, *options]

@@ -146,6 +146,7 @@ def after_a_period(oscillator, f):
     ids=lambda v: type(v).__name__ if isinstance(v, eqx.Module) else str(v),
 )
 @pytest.mark.sampled(1)
+@pytest.mark.long
 def test_an_orbit_of_a_mode(neurons, mode, form, activation):
     # Very slow and very fast: no result depends on the unit of time.
     targets, energies = np.array([1e-3, 1e4]), np.array([0.02, 0.2]) * neurons

@@ -72,6 +72,7 @@ def resonances(size, rng):
 
 @pytest.mark.long
 @pytest.mark.parametrize(("form", "noise"), [("rate", 0.0), ("current", 0.1)])
+@pytest.mark.sampled(2)
 def test_a_linear_system_is_foreseen_no_worse_than_by_arx(form, noise):
     rng = np.random.default_rng(1)
     u, y, _ = resonances(600, rng)

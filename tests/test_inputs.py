@@ -121,7 +121,7 @@ WEIGHTS = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.parametrize("name", SOLVERS)
 @float64_only
@@ -258,7 +258,7 @@ def undone_cases():
     return cases
 
 
-@pytest.mark.sampled(7)  # no multiple of 3, or kinds would be left out by default
+@pytest.mark.sampled(8)  # no multiple of 3, or kinds would be left out by default
 @pytest.mark.parametrize(("solver", "weights", "form", "kind"), undone_cases())
 def test_reversible_gradients_are_those_of_stored_steps(solver, weights, form, kind):
     traced, static = traced_of(network(form, weights=WEIGHTS[weights]), kind)
@@ -313,7 +313,7 @@ def test_a_lost_way_back_is_found_again_with_inputs():
 # Every way through simulate
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "options",

@@ -83,7 +83,7 @@ def test_sizes_are_on_both_sides(name):
 @pytest.mark.parametrize("inputs", [(), (14,), (3, 14)], ids=["alone", "shared", "each"])
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.parametrize(("name", "n"), CASES)
-@pytest.mark.sampled(17)
+@pytest.mark.sampled(34)
 def test_states_are_the_same(name, n, form, inputs, monkeypatch):
     options = {"solver": SOLVERS[name], "save_every": 7}
     options["inputs"] = normal(4, *inputs, 2) if inputs else None
@@ -92,7 +92,7 @@ def test_states_are_the_same(name, n, form, inputs, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["Euler", "Heun", "splitting 2"])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_all_that_a_run_may_have(name, monkeypatch):
     leaks = name != "splitting 2"
     rnn = network(3, leak=jnp.asarray([0.1, 0.0, 0.2], DTYPE) if leaks else None, bias=None)
@@ -125,6 +125,7 @@ def gained(z):
 
 @pytest.mark.parametrize("name", ["Euler", "Tsit5"])
 @pytest.mark.parametrize("kind", ["a gain for each", "own equation", "weights", "blocks", "damped"])
+@pytest.mark.sampled(3)
 def test_what_a_network_may_be(name, kind, monkeypatch):
     class Own(ct.CTRNN):
         def __call__(self, t, x, args=None):
@@ -144,6 +145,7 @@ def test_what_a_network_may_be(name, kind, monkeypatch):
 
 @pytest.mark.parametrize("n", [sizes("Euler")[-2], sizes("Euler")[-1]])
 @pytest.mark.long
+@pytest.mark.sampled(2)
 def test_derivatives_of_explicit_steps(n, elsewhere):
     rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(n), n))
     agree(simulated(diffrax.Euler(), "checkpointed"), euler, rnn, normal(n + 1, n, n))
@@ -154,6 +156,7 @@ def test_derivatives_of_explicit_steps(n, elsewhere):
     [*(pytest.param(n, marks=pytest.mark.long) for n in (2, _TOGETHER + 1)),
      *(pytest.param(n, marks=pytest.mark.rare) for n in (5, 6))],
 )  # fmt: skip
+@pytest.mark.rare
 def test_derivatives_of_sweeps(n, elsewhere):
     rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(n), n))
     agree(simulated(ct.PoissonSplitting(), "checkpointed"), swept, rnn, normal(n + 1, n, n))
@@ -164,7 +167,7 @@ def test_derivatives_of_sweeps(n, elsewhere):
     [("Euler", "rate", 2), ("Heun", "current", 3), ("splitting 2", "current", 3),
      ("splitting 2", "rate", 9), ("splitting 1", "rate", 2)],
 )  # fmt: skip
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 def test_gradients_by_all_parameters(name, form, n, monkeypatch):
     rnn, x0 = network(n, form, m=1), normal(3, 4, n)
     options = {"dt": 0.1, "num_steps": 14, "save_every": 7, "solver": SOLVERS[name]}

@@ -79,6 +79,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("adaptive", "imp
 
 @pytest.mark.parametrize("name", ["Tsit5", "reversible", *SLOW])
 @pytest.mark.long
+@pytest.mark.sampled(2)
 def test_gradients_are_summed_over_devices(name):
     def loss(point, mesh):
         rnn, x0, speed = point
@@ -161,6 +162,7 @@ def test_blocks_change_nothing(monkeypatch, name, batch):
 @pytest.mark.parametrize("save_every", [1, 2, 6])
 @pytest.mark.parametrize("size", [4, None])
 @pytest.mark.long
+@pytest.mark.sampled(2)
 def test_derivatives_of_all_that_is_saved(monkeypatch, size, save_every):
     monkeypatch.setattr(run_module, "block_size", lambda *_: size)
     monkeypatch.setattr(run_module, "spare_columns", lambda *_: 3)

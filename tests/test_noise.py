@@ -35,6 +35,7 @@ def test_ornstein_uhlenbeck_paths_have_their_mean_and_variance():
 
 
 @float64_only
+@pytest.mark.long
 def test_euler_maruyama_has_strong_order_one():
     # Its own increments, from a network at rest, summed for longer steps of the same path.
     rnn, x0, paths, fine = network("current"), normal(3, 4), 64, 512
@@ -66,7 +67,7 @@ def test_euler_maruyama_has_strong_order_one():
 NOISY = [diffrax.Euler(), diffrax.Heun(), diffrax.SEA(), diffrax.ShARK(), diffrax.EulerHeun()]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("solver", NOISY, ids=lambda s: type(s).__name__)
 def test_noise_depends_on_key_trajectory_and_step_alone(solver, monkeypatch):
     rnn, x0, sigma = network(), normal(3, 8, 4), 0.3 * normal(6, 4, 2)

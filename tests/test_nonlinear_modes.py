@@ -157,6 +157,7 @@ def test_no_result_depends_on_the_unit_of_time():
 
 @float64
 @pytest.mark.parametrize("form", ["current", pytest.param("rate", marks=pytest.mark.long)])
+@pytest.mark.long
 def test_derivatives_by_the_implicit_function_theorem(form):
     weight = jnp.array([[1.0, -2.0, 3.0], [0.5, 1.5, -1.0]])
 
@@ -205,7 +206,7 @@ def test_derivatives_of_states_and_of_the_fixed_point():
     np.testing.assert_allclose(np.sum(jax.grad(loss)(W) * way), expected, rtol=1e-6)
 
 
-@pytest.mark.long
+@pytest.mark.rare
 def test_an_ensemble_is_its_networks():
     Ws = jnp.stack([weights(5, seed).W for seed in range(3)])
     c = jnp.zeros(5)
@@ -249,7 +250,7 @@ def test_what_is_not_simple(key):
     assert jnp.isnan(found.periods).all() and jnp.isnan(found.multipliers).all()
 
 
-@pytest.mark.long
+@pytest.mark.rare
 def test_no_fixed_point_no_mode_and_a_family_that_turns_back():
     for activation in (ct.Sigmoid(), ct.ReLU()):
         found = ct.nonlinear_modes(ct.CTRNN(weights(5), activation), energies=ENERGIES)
@@ -329,7 +330,7 @@ def test_monodromy_and_multipliers_of_a_given_orbit():
     assert jnp.isnan(ct.floquet_multipliers(rnn, x0, T)).all()
 
 
-@pytest.mark.long
+@pytest.mark.rare
 def test_multipliers_of_modes_again_and_their_derivatives():
     rnn = network(4)
     found = ct.nonlinear_modes(rnn, energies=ENERGIES)

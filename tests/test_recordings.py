@@ -71,7 +71,7 @@ def assert_same(recording, run, tolerance=1e3 * EPS):
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_it_is_the_run_of_simulate(tmp_path, way):
     rnn, x0 = network(), normal(3, 3, 4)
@@ -189,6 +189,7 @@ def assert_whole_or_nothing(path, undisturbed):
     return recording.num_saves
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.rare)])
 @pytest.mark.skipif(not jax.config.jax_enable_x64, reason="the child runs in float64")
 def test_survives_kills(tmp_path, kills):

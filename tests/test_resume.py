@@ -75,7 +75,7 @@ def assert_same(whole, begun, gone_on, equal=equal):
         equal(a, b)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_two_runs_are_one(name, form):
@@ -100,6 +100,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.sampled(2)
 def test_with_all_that_a_run_may_have(way):
     options = {"solver": ct.PoissonSplitting(2, compensated=True), "save_every": 5} | way
     assert_same(*in_two(network(), normal(3, 3, 4), **options))

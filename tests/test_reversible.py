@@ -48,6 +48,7 @@ def gradients(rnn, x0, solver, dt=0.1, **kwargs):
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.long
+@pytest.mark.sampled(3)
 def test_every_structure_agrees_with_direct(name, form, lost, monkeypatch):
     # In the second run no trajectory counts as retraced: every segment is anchored densely.
     if lost:
@@ -68,6 +69,7 @@ def test_every_structure_agrees_with_direct(name, form, lost, monkeypatch):
 )
 @pytest.mark.parametrize("name", ["dense", "bipartite"])
 @pytest.mark.long
+@pytest.mark.sampled(2)
 def test_every_solver_and_the_activation_agree_with_direct(name, solver):
     activation = ct.CustomActivation(_Steep(jnp.asarray(1.2, DTYPE)), odd=True, bounded=True)
     if isinstance(solver, ct.DiscreteGradient):

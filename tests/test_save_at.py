@@ -80,7 +80,7 @@ SOLVERS = {
 }  # fmt: skip
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(15)
 @pytest.mark.skipif(not X64, reason="orders are seen in float64")
 @pytest.mark.parametrize("each", [False, True], ids=["shared", "each"])
 @pytest.mark.parametrize("name", SOLVERS)

@@ -125,6 +125,7 @@ def agree(run, plain, rnn, X, reverse_only=False):
 
 @pytest.mark.parametrize("case", NETWORKS, ids=lambda case: " ".join(map(str, case)))
 @pytest.mark.long
+@pytest.mark.sampled(3)
 def test_every_branch_agrees_with_a_plain_loop(case):
     weights = NETWORKS[case]
     n = weights.size
@@ -136,6 +137,7 @@ def test_every_branch_agrees_with_a_plain_loop(case):
 @pytest.mark.parametrize("adjoint", ["checkpointed", "reversible"])
 @pytest.mark.parametrize(("kind", "n"), [("DenseSkew", 5), ("BipartiteSkew", 5), ("BlockSkew", 4)])
 @pytest.mark.long
+@pytest.mark.sampled(4)
 def test_splitting_by_structure_agrees_with_single_neurons(kind, n, adjoint):
     rnn = ct.CTRNN(getattr(ct, kind).init(jax.random.key(2), n))
     run = simulated(ct.PoissonSplitting(), adjoint)
