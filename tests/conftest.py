@@ -47,8 +47,8 @@ gc.set_threshold(50_000, 20, 10)
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks
 def pytest_collection_modifyitems(items):
-    """Of the cases of a test that is `sampled(k)` every k-th is run, the others are rare; of float32
-    half as many, others than of float64 where there are so many. Slow ones last.
+    """Of the cases of a test that is `sampled(k)` every k-th is run, in float32 one in 2k, of the
+    others where there are so many; what is left is rare. Slow ones last.
     """
     cases, seen = Counter(item.function for item in items), Counter()
     for item in items:
