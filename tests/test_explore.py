@@ -101,6 +101,7 @@ def files(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("changes", CODE.values(), ids=CODE)
+@pytest.mark.sampled(2)
 def test_the_code_gives_the_same_numbers(changes, files, monkeypatch):
     found = pictures(moved(Controls(), **changes))
     made, names = {}, ("phase_portrait", "time_series", "spectrum", "spectrogram", "energy_drift")
@@ -126,7 +127,7 @@ def test_the_code_gives_the_same_numbers(changes, files, monkeypatch):
 
 
 @pytest.mark.parametrize("changes", CODE.values(), ids=CODE)
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 def test_the_code_draws_its_pictures(changes, files):
     exec(pictures(moved(Controls(), **changes)).code, {})
     (figure,) = map(plt.figure, plt.get_fignums())

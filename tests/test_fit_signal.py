@@ -68,6 +68,7 @@ def _uneven(kind, size, seed=0):
 
 @pytest.mark.parametrize("kind", ["nan", "random"])
 @pytest.mark.sampled(2)
+@pytest.mark.long
 def test_uneven_samples_of_sinusoids_are_gone_on_with(kind):
     size, f = 300, np.array([2.1, 5.3])
     t, kept = _uneven(kind, size)

@@ -271,7 +271,7 @@ def test_reversible_gradients_are_those_of_stored_steps(solver, weights, form, k
         np.testing.assert_allclose(c, a, rtol=1e-8 if X64 else 1e-2, atol=1e-8 if X64 else 1e-3)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "solver", [None, diffrax.Tsit5(), ct.PoissonSplitting(), ct.DiscreteGradient()]

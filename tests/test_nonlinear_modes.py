@@ -141,6 +141,7 @@ def test_two_neurons_have_the_exact_frequency(activation, form):
     np.testing.assert_array_equal(found.words(), np.full((1, 5), "stable"))
 
 
+@pytest.mark.long
 def test_no_result_depends_on_the_unit_of_time():
     for form in ("current", "rate"):
         one = ct.nonlinear_modes(network(form=form), energies=ENERGIES)

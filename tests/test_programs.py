@@ -182,7 +182,7 @@ def check(programs):
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(7)
 def test_products_are_precise_and_loops_end(call, programs):
     call()
     check(programs())

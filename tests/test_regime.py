@@ -31,6 +31,7 @@ def dense(n, form="current", seed=1):
         ((3.0, 2.0), "periodic", 1),
     ],
 )
+@pytest.mark.sampled(2)
 def test_of_linear_oscillators_the_frequencies_are_counted(hz, word, count):
     found = ct.regime(linear(*hz), STATES[:, : 2 * len(hz)])
     assert set(found.words()) == {word}
@@ -79,6 +80,7 @@ def test_large_states_are_chaotic_as_their_exponents_say():
     assert np.all(np.asarray(found.drift) < 1e-3)
 
 
+@pytest.mark.long
 def test_states_on_nonlinear_modes_are_periodic_unstable_ones_too():
     rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(0), 8, scale=2.0), form="current")
     modes = ct.nonlinear_modes(rnn, 1, energies=[0.01, 0.3])

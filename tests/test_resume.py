@@ -118,10 +118,10 @@ def test_what_was_stopped_stays_so():
 @pytest.mark.parametrize(
     ("first", "then", "options"),
     [
+        (40, 60, {"inputs": normal(4, 100, 1)}),
         (700, 500, {"save_every": 10}),
         (40, 20, {"save_every": 5, "max_norm": 2.5}),
         (40, 1200, {"save_every": 1, "fold": (0.0, lambda c, t, x: c + x[0])}),
-        (40, 60, {"inputs": normal(4, 100, 1)}),
         (600, 600, {"save_every": 600}),
     ],
 )

@@ -90,7 +90,7 @@ def test_encoder_and_readout_may_be_functions():
     assert made(inputs[0]).shape == (3,)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.skipif(not X64, reason="finite differences")
 @pytest.mark.parametrize("name", SOLVERS)
 def test_gradients(name):
