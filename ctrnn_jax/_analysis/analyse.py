@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._network.model import CTRNN, one_network, states_for
+from .._network.model import CTRNN, conservative_network, states_for
 from .._network.weights import DenseSkew
 from .._simulate.event import Event
 from .._simulate.trajectory import Trajectory
@@ -113,13 +113,7 @@ def analyse(
         >>> found = ct.analyse(ct.CTRNN(ct.DenseSkew.init(jax.random.key(0), 8)), quick=True)
         >>> found.frequencies["hz"], found.regimes.words(), found.suggested
     """
-    one_network(rnn)
-    if not rnn.weights.is_skew:
-        checks.fail("rnn", "skew-symmetric weights", type(rnn.weights).__name__)
-    if rnn.leak is not None:
-        checks.fail("rnn", "no leak: damped motion dies out", "a leak")
-    if rnn.has_own_equation:
-        checks.fail("rnn", "the equation of CTRNN", f"that of {type(rnn).__name__}")
+    conservative_network(rnn)
     if x0 is not None:
         x0 = states_for(rnn, x0)
         if x0.shape != (rnn.size,):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._network.invariants import bias_offset, total_energy
-from .._network.model import CTRNN, one_network, states_for
+from .._network.model import CTRNN, conservative_network, states_for
 from .._network.products import product
 from .._util import checks
 from .._util.types import Array, ArrayLike, Float, Inexact, Int
@@ -128,13 +128,7 @@ def nonlinear_modes(
         >>> modes.periods, modes.words()
         >>> jax.grad(lambda rnn: ct.nonlinear_modes(rnn, 0, energies=[1.0]).periods[0, 0])(rnn)
     """
-    n = one_network(rnn).size
-    if not rnn.weights.is_skew:
-        checks.fail("rnn", "skew-symmetric weights", type(rnn.weights).__name__)
-    if rnn.leak is not None:
-        checks.fail("rnn", "no leak: damped orbits do not close", "a leak")
-    if rnn.has_own_equation:
-        checks.fail("rnn", "the equation of CTRNN", f"that of {type(rnn).__name__}")
+    n = conservative_network(rnn).size
     if mode is not None:
         mode = checks.integer("mode", mode, 0)
         if mode >= n // 2:

@@ -187,6 +187,18 @@ def one_network(rnn: Any) -> CTRNN:
     return rnn
 
 
+def conservative_network(rnn: Any) -> CTRNN:
+    """rnn, refused unless it is a single CTRNN of the usual equation that nothing damps."""
+    one_network(rnn)
+    if not rnn.weights.is_skew:
+        checks.fail("rnn", "skew-symmetric weights", type(rnn.weights).__name__)
+    if rnn.leak is not None:
+        checks.fail("rnn", "no leak: damped motion dies out", "a leak")
+    if rnn.has_own_equation:
+        checks.fail("rnn", "the equation of CTRNN", f"that of {type(rnn).__name__}")
+    return rnn
+
+
 def states_for(rnn: Any, x0: Any) -> Float[Array, "*batch n"]:
     """x0 as an array, refused unless rnn is a single CTRNN and x0 holds states of it."""
     one_network(rnn)
