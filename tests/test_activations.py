@@ -223,7 +223,7 @@ def undone(solver):
 @pytest.mark.parametrize(
     "loss",
     [undone(ct.PoissonSplitting()),
-     pytest.param(undone(ct.DiscreteGradient()), marks=pytest.mark.long),
+     pytest.param(undone(ct.DiscreteGradient()), marks=pytest.mark.rare),
      lambda rnn, x: jnp.sum(ct.period(rnn, x))],
     ids=["splitting", "discrete gradient", "period"],
 )  # fmt: skip

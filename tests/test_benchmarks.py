@@ -141,7 +141,9 @@ def test_gpu_refuses_cpus(options):
     assert done.stderr == "gpu: expected an accelerator, got cpu\n" and done.stdout == ""
 
 
-@pytest.mark.parametrize("checks", [gpu_checks.products, gpu_checks.drift])
+@pytest.mark.parametrize(
+    "checks", [gpu_checks.products, pytest.param(gpu_checks.drift, marks=pytest.mark.rare)]
+)
 @pytest.mark.long
 @pytest.mark.optimised
 def test_gpu_checks_would_see_products_rounded_to_tf32(checks):

@@ -284,6 +284,7 @@ def test_an_interrupt_ends_a_run_at_once_and_leaves_nothing(tmp_path, number):
 
 @pytest.mark.parametrize("moment", ["loading", "writing", "moving", "drawing"])
 @pytest.mark.long
+@pytest.mark.sampled(2)
 def test_an_interrupt_at_any_moment_leaves_all_or_nothing(tmp_path, moment):
     """Stopped where it would hurt most: the process sends itself the signal there, and waits."""
     before = {

@@ -53,6 +53,7 @@ def passages(t, y):
     ids=lambda v: type(v).__name__ if isinstance(v, ct.Tanh | ct.HardTanh) else str(v),
 )
 @pytest.mark.long
+@pytest.mark.sampled(3)
 def test_targets_are_reached(neurons, activation, form, tolerance):
     ensemble, report = ct.fit_frequency(
         TARGETS, neurons=neurons, activation=activation, form=form, amplitude=2.0, steps=10, key=KEY
@@ -86,6 +87,7 @@ def test_one_target_gives_one_oscillator(tmp_path):
 
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.long
+@pytest.mark.sampled(2)
 def test_chords(form):
     chords = np.array([[2.0, 3.1, 5.3], [261.6, 329.6, 392.0]])
     powers = np.array([[1.0, 1.0, 1.0], [4.0, 2.0, 1.0]])
@@ -145,7 +147,7 @@ def after_a_period(oscillator, f):
     ],
     ids=lambda v: type(v).__name__ if isinstance(v, eqx.Module) else str(v),
 )
-@pytest.mark.sampled(1)
+@pytest.mark.sampled(6)
 @pytest.mark.long
 def test_an_orbit_of_a_mode(neurons, mode, form, activation):
     # Very slow and very fast: no result depends on the unit of time.
@@ -192,7 +194,7 @@ def test_an_unstable_orbit_is_made_stable(tmp_path):
     assert np.array_equal(ct.load(tmp_path / "r").multipliers, report.multipliers)
 
 
-@pytest.mark.long
+@pytest.mark.rare
 def test_a_chord_of_modes_is_one_network():
     chord, energies = np.array([261.6, 329.6, 392.0]), np.array([0.1, 0.3, 0.2])
     notes, report = ct.fit_frequency(chord, mode=(0, 1, 3), energy=energies, key=KEY)

@@ -144,8 +144,8 @@ def test_what_a_network_may_be(name, kind, monkeypatch):
 
 
 @pytest.mark.parametrize("n", [sizes("Euler")[-2], sizes("Euler")[-1]])
-@pytest.mark.long
 @pytest.mark.sampled(2)
+@pytest.mark.rare
 def test_derivatives_of_explicit_steps(n, elsewhere):
     rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(n), n))
     agree(simulated(diffrax.Euler(), "checkpointed"), euler, rnn, normal(n + 1, n, n))

@@ -79,7 +79,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("adaptive", "imp
 
 @pytest.mark.parametrize("name", ["Tsit5", "reversible", *SLOW])
 @pytest.mark.long
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_gradients_are_summed_over_devices(name):
     def loss(point, mesh):
         rnn, x0, speed = point
@@ -95,6 +95,7 @@ def test_gradients_are_summed_over_devices(name):
 
 @pytest.mark.parametrize("name", ["Tsit5", "adaptive"])
 @pytest.mark.long
+@pytest.mark.sampled(2)
 def test_gradients_by_what_functions_close_over(name):
     def loss(read, mesh):
         run = ct.simulate(
@@ -148,6 +149,7 @@ def test_any_mesh_will_do():
 @pytest.mark.parametrize("batch", [10, 11, 4096])  # the second is no multiple of any block
 @pytest.mark.parametrize("name", ["everything", "adaptive"])
 @pytest.mark.long
+@pytest.mark.sampled(3)
 def test_blocks_change_nothing(monkeypatch, name, batch):
     def run():
         jax.clear_caches()
@@ -162,7 +164,7 @@ def test_blocks_change_nothing(monkeypatch, name, batch):
 @pytest.mark.parametrize("save_every", [1, 2, 6])
 @pytest.mark.parametrize("size", [4, None])
 @pytest.mark.long
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 def test_derivatives_of_all_that_is_saved(monkeypatch, size, save_every):
     monkeypatch.setattr(run_module, "block_size", lambda *_: size)
     monkeypatch.setattr(run_module, "spare_columns", lambda *_: 3)
@@ -323,8 +325,8 @@ def test_two_processes_are_one(tmp_path: Path):
         np.testing.assert_allclose(first[name], alone[name], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not X64, reason="the processes choose their own precision")
+@pytest.mark.rare
 def test_a_process_that_dies_ends_the_others(tmp_path: Path):
     # Older JAX has no such option, and waits for 100 seconds.
     known = "heartbeat_timeout_seconds" in inspect.signature(jax.distributed.initialize).parameters

@@ -157,8 +157,9 @@ def test_no_result_depends_on_the_unit_of_time():
 
 
 @float64
-@pytest.mark.parametrize("form", ["current", pytest.param("rate", marks=pytest.mark.long)])
+@pytest.mark.parametrize("form", ["current", "rate"])
 @pytest.mark.long
+@pytest.mark.sampled(2)
 def test_derivatives_by_the_implicit_function_theorem(form):
     weight = jnp.array([[1.0, -2.0, 3.0], [0.5, 1.5, -1.0]])
 

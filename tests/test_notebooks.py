@@ -47,7 +47,7 @@ def test_calls_public_names_only(path):
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(3)  # each takes a minute or two
+@pytest.mark.sampled(5)  # each takes a minute or two
 @each_notebook
 def test_runs(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)

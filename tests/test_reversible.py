@@ -48,7 +48,7 @@ def gradients(rnn, x0, solver, dt=0.1, **kwargs):
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.long
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 def test_every_structure_agrees_with_direct(name, form, lost, monkeypatch):
     # In the second run no trajectory counts as retraced: every segment is anchored densely.
     if lost:
@@ -69,7 +69,7 @@ def test_every_structure_agrees_with_direct(name, form, lost, monkeypatch):
 )
 @pytest.mark.parametrize("name", ["dense", "bipartite"])
 @pytest.mark.long
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_every_solver_and_the_activation_agree_with_direct(name, solver):
     activation = ct.CustomActivation(_Steep(jnp.asarray(1.2, DTYPE)), odd=True, bounded=True)
     if isinstance(solver, ct.DiscreteGradient):
@@ -96,6 +96,7 @@ def test_starts_that_are_found_anew(name, save_every, monkeypatch):
 @pytest.mark.parametrize("segment", [1250, 100], ids=["all starts stored", "some"])
 @pytest.mark.parametrize("kind", [ct.DenseSkew, ct.BipartiteSkew])
 @pytest.mark.long
+@pytest.mark.sampled(2)
 def test_chaos_over_ten_thousand_steps(kind, segment, monkeypatch):
     monkeypatch.setattr(reversible, "_SEGMENT_STEPS", segment)
     jax.clear_caches()
