@@ -141,6 +141,21 @@ def test_two_neurons_have_the_exact_frequency(activation, form):
     np.testing.assert_array_equal(found.words(), np.full((1, 5), "stable"))
 
 
+def test_a_bias_of_the_rate_form_moves_orbits_and_nothing_else():
+    one = ct.nonlinear_modes(network(c=jnp.zeros(5, DTYPE), form="rate"), energies=ENERGIES)
+    for scale in (0.3, 0.7, 10.0):
+        c = normal(9, 5, scale=scale)
+        other = ct.nonlinear_modes(network(c=c, form="rate"), energies=ENERGIES)
+        np.testing.assert_allclose(other.periods, one.periods, rtol=1e-11 + 1e3 * EPS)
+        np.testing.assert_array_equal(other.status, one.status)
+        # It moves them by -c, but for what of c lies in the kernel of A.
+        kernel = np.linalg.svd(np.asarray(weights(5).as_matrix(), float))[2][-1]
+        moved = np.asarray(c, float) - kernel * (kernel @ np.asarray(c, float))
+        atol = 1e-8 + 50 * EPS**0.72 + 50 * EPS * scale
+        np.testing.assert_allclose(other.states, np.asarray(one.states) - moved, rtol=0, atol=atol)
+        np.testing.assert_allclose(other.fixed_point, -moved, rtol=0, atol=200 * EPS * scale)
+
+
 @pytest.mark.long
 def test_no_result_depends_on_the_unit_of_time():
     for form in ("current", "rate"):

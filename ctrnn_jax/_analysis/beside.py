@@ -15,18 +15,44 @@ from .._util.types import Array, Float
 
 
 class Beside(eqx.Module):
-    """The network in the way u = x - x0 from a state, which keeps the digits of small orbits."""
+    """The network in the way u = x - x0 from a state, which keeps the digits of small orbits.
+
+    Attributes:
+        rnn: the network.
+        x0: the state.
+        z: what σ is taken of there in the rate form, where it is known better than from x0.
+    """
 
     rnn: CTRNN
     x0: Float[Array, " n"]
+    z: Float[Array, " n"] | None = None
+
+    @property
+    def preactivation(self) -> Float[Array, " n"]:
+        """What σ is taken of at x0."""
+        return self.rnn.preactivation(self.x0) if self.z is None else self.z
 
     def velocity(self, u: Float[Array, " n"]) -> Float[Array, " n"]:
         """x' at x0 + u. In the rate form A x + b, which cancels beside equilibria, is made once."""
         rnn = self.rnn
         if rnn.form == "current":
             return rnn(None, self.x0 + u)
-        v = rnn.activation(rnn.preactivation(self.x0) + rnn.weights.matvec(u))
+        v = rnn.activation(self.preactivation + rnn.weights.matvec(u))
         return v if rnn.leak is None else v - rnn.leak * (self.x0 + u)
+
+    def at_rest(self) -> Beside:
+        """The same where x0 is a fixed point: there σ(z) = 0, but for the rounding of A x0 + b.
+
+        What of that lies in the kernel of A no state could undo: small orbits would drift, and not
+        close.
+        """
+        rnn = self.rnn
+        if rnn.form == "current" or rnn.leak is not None:
+            return self
+        z = self.preactivation
+        slope = rnn.activation.derivative(z)
+        step = rnn.activation(z) / jnp.where(slope != 0, slope, jnp.inf)
+        return Beside(rnn, self.x0, z - step)
 
     def rounding(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """How far rounding of x0, and then that in `velocity`, may move the velocity at x0."""
@@ -35,7 +61,7 @@ class Beside(eqx.Module):
         A = jnp.abs(rnn.weights.as_matrix())
         bias = 0 if rnn.bias is None else jnp.abs(rnn.bias)
         leak = 0 if rnn.leak is None else rnn.leak * x
-        z = rnn.preactivation(self.x0)
+        z = self.preactivation
         slope = jnp.abs(rnn.activation.derivative(z))
         if rnn.form == "current":
             terms = product(A, slope * x + jnp.abs(rnn.activation(z))) + bias

@@ -41,17 +41,16 @@ class Centre(eqx.Module):
         return self.here.velocity(y)
 
     def energy(self, y: Float[Array, " n"]) -> Float[Array, ""]:
-        rnn, x = self.here.rnn, self.here.x0
-        z = rnn.preactivation(x)
+        rnn, z = self.here.rnn, self.here.preactivation
         way = y if rnn.form == "current" else rnn.weights.matvec(y)
         above = jnp.sum(rnn.activation.potential(z + way) - rnn.activation.potential(z))
         return above if self.offset is None else above + jnp.sum(self.offset * y)
 
     def rounding(self) -> Float[Array, ""]:
         """What rounding may make of an energy."""
-        rnn, x = self.here.rnn, self.here.x0
-        terms = jnp.sum(jnp.abs(rnn.activation.potential(rnn.preactivation(x))))
-        return 16 * float(jnp.finfo(x.dtype).eps) * terms
+        z = self.here.preactivation
+        terms = jnp.sum(jnp.abs(self.here.rnn.activation.potential(z)))
+        return 16 * float(jnp.finfo(z.dtype).eps) * terms
 
     def linear_modes(self) -> tuple[Float[Array, " half"], Float[Array, "half n"]]:
         """ω (n // 2,) in rad/s, ascending, and states y of energy 1 of these motions.
@@ -61,7 +60,7 @@ class Centre(eqx.Module):
         """
         rnn = self.here.rnn
         n = rnn.size
-        D = rnn.activation.derivative(rnn.preactivation(self.here.x0))
+        D = rnn.activation.derivative(self.here.preactivation)
         root = jnp.sqrt(jnp.where(D > 0, D, jnp.nan))
         S = root[:, None] * rnn.weights.as_matrix() * root[None]
         finite = jnp.all(jnp.isfinite(S))

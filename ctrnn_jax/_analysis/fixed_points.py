@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -81,20 +82,31 @@ def at_rest(rnn: CTRNN, x0: Float[Array, "batch n"]) -> tuple[Array, Array]:
     """Fixed points (batch, n) near states, nan without one, and residuals (batch,)."""
     frozen = _stopped(rnn.prepared())
     eps = float(jnp.finfo(rnn.dtype).eps)
+    unit, _, remainder = _equations(frozen)
+    method = optx.LevenbergMarquardt(rtol=eps**0.5, atol=eps**0.5)
 
-    def one(x0):
-        unit, _, remainder = _equations(frozen)
-        method = optx.LevenbergMarquardt(rtol=eps**0.5, atol=eps**0.5)
+    def found(x0, start):
         with precise_products():
             w = optx.least_squares(
-                lambda w, args: remainder(x0, w), method, jnp.zeros_like(x0), max_steps=256,
-                throw=False,
-            ).value  # fmt: skip
+                lambda w, args: remainder(x0, w), method, start, max_steps=256, throw=False
+            ).value
 
         def polished(_, w):
             return w - product(_inverse(remainder, x0, w), remainder(x0, w))
 
-        return x0 + unit * lax.fori_loop(0, 4, polished, w)
+        w = lax.fori_loop(0, 4, polished, w)
+        return w, jnp.max(jnp.abs(remainder(x0, w)))
+
+    def one(x0):
+        starts = jnp.zeros_like(x0)[None]
+        if frozen.form == "rate":
+            # Where σ is saturated no slope shows the way: from A x + b = 0, too.
+            inverse = jnp.linalg.pinv(frozen.weights.as_matrix())
+            nearest = -product(inverse, frozen.preactivation(x0)) / unit
+            starts = jnp.stack([starts[0], nearest])
+        w, left = jax.vmap(partial(found, x0))(starts)
+        left = jnp.where(jnp.isnan(left), jnp.inf, left)
+        return x0 + unit * w[jnp.where(left[0] <= eps**0.75, 0, jnp.argmin(left))]
 
     x = jax.vmap(one)(_stopped(x0))
     return jax.vmap(lambda x0, x: at_rest_near(rnn, x0, x))(x0, x)

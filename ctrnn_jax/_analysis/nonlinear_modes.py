@@ -161,7 +161,8 @@ def modes_followed(
 
 def _seen_from(rnn: CTRNN, x: Array) -> continuation.Centre:
     offset, rnn = bias_offset(rnn), rnn.prepared()
-    return continuation.Centre(Beside(rnn, x), offset, kernel_projector(rnn.weights.as_matrix()))
+    here = Beside(rnn, x).at_rest()
+    return continuation.Centre(here, offset, kernel_projector(rnn.weights.as_matrix()))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
