@@ -201,7 +201,7 @@ def test_what_cannot_be_foreseen_is_said_so(after, error, mean_is_better):
         ((0.35, 0.40, 0.50, 1.0), "better than harmonic regression (0.4) and auto", "(0.5)."),
         ((0.35, 0.351, 0.30, 1.0), "worse than autoregression (0.3), as well as", "(0.351)."),
         ((0.908493, 0.908494, 2.0, 1.0), "as well as harmonic", "better than autoregression (2)."),
-        ((4.6e-8, 3.3e-8, 1.0, 1.0), "to rounding (4.6e-08), as well as harmonic", "(1)."),
+        ((4.6e-8, 3.3e-8, 1.0, 1.0), "as far as rounding allows (4.6e-08), as well as h", "(1)."),
         ((1.2, 1.3, 1.4, 1.0), "worse than their mean (1)", "phase."),
         ((1.2, 0.9, 1.4, 1.0), "worse than their mean (1)", "(0.9) would do better."),
         ((1.005, 1.3, np.inf, 1.0), "no better than their mean (1)", "phase."),

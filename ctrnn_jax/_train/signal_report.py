@@ -331,6 +331,6 @@ def verdict_on(
         return text + (f"; {listed(ahead)} would do better." if ahead else ".")
     text = f"Foresees the held-out samples ({ours:.3g}) "
     if ours <= exact:
-        text = f"Foresees the held-out samples to rounding ({ours:.3g}), "
+        text = f"Foresees the held-out samples as far as rounding allows ({ours:.3g}), "
     parts = [("worse than", ahead), ("as well as", equal), ("better than", behind)]
     return text + ", ".join(f"{how} {listed(names)}" for how, names in parts if names) + "."
