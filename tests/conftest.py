@@ -48,7 +48,7 @@ gc.set_threshold(50_000, 20, 10)
 @pytest.hookimpl(tryfirst=True)  # before -m looks
 def pytest_collection_modifyitems(items):
     """Of the cases of a test that is `sampled(k)` every k-th is run, in float32 one in 2k, of the
-    others where there are so many; what is left is rare. Slow ones last.
+    others where there are so many; what is left is rare. Slow ones first, so that no core waits.
     """
     cases, seen = Counter(item.function for item in items), Counter()
     for item in items:
@@ -60,12 +60,14 @@ def pytest_collection_modifyitems(items):
             run = 0 if X64 else min(k, cases[item.function]) // 2
             if case % k != run:
                 item.add_marker(pytest.mark.rare)
+        if not X64 and item.get_closest_marker("one_dtype") is not None:
+            item.add_marker(pytest.mark.rare)
     # Set in a worker's own environment, too, as the first process left it there.
     if os.environ["XLA_FLAGS"] == QUICK:
         for item in items:
             if item.get_closest_marker("optimised") is not None:
                 item.add_marker(pytest.mark.skip('with XLA_FLAGS="" alone, see .ci/run'))
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ import pytest
 
 from ctrnn_jax._command import bench
 
+pytestmark = pytest.mark.one_dtype
+
 FOLDER = bench.suites_folder()
 STUB = """
 import json, sys

@@ -30,6 +30,8 @@ from ctrnn_jax._command.explore_network import (
 )
 from ctrnn_jax._command.explore_pictures import pictures, sound
 
+pytestmark = pytest.mark.one_dtype
+
 QUICK = Controls(neurons=2, x0=(0.5, 0.0), shown=(0, 1))
 
 

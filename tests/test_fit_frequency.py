@@ -103,7 +103,7 @@ def test_chords(form):
 
 
 @pytest.mark.skipif(not X64, reason="in float32 lines so close are a few roundings apart")
-@pytest.mark.long
+@pytest.mark.rare
 def test_close_lines_are_told_apart_in_any_order_and_unit():
     chords = np.array([[3, 3.0006, 5], [5, 3, 3.003], [0.002, 3.1, 3]])
     for unit in (1e-6, 1e3):

@@ -70,9 +70,9 @@ def resonances(size, rng):
     return 3.0 * u + 1, 20 * x @ C.T - 7, A
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("form", "noise"), [("rate", 0.0), ("current", 0.1)])
 @pytest.mark.sampled(2)
+@pytest.mark.rare
 def test_a_linear_system_is_foreseen_no_worse_than_by_arx(form, noise):
     rng = np.random.default_rng(1)
     u, y, _ = resonances(600, rng)

@@ -116,6 +116,7 @@ def test_gradients_by_what_functions_close_over(name):
 )
 @pytest.mark.long
 @pytest.mark.optimised
+@pytest.mark.sampled(3)
 def test_linear_equations_do_not_wait_for_each_other(solver, dt):
     # Many enough for jaxlib to spread them over the threads that the devices run on.
     rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(0), 20, scale=2.0))

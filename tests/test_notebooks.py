@@ -7,6 +7,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.one_dtype
+
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 PRIVATE = r"\b(?:ct|ctrnn_jax)(?:\.\w+)*\._|from\s+ctrnn_jax\S*\s+import\b[^#\n]*\b_"
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -11,6 +11,8 @@ from test_plot import FLOAT, drawn, legend, make, no_figure_is_left, rotation, s
 import ctrnn_jax.plot as plot
 from ctrnn_jax._simulate.trajectory import Trajectory
 
+pytestmark = pytest.mark.one_dtype
+
 assert no_figure_is_left  # a fixture, for all tests here
 
 

@@ -13,6 +13,8 @@ from systems import DTYPE, normal
 
 import ctrnn_jax as ct
 
+pytestmark = pytest.mark.one_dtype
+
 INPUTS = normal(4, 6, 1)
 
 

@@ -11,6 +11,8 @@ from ctrnn_jax._command import options, recorded
 from ctrnn_jax._command.app import app
 from ctrnn_jax._files import record as record_module
 
+pytestmark = pytest.mark.one_dtype
+
 RUN = ["simulate", "--neurons", "4", "--states", "6", "--steps", "400", "--save-every", "2",
        "--dtype", "float64" if X64 else "float32", "--no-progress", "--devices", "1"]  # fmt: skip
 

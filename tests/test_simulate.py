@@ -290,7 +290,7 @@ class TestDivergence:
     ],
     ids=["Tsit5", "Euler", "RK4 max_norm", "adaptive", "ExactLinear"],
 )
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_gradients(solver, kwargs):
     n = 5
     activation = ct.Linear() if isinstance(solver, ct.ExactLinear) else ct.Tanh()
