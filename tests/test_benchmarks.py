@@ -58,7 +58,7 @@ PAIRS = [
 @pytest.mark.parametrize(("name", "method"), PAIRS)
 @pytest.mark.parametrize("n", [5, 40])
 @pytest.mark.long
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 def test_peers_take_the_same_steps(name, method, n):
     peer = peers.PEERS[name]
     pytest.importorskip(peer.package)

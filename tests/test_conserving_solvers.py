@@ -56,6 +56,7 @@ def test_bias_and_casimirs_of_the_current_form():
 
 @pytest.mark.parametrize("name,order", [*zip(SOLVERS, (2, 4, 4, 5, 2, 2), strict=True)])
 @pytest.mark.long
+@pytest.mark.sampled(2)
 def test_measured_order(name, order):
     if not X64 and order > 2:
         pytest.skip("float32 rounding hides the error")
@@ -102,6 +103,7 @@ def test_newton_takes_over_and_failure_is_told_of_each_trajectory(solver):
 
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.long
+@pytest.mark.sampled(2)
 def test_in_plain_diffrax_and_alone_it_gives_the_same_numbers(name):
     rnn = SYSTEMS["rate arctan n=7 bias"]
     x0 = normal(8, 3, 7)

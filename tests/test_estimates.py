@@ -175,6 +175,7 @@ def test_waveform_loss_refuses_what_is_not_finite():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.long
+@pytest.mark.sampled(3)
 def test_estimates_under_vmap_and_their_gradients(method):
     def find(y):
         return ct.dominant_frequency(y, 0.01, method=method)

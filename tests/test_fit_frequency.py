@@ -69,7 +69,7 @@ def test_targets_are_reached(neurons, activation, form, tolerance):
         assert abs(passages(t, y) / f - 1) < tolerance
 
 
-@pytest.mark.long
+@pytest.mark.rare
 def test_one_target_gives_one_oscillator(tmp_path):
     oscillator, report = ct.fit_frequency(3.2, key=KEY, steps=5)
     assert oscillator.x0.shape == (8,) and report.frequency.shape == ()

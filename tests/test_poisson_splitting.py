@@ -95,6 +95,7 @@ def test_a_step_is_the_sweep_over_neurons(name, form, order, compensated):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["dense", "bipartite"])
 @pytest.mark.long
+@pytest.mark.sampled(3)
 def test_measured_order(name, form, order):
     if not X64:
         order = min(order, 2)  # above, float32 rounding hides the error

@@ -133,6 +133,7 @@ def test_signals_without_a_line():
 
 @pytest.mark.parametrize("method", ["periodogram", "autocorrelation", "zero_crossings"])
 @pytest.mark.long
+@pytest.mark.sampled(3)
 def test_three_methods_agree_on_what_is_periodic(method):
     t = np.arange(2000) * 0.01
     phase = 2 * np.pi * 1.37 * t

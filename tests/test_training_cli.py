@@ -199,7 +199,7 @@ def test_wav_samples_are_scaled(tmp_path, dtype, zero, full):
     assert dt == 0.01 and np.array_equal(y, [0, 0.5, -0.5, -1])
 
 
-@pytest.mark.long
+@pytest.mark.rare
 def test_a_driven_signal(ctrnn, tmp_path):
     """Trained from tables of inputs and outputs; then another input, answered exactly as before."""
     random = np.random.default_rng(0)
