@@ -266,9 +266,10 @@ def linear(leak, n=50, m=1, scale=1.4):
 
 
 @pytest.mark.skipif(not X64, reason="one compilation is enough")
-@pytest.mark.parametrize("leak", [0.01, 0.05])
+@pytest.mark.parametrize("leak", [0.01, 0.3])  # with the second deviations are 1 to 3e-9
 def test_measured_memory_is_the_exact_one(leak):
     found = ct.memory_capacity(linear(leak), 1.0, key=KEY, max_delay=300)
+    assert found.exact_total == 50 and (leak < 0.1 or abs(found.exact.sum() - 50) < 1e-6)
     assert abs(found.total / found.exact.sum() - 1) < 0.02
     assert found.total > 0.9 * 50
     np.testing.assert_allclose(found.capacities, found.exact, rtol=0, atol=0.03)

@@ -183,11 +183,16 @@ def _exact(rnn: CTRNN, dt: float, count: int) -> tuple[np.ndarray | None, float 
     F, G = np.split(scipy.linalg.expm(dt * augmented)[:n], [n], axis=1)
     if np.abs(np.linalg.eigvals(F)).max() > 1 - 1e-12:
         return None, None
-    P = scipy.linalg.solve_discrete_lyapunov(F, G @ G.T)
-    # Directions that the input hardly reaches are below the rounding of P: they hold nothing.
-    variances, axes = np.linalg.eigh((P + P.T) / 2)
-    seen = variances > n * np.finfo(float).eps * variances.max()
-    whitened = (axes[:, seen] / np.sqrt(variances[seen])).T
+    # A root of P = RᵀR, each time of twice as many delays: P itself would lose what is below 1e-8
+    # of the largest deviation to rounding, and with it directions that remember as much as others.
+    root, power = G.T, F
+    while np.linalg.norm(power) > np.finfo(float).eps ** 2:
+        root = np.linalg.qr(np.concatenate([root, root @ power.T]), mode="r")
+        power = power @ power
+    _, deviations, axes = np.linalg.svd(root)
+    # Directions that the input does not reach hold nothing.
+    seen = deviations > n * np.finfo(float).eps * deviations.max()
+    whitened = axes[: len(deviations)][seen] / deviations[seen, None]
     b, capacities = G, np.empty(count)
     for j in range(count):
         capacities[j] = np.sum((whitened @ b) ** 2)
