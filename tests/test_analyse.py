@@ -163,7 +163,7 @@ def test_matrices_of_ten_kinds(command, tmp_path, kind):
         assert np.all(regimes[0] == "quasi-periodic")
 
 
-@pytest.mark.long
+@pytest.mark.rare
 def test_a_saved_oscillator_is_told_of_with_its_own_orbit(command, tmp_path):
     rnn = ct.CTRNN(ct.BlockSkew.from_hz(jnp.array([2.0])), bias=jnp.array([0.1, 0.2]))
     ct.save("m.ctrnn", ct.Oscillator(rnn, jnp.array([0.1, 0.0]), jnp.array([[1.0, 0.0]])))

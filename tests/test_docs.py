@@ -87,7 +87,7 @@ def script(text):
     [pytest.param(page, marks=[pytest.mark.rare] * (page.name in RARE)) for page in PAGES],
     ids=lambda page: page.relative_to(TOP).as_posix(),
 )
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 def test_pages_run_and_print_what_they_say(page, tmp_path):
     code, expected = script(page.read_text(encoding="utf-8"))
     environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(TOP)}

@@ -346,8 +346,7 @@ def test_a_start_on_the_section_has_not_passed_it():
 
 @pytest.mark.parametrize("direction", [1, -1, 0])
 @pytest.mark.parametrize("steps", [40, 41, 64])  # in a turn
-@pytest.mark.long
-@pytest.mark.sampled(9)
+@pytest.mark.rare
 def test_crossings_on_the_grid_are_found_once(direction, steps):
     """Where g is 0 to rounding, before and after it the steps are made once more."""
     rnn = ct.CTRNN(ct.BlockSkew.from_hz(jnp.array([1.0], DTYPE)), ct.Linear())

@@ -86,8 +86,7 @@ def test_one_target_gives_one_oscillator(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["rate", "current"])
-@pytest.mark.long
-@pytest.mark.sampled(2)
+@pytest.mark.rare
 def test_chords(form):
     chords = np.array([[2.0, 3.1, 5.3], [261.6, 329.6, 392.0]])
     powers = np.array([[1.0, 1.0, 1.0], [4.0, 2.0, 1.0]])

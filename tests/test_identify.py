@@ -71,7 +71,6 @@ def resonances(size, rng):
 
 
 @pytest.mark.parametrize(("form", "noise"), [("rate", 0.0), ("current", 0.1)])
-@pytest.mark.sampled(2)
 @pytest.mark.rare
 def test_a_linear_system_is_foreseen_no_worse_than_by_arx(form, noise):
     rng = np.random.default_rng(1)
@@ -129,8 +128,7 @@ def test_arx_is_exact_on_what_obeys_it():
 
 
 @pytest.mark.parametrize("form", ["rate", "current"])
-@pytest.mark.long
-@pytest.mark.sampled(2)
+@pytest.mark.rare
 def test_the_normal_equations_are_those_of_the_simulated_output(form, key):
     n, m, channels, size = 3, 2, 2, 21
     shapes = [(3,), (n,), (n, m), (n,), (n,), (channels, n), (channels,)]

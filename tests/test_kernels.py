@@ -144,7 +144,6 @@ def test_what_a_network_may_be(name, kind, monkeypatch):
 
 
 @pytest.mark.parametrize("n", [sizes("Euler")[-2], sizes("Euler")[-1]])
-@pytest.mark.sampled(2)
 @pytest.mark.rare
 def test_derivatives_of_explicit_steps(n, elsewhere):
     rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(n), n))

@@ -202,7 +202,7 @@ def test_derivatives_by_the_implicit_function_theorem(form):
 
 
 @float64
-@pytest.mark.long
+@pytest.mark.rare
 def test_derivatives_of_states_and_of_the_fixed_point():
     # The state moves across the flow: what is looked at is a function on orbits, here the mean
     # of x² along them, of which the state's share is the gradient by x0 of the integral.

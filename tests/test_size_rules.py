@@ -136,7 +136,6 @@ def test_every_branch_agrees_with_a_plain_loop(case):
 
 @pytest.mark.parametrize("adjoint", ["checkpointed", "reversible"])
 @pytest.mark.parametrize(("kind", "n"), [("DenseSkew", 5), ("BipartiteSkew", 5), ("BlockSkew", 4)])
-@pytest.mark.sampled(6)
 @pytest.mark.rare
 def test_splitting_by_structure_agrees_with_single_neurons(kind, n, adjoint):
     rnn = ct.CTRNN(getattr(ct, kind).init(jax.random.key(2), n))

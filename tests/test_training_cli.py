@@ -88,7 +88,7 @@ def test_a_signal(ctrnn, tmp_path):
     assert contents["settings"]["signal"] == "y.csv"
 
 
-@pytest.mark.long
+@pytest.mark.rare
 def test_a_signal_with_gaps_at_uneven_times(ctrnn, tmp_path):
     random = np.random.default_rng(0)
     t = np.sort(random.uniform(0, 4, 200))
