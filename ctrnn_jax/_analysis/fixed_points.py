@@ -37,11 +37,12 @@ class FixedPoints(eqx.Module):
 def fixed_points(rnn: CTRNN, x0: ArrayLike | None = None) -> FixedPoints:
     """States at rest, σ(A x + b) = γ x or A σ(x) + b = γ x, near given ones, with their spectra.
 
-    Levenberg and Marquardt's method, then Newton's. Without leak, whole lines or planes of states
-    are at rest where a skew-symmetric A has a kernel: in the rate form x may be shifted along it,
-    in the current form σ(x) + c (with A c = b) lies in it. Of these the one with the part of x0 in
-    the kernel is found: in the current form the one with its Casimirs. It is the only one there
-    for an increasing σ, by which the energy is convex.
+    Levenberg and Marquardt's method, in the rate form from the nearest state with A x + b = 0, too,
+    then Newton's. Without leak, whole lines or planes of states are at rest where a skew-symmetric
+    A has a kernel: in the rate form x may be shifted along it, in the current form σ(x) + c (with
+    A c = b) lies in it. Of these the one with the part of x0 in the kernel is found: in the current
+    form the one with its Casimirs. It is the only one there for an increasing σ, by which the
+    energy is convex.
 
     None exists where the equations have none: rate form, where σ has no zero (sigmoid, exp), or no
     A x + b reaches it; current form, where b is not in the range of A, or c beyond what σ reaches.

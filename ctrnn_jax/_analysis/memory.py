@@ -189,10 +189,10 @@ def _exact(rnn: CTRNN, dt: float, count: int) -> tuple[np.ndarray | None, float 
     while np.linalg.norm(power) > np.finfo(float).eps ** 2:
         root = np.linalg.qr(np.concatenate([root, root @ power.T]), mode="r")
         power = power @ power
-    _, deviations, axes = np.linalg.svd(root)
+    _, deviations, axes = np.linalg.svd(root, full_matrices=False)
     # Directions that the input does not reach hold nothing.
     seen = deviations > n * np.finfo(float).eps * deviations.max()
-    whitened = axes[: len(deviations)][seen] / deviations[seen, None]
+    whitened = axes[seen] / deviations[seen, None]
     b, capacities = G, np.empty(count)
     for j in range(count):
         capacities[j] = np.sum((whitened @ b) ** 2)
