@@ -1,92 +1,60 @@
-"""Reservoir computing: of a network that stays as it is, the read-out in closed form."""
+"""What models with a read-out y = C x + d share: its checks, its product, what is trained."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from .._analysis.ridge import ridge_regression
+from .._network.model import CTRNN
 from .._util import checks
-from .._util.types import ArrayLike
-from .sequence import SequenceModel
+from .._util.types import Array, ArrayLike, Float, matmul_precision
+
+OF_NETWORK = ("weights", "activation", "bias", "leak", "input_weights")
 
 
-def fit_readout(
-    model: SequenceModel,
-    inputs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    ridge: ArrayLike = 1e-6,
-    washout: int = 0,
-) -> SequenceModel:
-    """The model with the read-out and offset that are best for its states as they are.
+def checked_readout(
+    readout: Any, offset: Any, rnn: CTRNN, rows: str, otherwise: str = ""
+) -> tuple[Array, Array | None]:
+    """C (rows, n) and d (rows,) or None, refused where they do not belong to the network."""
+    n = rnn.size
+    readout = checks.float_array("readout", readout, f"({rows}, {n}){otherwise}", (2,))
+    if readout.shape[1] != n or readout.shape[0] < 1:
+        checks.fail("readout", f"shape ({rows}, {n})", readout.shape)
+    checks.same_dtype("readout", readout, rnn.dtype, "the network")
+    if offset is None:
+        return readout, None
+    offset = checks.float_array("offset", offset, f"({rows},)", (1,))
+    if offset.shape != readout.shape[:1]:
+        checks.fail("offset", f"shape {readout.shape[:1]}", offset.shape)
+    checks.same_dtype("offset", offset, rnn.dtype, "the network")
+    return readout, offset
 
-    min over C, d of Σ |y - C x - d|² + ridge |C|², over all samples of all sequences, in float64
-    by singular values. The offset d is not penalised. Where the model pools, the states are pooled.
 
-    Args:
-        model: whose read-out is an array, of any k: it is replaced.
-        inputs: (..., T, m_in) sequences.
-        targets: y (..., T, k), or (..., k) where the model pools.
-        ridge: λ >= 0, in units of a squared state times the number of samples; the larger, the
-            smaller the read-out, and the less it makes of noise.
-        washout: samples at the beginning of each sequence that are left out, as their states still
-            depend on x0; only where the model does not pool.
+def read(xs: ArrayLike, readout: Array, offset: Array | None) -> Float[Array, "*batch rows"]:
+    """C x + d at states xs (..., n)."""
+    y = jnp.matmul(jnp.asarray(xs), readout.T, precision=matmul_precision())
+    return y if offset is None else y + offset.reshape((1,) * (y.ndim - 1) + (-1,))
 
-    Returns:
-        The model with a new `readout` (k, n) and `offset` (k,).
 
-    Raises:
-        TypeError, ValueError: where an argument has the wrong kind, shape, dtype or value, is
-            traced, or a state is not finite.
+def checked_frozen(frozen: Iterable[str], parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of parts that training leaves alone."""
+    if isinstance(frozen, str):
+        checks.fail("frozen", "a list of names", repr(frozen), TypeError)
+    return tuple(checks.one_of("frozen", name, parts) for name in frozen)
 
-    Source:
-        Jaeger, "The echo state approach to analysing and training recurrent neural networks", GMD
-        Report 148, 2001. Golub and Van Loan, Matrix Computations, section 6.1.4 (ridge regression).
 
-    Example:
-        >>> u = jax.random.uniform(jax.random.key(1), (2000, 1)) - 0.5
-        >>> B = 0.1 * jax.random.normal(jax.random.key(2), (50, 1))
-        >>> weights = ct.DenseSkew.init(jax.random.key(0), 50)
-        >>> rnn = ct.CTRNN(weights, leak=0.3, input_weights=B)
-        >>> model = ct.SequenceModel(rnn, jnp.zeros((1, 50)), dt=1.0)
-        >>> model = ct.fit_readout(model, u, jnp.roll(u, 3, axis=0), washout=100)  # three ago
-    """
-    checks.instance("model", model, SequenceModel, "a SequenceModel")
-    if not isinstance(model.readout, jax.Array):
-        checks.fail("model", "one whose readout is an array (k, n)", "a function", TypeError)
-    if any(map(checks.is_traced, jax.tree.leaves((model, inputs, targets)))):
-        checks.fail("model", "known values: outside jit, vmap, grad", "a tracer", TypeError)
-    penalty = float(checks.real("ridge", ridge))
-    if penalty < 0:
-        checks.fail("ridge", "a number >= 0", penalty)
-    washout = checks.integer("washout", washout, 0)
-    if washout and model.pool is not None:
-        checks.fail("washout", f"0, as the model pools by {model.pool!r}", washout)
-    run = eqx.filter_jit(SequenceModel.run)(model, inputs)
-    if bool(jnp.any(run.stopped_at >= 0)):
-        checks.fail("inputs", "such that all states are finite", "some that are not")
-    assert run.xs is not None
-    xs = run.xs[..., 1:, :]
-    if model.pool is not None:
-        xs = xs[..., -1, :] if model.pool == "last" else jnp.mean(xs, axis=-2)
-    y = checks.float_array("targets", targets, f"{(*xs.shape[:-1], 'k')}")
-    if y.shape[:-1] != xs.shape[:-1] or not y.shape[-1]:
-        checks.fail("targets", f"shape ({', '.join(map(str, xs.shape[:-1]))}, k)", y.shape)
-    checks.same_dtype("targets", y, model.rnn.dtype, "the network")
-    checks.finite("targets", y)
-    if model.pool is None:
-        if washout >= xs.shape[-2]:
-            checks.fail("washout", f"less than the {xs.shape[-2]} samples", washout)
-        xs, y = xs[..., washout:, :], y[..., washout:, :]
-    X, Y = (np.asarray(a).reshape(-1, a.shape[-1]) for a in (xs, y))
-    C, d = ridge_regression(X, Y, penalty)
-    dtype = model.rnn.dtype
-    found = jnp.asarray(C, dtype), jnp.asarray(d, dtype)
+def trainable_but(model: Any, frozen: tuple[str, ...]) -> Any:
+    """For `equinox.partition`: True at the floating-point arrays of all other parts of a model."""
+    marks = jax.tree.map(eqx.is_inexact_array, model)
+    for name in frozen:
 
-    def parts(model: SequenceModel):
-        return model.readout, model.offset
+        def part(model: Any, name: str = name) -> Any:
+            return getattr(model.rnn if name in OF_NETWORK else model, name)
 
-    return eqx.tree_at(parts, model, found, is_leaf=lambda leaf: leaf is None)
+        if jax.tree.leaves(part(model)):
+            marks = eqx.tree_at(part, marks, jax.tree.map(lambda _: False, part(model)))
+    return marks
