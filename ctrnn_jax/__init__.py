@@ -57,10 +57,10 @@ from ._simulate.event import Event
 from ._simulate.trajectory import Trajectory
 from ._train.fit import fit
 from ._train.fit_frequency import fit_frequency
+from ._train.fit_readout import fit_readout
 from ._train.fit_signal import fit_signal
 from ._train.fit_spectrum import fit_spectrum
 from ._train.oscillator import Oscillator
-from ._train.readout import fit_readout
 from ._train.sequence import SequenceModel
 from .solvers import (
     RK4,

@@ -24,7 +24,6 @@ from .._util.labelled import Labelled
 from .arrays import add_npy
 from .writing import appearing
 
-FORMATS = ("csv", "npz", "mat", "nc", "zarr")
 _DIMS = {
     "A": ("neuron", "source"),
     "bias": ("neuron",),
@@ -96,52 +95,78 @@ def _in_words(value: Any) -> str | int | float:
     return type(value).__name__
 
 
+def _write_csv(path: Path, found: Labelled) -> None:
+    """The columns of `Labelled.columns`; attributes are left out."""
+    import pandas  # heavy, and not needed by those who import the package
+
+    table = pandas.DataFrame(dict(found.without_complex().columns()))
+    table.to_csv(path, index=False, lineterminator="\n")
+
+
+def _write_npz(path: Path, found: Labelled) -> None:
+    """Arrays by name, and the attributes as JSON."""
+    with zipfile.ZipFile(path, "w") as archive:  # np.savez is noisy when it fails
+        for name, variable in found.variables.items():
+            add_npy(archive, name, variable.values)
+        add_npy(archive, "attributes", np.array(json.dumps(found.attributes)))
+
+
+def _write_mat(path: Path, found: Labelled) -> None:
+    """MATLAB's version 5, attributes as a struct."""
+    from scipy.io import savemat
+
+    _refuse_large("mat", found)
+    arrays = {name: variable.values for name, variable in found.variables.items()}
+    with open(path, "wb") as file:
+        everything = arrays | {"attributes": found.attributes}
+        savemat(file, everything, long_field_names=True, oned_as="column")
+
+
+def _write_nc(path: Path, found: Labelled) -> None:
+    """netCDF-3 with 64-bit offsets, as SciPy writes it: HDF5 crashes where the disk is full."""
+    _refuse_large("nc", found)
+    found.without_complex().to_xarray().to_netcdf(path, engine="scipy")
+
+
+def _write_zarr(path: Path, found: Labelled) -> None:
+    """A folder in version 3 of the format; where there is one already, none takes its place."""
+    with warnings.catch_warnings():
+        # That metadata in one place are not yet in the specification: all readers may look
+        # elsewhere, and xarray warns where they are missing.
+        warnings.filterwarnings("ignore", "Consolidated metadata")
+        found.to_xarray().to_zarr(path, zarr_format=3, consolidated=True)
+
+
+def _refuse_large(to: str, found: Labelled) -> None:
+    for name, variable in found.variables.items():
+        size = variable.values.nbytes
+        if size > _MOST_BYTES or len(name) > _MOST_LETTERS:
+            most = f"{_MOST_BYTES} bytes and names of {_MOST_LETTERS} letters"
+            checks.fail(f".{to} file", f"variables of at most {most}", f"{name}, {size}")
+
+
+# How it is written, and which modules that takes.
+_WRITERS = {
+    "csv": (_write_csv, ()),
+    "npz": (_write_npz, ()),
+    "mat": (_write_mat, ()),
+    "nc": (_write_nc, ("xarray",)),
+    "zarr": (_write_zarr, ("xarray", "zarr")),
+}
+FORMATS = tuple(_WRITERS)
+
+
 def known_export(name: str, to: str | None, out: Path | None) -> str:
     """The format that is asked for, or that the ending of `out` tells; with all it needs."""
     if to is None and out is not None and out.suffix[1:].lower() in FORMATS:
         to = out.suffix[1:].lower()
     to = checks.one_of(name, to, FORMATS)
-    needed = {"nc": ("xarray",), "zarr": ("xarray", "zarr")}
-    for module in needed.get(to, ()):
+    for module in _WRITERS[to][1]:
         checks.module(module, extra="files")
     return to
 
 
 def write_export(path: Path, to: str, found: Labelled) -> None:
-    """Write in a format of `FORMATS`; the file appears complete or not at all.
-
-    csv: see `Labelled.columns`; attributes are left out. npz: arrays by name, and the attributes
-    as JSON. mat: MATLAB's version 5, attributes as a struct. nc: netCDF-3 with 64-bit offsets.
-    zarr: a folder in version 3 of the format; where there is one already, none takes its place.
-    """
-    arrays: dict[str, Any] = {name: v.values for name, v in found.variables.items()}
-    for name, array in arrays.items():
-        if to in ("mat", "nc") and (array.nbytes > _MOST_BYTES or len(name) > _MOST_LETTERS):
-            most = f"{_MOST_BYTES} bytes and names of {_MOST_LETTERS} letters"
-            checks.fail(f".{to} file", f"variables of at most {most}", f"{name}, {array.nbytes}")
+    """Write in a format of `FORMATS`; the file appears complete or not at all."""
     with appearing(path) as temporary:
-        if to == "csv":
-            import pandas  # heavy, and not needed by those who import the package
-
-            table = pandas.DataFrame(dict(found.without_complex().columns()))
-            table.to_csv(temporary, index=False, lineterminator="\n")
-        elif to == "npz":
-            arrays |= {"attributes": np.array(json.dumps(found.attributes))}
-            with zipfile.ZipFile(temporary, "w") as archive:  # np.savez is noisy when it fails
-                for name, array in arrays.items():
-                    add_npy(archive, name, array)
-        elif to == "mat":
-            from scipy.io import savemat
-
-            with open(temporary, "wb") as file:
-                arrays |= {"attributes": found.attributes}
-                savemat(file, arrays, long_field_names=True, oned_as="column")
-        elif to == "nc":
-            # netCDF-3, as SciPy writes it: HDF5 crashes the process when the disk is full.
-            found.without_complex().to_xarray().to_netcdf(temporary, engine="scipy")
-        else:
-            with warnings.catch_warnings():
-                # That metadata in one place are not yet in the specification: all readers may
-                # look elsewhere, and xarray warns where they are missing.
-                warnings.filterwarnings("ignore", "Consolidated metadata")
-                found.to_xarray().to_zarr(temporary, zarr_format=3, consolidated=True)
+        _WRITERS[to][0](temporary, found)

@@ -20,7 +20,7 @@ from .._simulate.api import simulate
 from .._util import checks
 from .._util.types import Array, ArrayLike, Float
 from ..solvers import PoissonSplitting, Projected
-from .linear_readout import OF_NETWORK, checked_frozen, checked_readout, read, trainable_but
+from .readout import OF_NETWORK, checked_frozen, checked_readout, read, trainable_but
 
 PARTS = (*OF_NETWORK, "x0", "readout", "offset")
 

@@ -19,7 +19,7 @@ from .._simulate.api import ADJOINTS, check_solver, simulate
 from .._simulate.trajectory import Trajectory
 from .._util import checks
 from .._util.types import Array, ArrayLike, Float, PRNGKeyArray
-from .linear_readout import OF_NETWORK, checked_frozen, checked_readout, read, trainable_but
+from .readout import OF_NETWORK, checked_frozen, checked_readout, read, trainable_but
 
 PARTS = (*OF_NETWORK, "encoder", "x0", "readout", "offset")
 POOLS = ("last", "mean")
