@@ -162,7 +162,9 @@ def period_loss(
     """Squared logarithm of the located period over the target, log²(T/T*).
 
     Args:
-        rnn: any network.
+        rnn: any network; where it is trained, of two neurons or of three without a bias: of more,
+            orbits through x0 open when the network changes, and the gradient is nan, see
+            `ctrnn_jax.period`.
         x0: (..., n) states on the orbits.
         target_period: T* in seconds, of any shape that broadcasts with (...).
         options: as `period` takes them.

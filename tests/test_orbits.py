@@ -350,6 +350,44 @@ def test_gradient_of_period(n, activation, key):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["rate", "current"])
+@pytest.mark.sampled(2)
+def test_gradients_by_what_opens_an_orbit_are_nan(form, key):
+    # Where all nearby orbits close everything is finite: kinks and saturation, small and large.
+    x = jnp.outer(jnp.asarray([1e-6, 0.3, 3, 20], FLOAT), jnp.asarray([0.8, -0.3, 0.5], FLOAT))
+
+    def total(W, x):
+        return jnp.sum(ct.period(ct.CTRNN(ct.DenseSkew(W), ct.HardTanh(), form), x))
+
+    W = ct.DenseSkew.init(key, 3, scale=2.0).W
+    assert all(jnp.isfinite(bar).all() for bar in jax.grad(total, (0, 1))(W, x))
+
+    # Four neurons: through a state there is a closed orbit for this network alone.
+    W = jnp.asarray([[0, 3, 1, 0], [0, 0, 0.5, 0.8], [0, 0, 0, 5], [0, 0, 0, 0]], FLOAT)
+    found = ct.nonlinear_modes(ct.CTRNN(ct.DenseSkew(W), form=form), 1, jnp.asarray([0.4], FLOAT))
+
+    def one(W, x):
+        return ct.period(ct.CTRNN(ct.DenseSkew(W), form=form), x)
+
+    T, (by_W, by_x) = jax.jit(jax.value_and_grad(one, (0, 1)))(W, found.states[0, 0])
+    np.testing.assert_allclose(T, found.periods[0, 0], rtol=1e-9 if X64 else 1e-5)
+    off = ~np.eye(4, dtype=bool)
+    assert jnp.isnan(by_W[off]).all() and jnp.isnan(by_x).all()
+
+    # A block alone: its own frequency and state change the period, another's state would open it.
+    rnn = ct.CTRNN(
+        ct.BlockSkew(jnp.asarray([3.0, 5.0], FLOAT)), form=form, leak=jnp.zeros((), FLOAT)
+    )
+    x = jnp.asarray([0.5, 0.2, 0, 0], FLOAT)
+    by_rnn, by_x = jax.grad(ct.period, (0, 1))(rnn, x)
+    alone = ct.CTRNN(ct.BlockSkew(jnp.asarray([3.0], FLOAT)), form=form)
+    own, own_x = jax.grad(lambda rnn, x: 1 / ct.orbit_frequency(rnn, x), (0, 1))(alone, x[:2])
+    tolerance = {"rtol": 1e-8 if X64 else 1e-4}
+    np.testing.assert_allclose(by_rnn.weights.omega, [own.weights.omega[0], 0], **tolerance)
+    np.testing.assert_allclose(by_x[:2], own_x, **tolerance)
+    assert jnp.isnan(by_x[2:]).all() and jnp.isnan(by_rnn.leak)
+
+
 @pytest.mark.long
 def test_what_has_no_period(key):
     rnn = oscillator(3.0)

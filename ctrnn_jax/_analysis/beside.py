@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -76,18 +76,30 @@ def fastest_rate(rnn: CTRNN) -> Float[Array, ""]:
     return jnp.maximum(jnp.linalg.norm(A) / 2**0.5, jnp.finfo(A.dtype).tiny)
 
 
+class PulledBack(NamedTuple):
+    """By each of k cotangents of x(T): those of x0 (k, n), of the arrays (k, ...), and their sizes.
+
+    A size is T times the root mean square, over the orbit, of what one moment adds to a cotangent
+    of the arrays: what rounding and cancellation are to be compared with.
+    """
+
+    start: Float[Array, "k n"]
+    arrays: Any
+    sizes: Any
+
+
 def pulled_back(
     arrays: Any,
     static: Any,
     x0: Float[Array, " n"],
     T: Float[Array, ""],
-    end_bar: Float[Array, " n"],
+    end_bars: Float[Array, "k n"],
     *,
     size: Array,
     controller: diffrax.PIDController,
     max_steps: int,
-) -> tuple[Any, Any]:
-    """The cotangents of x0 and of the network's arrays by that of x(T), of a closed orbit.
+) -> PulledBack:
+    """The cotangents of x0 and of the network's arrays by k of x(T), of a closed orbit.
 
     The adjoint equation once around the orbit, backwards from x(T) = x0, beside the orbit itself:
     its errors are controlled at the kinks of σ too, where differentiated steps would be wrong.
@@ -99,18 +111,22 @@ def pulled_back(
         return Beside(eqx.combine(arrays, static), x0).velocity(u)
 
     def backwards(t, state, args):
-        u, u_bar, _ = state
+        u, u_bars, *_ = state
         now, pull = jax.vjp(velocity, arrays, size * u)
-        arrays_bar, u_bar = pull(u_bar)
-        return -now / size, u_bar, jax.tree.map(lambda leaf: leaf / size, arrays_bar)
+        added, u_bars = jax.vmap(pull)(u_bars)
+        added = jax.tree.map(lambda leaf: leaf / size, added)
+        return -now / size, u_bars, added, jax.tree.map(jnp.square, added)
 
-    start = jnp.zeros_like(x0), end_bar, jax.tree.map(jnp.zeros_like, arrays)
+    none = jax.tree.map(lambda leaf: jnp.zeros((len(end_bars), *leaf.shape), leaf.dtype), arrays)
+    start = jnp.zeros_like(x0), end_bars, none, none
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(backwards), diffrax.Dopri8(), jnp.zeros_like(T), T, None, start,
         stepsize_controller=controller, max_steps=max_steps, throw=False,
     )  # fmt: skip
     assert solution.ys is not None
-    _, u_bar, arrays_bar = jax.tree.map(lambda leaf: leaf[0], solution.ys)
-    arrays_bar = jax.tree.map(lambda leaf: leaf * size, arrays_bar)
+    _, u_bars, arrays_bars, squares = jax.tree.map(lambda leaf: leaf[0], solution.ys)
+    arrays_bars = jax.tree.map(lambda leaf: leaf * size, arrays_bars)
+    sizes = jax.tree.map(lambda leaf: size * jnp.sqrt(T * jnp.maximum(leaf, 0)), squares)
     ended = diffrax.is_successful(solution.result)
-    return jax.tree.map(lambda leaf: jnp.where(ended, leaf, jnp.nan), (u_bar, arrays_bar))
+    found = PulledBack(u_bars, arrays_bars, sizes)
+    return jax.tree.map(lambda leaf: jnp.where(ended, leaf, jnp.nan), found)

@@ -247,10 +247,11 @@ def _families_backward(fixed, kept, bars):
         scale = jnp.where(scale > 0, scale, 1)
         tolerances = diffrax.PIDController(eps**0.7, eps**0.7)
         state = x + y
-        _, by_turn = pulled_back(
-            arrays, static, state, T, closing / scale,
+        turn = pulled_back(
+            arrays, static, state, T, closing[None] / scale,
             size=size, controller=tolerances, max_steps=MAX_STEPS,
         )  # fmt: skip
+        by_turn = jax.tree.map(lambda leaf: leaf[0], turn.arrays)
         _, pull = jax.vjp(lambda a, b, c: conditions(a, b, c, state, size), arrays, around, x)
         by_conditions, around_bar, rest_bar = pull((leaf, level))
         arrays_bar = jax.tree.map(lambda a, b: -scale * a - b, by_turn, by_conditions)
