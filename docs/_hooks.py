@@ -1,7 +1,7 @@
 """What the site adds when it is built: pages made of the sources, formulas as MathML.
 
-Tutorials are the notebooks as they are stored, API pages have an entry for each public name,
-benchmarks are drawn from the reports in docs/bench.
+Tutorials are the notebooks as they are stored, API pages have an entry for each public name, the page
+of the command line one for each subcommand; benchmarks are drawn from the reports in docs/bench.
 """
 
 import html
@@ -13,6 +13,7 @@ from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parent))
 import _bench
+import _commands
 from _links import linked
 from _names import BESIDE, MODULES, documented, module_names, subjects
 
@@ -24,6 +25,7 @@ def on_files(files: Files, config) -> Files:
     made = {
         **api_pages(),
         **top_pages(),
+        "command-line.md": _commands.page(),
         **_bench.pages(TOP / "docs" / "bench"),
         **tutorials(),
     }
@@ -34,13 +36,22 @@ def on_files(files: Files, config) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_) -> str:
-    """Public names in backticks are links, outside of code and headings."""
+def on_page_markdown(markdown: str, page, **_) -> str:
+    """Public names and commands in backticks are links, outside of code and headings."""
+    up = "../" * page.file.src_uri.count("/")
+
+    def to_command(found: re.Match) -> str:
+        return f"[{found[0]}]({up}command-line.md#ctrnn-{found[1]})"
+
     fenced, lines = False, []
     for line in markdown.split("\n"):
         fenced ^= line.lstrip().startswith("```")
         code = fenced or line.startswith(("#", "    ", ":::"))
-        lines.append(line if code else linked(line))
+        if not code:
+            line = re.sub(
+                r"(?<![`\[])`ctrnn (\w+)[^`]*`(?![`\]])", to_command, linked(line)
+            )
+        lines.append(line)
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import html
 import importlib
 import inspect
 import os
@@ -19,8 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import typer
 
 import ctrnn_jax as ct
+from ctrnn_jax._command.app import app
 
 pytestmark = pytest.mark.one_dtype
 
@@ -228,3 +231,8 @@ def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path, monkeypatc
     entries = set(importlib.import_module("_names").documented().values())
     modules = {module.__name__ for module in MODULES}
     assert entries - modules <= set().union(*(page.ids for page in pages.values()))
+    shown = html.unescape((tmp_path / "command-line.html").read_text(encoding="utf-8"))
+    group = typer.main.get_command(app)
+    assert all(f"ctrnn-{name}" in shown for name in group.commands)
+    options = (o for c in group.commands.values() for p in c.params for o in p.opts)
+    assert all(o in shown for o in options if o.startswith("--") and o != "--help")
