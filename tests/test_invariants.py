@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import X64
+from jax.flatten_util import ravel_pytree
 
 import ctrnn_jax as ct
 
@@ -153,6 +155,27 @@ def test_casimirs(cls, options, n, count, key):
     np.testing.assert_allclose(rate, np.zeros(count), atol=64 * EPS)
     # As many where only the kind of weights is known.
     assert eqx.filter_jit(ct.casimirs)(rnn, jnp.ones((4, 3, n))).shape == (4, 3, count)
+
+
+@pytest.mark.skipif(not X64, reason="finite differences")
+@pytest.mark.parametrize(("cls", "options", "n", "count"), CASIMIRS[1:-1])
+@pytest.mark.sampled(2)
+def test_casimirs_turn_with_the_weights(cls, options, n, count, key):
+    """|K x|² does not hang on which basis; of more vectors than one its second derivative would."""
+    x = jax.random.normal(jax.random.key(1), (n,))
+    weights, build = ravel_pytree(cls.init(key, n, **options))
+    way, h = jax.random.normal(jax.random.key(2), weights.shape), 2e-5
+
+    def size(t):
+        return jnp.sum(ct.casimirs(ct.CTRNN(build(weights + t * way), form="current"), x) ** 2)
+
+    slope = jax.grad(size)
+    for t in (0.0, 0.1):
+        np.testing.assert_allclose(slope(t), (size(t + h) - size(t - h)) / (2 * h), rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(slope)(0.1), slope(0.1), rtol=1e-10)
+    if count == 1:
+        twice = (slope(h) - slope(-h)) / (2 * h)
+        np.testing.assert_allclose(jax.hessian(size)(0.0), twice, rtol=1e-6)
 
 
 def test_casimirs_of_special_weights_and_of_the_rate_form(key):

@@ -129,7 +129,8 @@ def casimirs(rnn: CTRNN, x: ArrayLike | Stored) -> Float[Array, "*batch k"]:
     Returns:
         (..., k) values. k is the dimension of the kernel: the numerical one where the weights
         are known, under jit or vmap over the weights that of weights in general position. The
-        orthonormal basis is a constant for differentiation. nan of states that are not finite.
+        basis is orthonormal; of several vectors it is one of many, and is differentiated as that
+        which turns least with the weights. nan of states that are not finite.
 
     Raises:
         TypeError, ValueError: for a wrong shape or dtype or weights that are not skew-symmetric.
@@ -142,15 +143,31 @@ def _casimirs(rnn: CTRNN, name: str, x: Any) -> Float[Array, "*batch k"]:
     columns, batch = _columns(rnn, name, x)
     if not rnn.weights.is_skew:
         checks.fail("rnn", "skew-symmetric weights", type(rnn.weights).__name__)
-    A = jax.lax.stop_gradient(rnn.weights.as_matrix())
-    _, s, vh = jnp.linalg.svd(A)
+    A = rnn.weights.as_matrix()
+    _, s, vh = jnp.linalg.svd(jax.lax.stop_gradient(A))
     nullity = rnn.weights.nullity
     if not checks.is_traced(s):
         s = np.asarray(s)
         nullity = int(np.sum(s <= rnn.size * np.finfo(s.dtype).eps * s.max(initial=0)))
-    kernel = vh[rnn.size - nullity :]
+    kernel = _kernel(A, vh[rnn.size - nullity :])
     values = product(kernel, rnn.preactivation(columns)) * finite_or_nan(columns, axis=0)[None]
     return values.T.reshape(*batch, nullity)
+
+
+@jax.custom_jvp
+def _kernel(A: Float[Array, "n n"], basis: Float[Array, "k n"]) -> Float[Array, "k n"]:
+    """The orthonormal basis of ker A, as a function of A."""
+    return basis
+
+
+@_kernel.defjvp
+def _kernel_jvp(primals, tangents):
+    (A, _), (dA, _) = primals, tangents
+    rows = _kernel(*primals)
+    # 0 = d(A K) = dA K + A dK, of a kernel of the same dimension; A + K Kᵀ has an inverse.
+    onto = product(rows.T, rows)
+    turned = jnp.linalg.solve(A + onto, product(dA, rows.T))
+    return rows, (product(onto, turned) - turned).T
 
 
 def energy_drift(rnn: CTRNN, xs: ArrayLike | Stored) -> Float[Array, "*batch S"]:
