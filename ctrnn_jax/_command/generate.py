@@ -134,5 +134,7 @@ def _loaded(path: Path) -> Oscillator:
             "MODEL", "a file with an Oscillator, as ctrnn train leaves it", type(model).__name__
         )
     if model.x0.ndim != 1:
-        checks.fail("MODEL", "one Oscillator", f"an ensemble of {model.x0.shape[0]}")
+        checks.fail(
+            "MODEL", "one Oscillator", f"an ensemble of {model.x0.shape[0]}: save one of it"
+        )
     return model
