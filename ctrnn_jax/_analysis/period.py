@@ -140,7 +140,8 @@ def _returns_backward(static, limits, residuals, found_bar):
             return jnp.where(jnp.abs(opening) > share * most, jnp.nan, change)
 
         def by_leaf(bars, sizes):
-            most = jnp.max(jnp.abs(bars)) + jnp.max(sizes) / 4  # may cancel to rounding
+            # Of a leaf, as its entries have one unit; it may cancel to rounding.
+            most = jnp.max(jnp.abs(bars), initial=0) + jnp.max(sizes, initial=0) / 4
             return where_closed(-bars[0] / speed, bars[1], most)
 
         along, across = back.start
