@@ -47,7 +47,7 @@ gc.set_threshold(50_000, 20, 10)
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks
 def pytest_collection_modifyitems(items):
-    """Of the cases of a test that is `sampled(k)` every k-th is run, in float32 one in 2k, of the
+    """Of the cases of a test that is `sampled(k)` every k-th is run, in float32 one in 3k, of the
     others where there are so many; what is left is rare. Slow ones first, so that no core waits.
     """
     cases, seen = Counter(item.function for item in items), Counter()
@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items):
         if sampled is not None:
             case = seen[item.function]
             seen[item.function] += 1
-            k = sampled.args[0] if X64 else 2 * sampled.args[0]
+            k = sampled.args[0] if X64 else 3 * sampled.args[0]
             run = 0 if X64 else min(k, cases[item.function]) // 2
             if case % k != run:
                 item.add_marker(pytest.mark.rare)

@@ -32,7 +32,13 @@ DOCS = TOP / "docs"
 PAGES = [TOP / "README.md", *sorted(DOCS.rglob("*.md"))]
 PAGES = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
 # Training, and what is drawn, shown by other pages too.
-RARE = {"frequency.md", "own_loss.md", "analyse.analyse", "fit_frequency.fit_frequency"}
+RARE = {
+    "frequency.md",
+    "own_loss.md",
+    "analyse.analyse",
+    "fit_frequency.fit_frequency",
+    "fit_signal.fit_signal",
+}
 MODULES = (ct, ct.losses, ct.plot, ct.solvers, ct.experiments)
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?")

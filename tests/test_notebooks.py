@@ -22,7 +22,7 @@ def words(notebook):
     """What was printed, whatever the numbers."""
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
     texts = [o.get("text", "") + o.get("data", {}).get("text/plain", "") for o in outputs]
-    return " ".join(re.sub(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?", "#", " ".join(texts)).split())
+    return re.findall("[A-Za-z]{2,}", " ".join(texts))
 
 
 def troubles(notebook):

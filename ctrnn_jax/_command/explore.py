@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import webbrowser
 from pathlib import Path
@@ -52,6 +53,8 @@ def explore(
         server = Server(application, port=port, address=_HOST, allow_websocket_origin=names)
     except OSError as error:
         checks.fail("--port", "a free port", f"{port}: {error.strerror or error}")
+    # A page that is closed while a picture is on its way is no trouble.
+    logging.getLogger("bokeh.server.views.ws").setLevel(logging.ERROR)
     server.start()
     url = f"http://{_HOST}:{port}/"
     print(f"{url} (Ctrl-C ends it)", flush=True)
