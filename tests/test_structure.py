@@ -70,7 +70,7 @@ def test_no_public_name_hides_a_module():
 
 
 def test_import_loads_no_plotting_and_no_command_line():
-    heavy = ("matplotlib", "typer", "tqdm", "pandas")
+    heavy = ("matplotlib", "typer", "tqdm", "pandas", "scipy.signal", "scipy.stats")
     code = f"import sys, ctrnn_jax; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import lstsq
-from scipy.signal import lfilter, lfiltic
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,8 @@ class Arx:
 
     def simulated(self, y: np.ndarray, u: np.ndarray, start: int) -> np.ndarray:
         """Samples from `start` on of what u (S, m) drives, from those of y before it alone."""
+        from scipy.signal import lfilter, lfiltic  # half a second for all who import the package
+
         added = self._from_inputs(u)[start:]
         out = np.empty_like(added)
         with np.errstate(over="ignore", invalid="ignore"):  # an unstable one grows without bound

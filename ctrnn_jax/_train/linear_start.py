@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.signal import lfilter
 
 from .._analysis.arx import markov_parameters
 
@@ -52,6 +51,8 @@ class Modes(NamedTuple):
 
     def states(self, u: np.ndarray, dt: float) -> np.ndarray:
         """(S, neurons) from 0 at the first of the inputs u (S, m), each held for dt."""
+        from scipy.signal import lfilter  # half a second for all who import the package
+
         rows = []
         for rate, gain in zip(self.rates, self.gains, strict=True):
             after = np.exp(rate * dt)
