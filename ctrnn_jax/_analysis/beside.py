@@ -8,6 +8,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optimistix
 
 from .._network.model import CTRNN
 from .._network.products import product
@@ -79,8 +80,9 @@ def fastest_rate(rnn: CTRNN) -> Float[Array, ""]:
 class PulledBack(NamedTuple):
     """By each of k cotangents of x(T): those of x0 (k, n), of the arrays (k, ...), and their sizes.
 
-    A size is T times the root mean square, over the orbit, of what one moment adds to a cotangent
-    of the arrays: what rounding and cancellation are to be compared with.
+    The size of an array, one number, is T times the root of the mean square, over the orbit, of
+    what a moment adds to its cotangents, all of them together: what rounding and cancellation are
+    to be compared with.
     """
 
     start: Float[Array, "k n"]
@@ -96,15 +98,16 @@ def pulled_back(
     end_bars: Float[Array, "k n"],
     *,
     size: Array,
-    controller: diffrax.PIDController,
+    rtol: float,
+    atol: float | Array,
     max_steps: int,
 ) -> PulledBack:
     """The cotangents of x0 and of the network's arrays by k of x(T), of a closed orbit.
 
     The adjoint equation once around the orbit, backwards from x(T) = x0, beside the orbit itself:
     its errors are controlled at the kinks of σ too, where differentiated steps would be wrong.
-    Tolerances are of the way from x0 in units of `size`, and of cotangents near 1. Nan where the
-    steps do not suffice.
+    Tolerances are of the way from x0 in units of `size`, and of the first cotangent, near 1: the
+    others are made by its steps. Nan where the steps do not suffice.
     """
 
     def velocity(arrays, u):
@@ -115,13 +118,19 @@ def pulled_back(
         now, pull = jax.vjp(velocity, arrays, size * u)
         added, u_bars = jax.vmap(pull)(u_bars)
         added = jax.tree.map(lambda leaf: leaf / size, added)
-        return -now / size, u_bars, added, jax.tree.map(jnp.square, added)
+        return -now / size, u_bars, added, jax.tree.map(lambda leaf: jnp.sum(leaf**2), added)
+
+    def first(state):
+        u, u_bars, added, _ = state
+        return optimistix.rms_norm((u, u_bars[0], jax.tree.map(lambda leaf: leaf[0], added)))
 
     none = jax.tree.map(lambda leaf: jnp.zeros((len(end_bars), *leaf.shape), leaf.dtype), arrays)
-    start = jnp.zeros_like(x0), end_bars, none, none
+    zeros = jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), arrays)
+    start = jnp.zeros_like(x0), end_bars, none, zeros
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(backwards), diffrax.Dopri8(), jnp.zeros_like(T), T, None, start,
-        stepsize_controller=controller, max_steps=max_steps, throw=False,
+        stepsize_controller=diffrax.PIDController(rtol, atol, norm=first),
+        max_steps=max_steps, throw=False,
     )  # fmt: skip
     assert solution.ys is not None
     _, u_bars, arrays_bars, squares = jax.tree.map(lambda leaf: leaf[0], solution.ys)

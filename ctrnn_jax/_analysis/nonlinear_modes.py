@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -245,11 +244,10 @@ def _families_backward(fixed, kept, bars):
         closing, leaf, level = by_rows[:n] / size, by_rows[n + 1 : -1], by_rows[-1]
         scale = jnp.max(jnp.abs(closing))
         scale = jnp.where(scale > 0, scale, 1)
-        tolerances = diffrax.PIDController(eps**0.7, eps**0.7)
         state = x + y
         turn = pulled_back(
             arrays, static, state, T, closing[None] / scale,
-            size=size, controller=tolerances, max_steps=MAX_STEPS,
+            size=size, rtol=eps**0.7, atol=eps**0.7, max_steps=MAX_STEPS,
         )  # fmt: skip
         by_turn = jax.tree.map(lambda leaf: leaf[0], turn.arrays)
         _, pull = jax.vjp(lambda a, b, c: conditions(a, b, c, state, size), arrays, around, x)

@@ -128,8 +128,7 @@ def _returns_backward(static, limits, residuals, found_bar):
         back = pulled_back(
             arrays, static, x0, T, jnp.stack([normal, beside]),
             size=speed / fastest_rate(rnn),  # of a small orbit
-            controller=diffrax.PIDController(limits.rtol, limits.rtol + 4 * noise / speed),
-            max_steps=limits.max_steps,
+            rtol=limits.rtol, atol=limits.rtol + 4 * noise / speed, max_steps=limits.max_steps,
         )  # fmt: skip
 
         # What opens the orbit, of what changes it at all: of orbits that stay closed up to a share
@@ -139,9 +138,9 @@ def _returns_backward(static, limits, residuals, found_bar):
         def where_closed(change, opening, most):
             return jnp.where(jnp.abs(opening) > share * most, jnp.nan, change)
 
-        def by_leaf(bars, sizes):
+        def by_leaf(bars, size):
             # Of a leaf, as its entries have one unit; it may cancel to rounding.
-            most = jnp.max(jnp.abs(bars), initial=0) + jnp.max(sizes, initial=0) / 4
+            most = jnp.max(jnp.abs(bars), initial=0) + size / 4
             return where_closed(-bars[0] / speed, bars[1], most)
 
         along, across = back.start
