@@ -350,6 +350,7 @@ def test_gradient_of_period(n, activation, key):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.sampled(2)
 def test_gradients_by_what_opens_an_orbit_are_nan(form, key):

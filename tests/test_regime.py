@@ -92,6 +92,7 @@ def test_states_on_nonlinear_modes_are_periodic_unstable_ones_too():
     assert np.all(np.asarray(found.distance) < 2e-3)
 
 
+@pytest.mark.long
 def test_rest_two_neurons_and_what_is_not_finite():
     rnn = dense(5)
     kernel = np.linalg.svd(np.asarray(rnn.weights.as_matrix()))[2][-1]
