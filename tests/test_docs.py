@@ -34,6 +34,7 @@ PAGES = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8
 # Training, and what is drawn, shown by other pages too.
 RARE = {
     "frequency.md",
+    "period.md",
     "own_loss.md",
     "analyse.analyse",
     "fit_frequency.fit_frequency",

@@ -180,6 +180,7 @@ def test_an_orbit_of_a_mode(neurons, mode, form, activation):
 
 @pytest.mark.skipif(not X64, reason="a random network of another dtype is another one")
 @pytest.mark.long
+@pytest.mark.rare
 def test_an_unstable_orbit_is_made_stable(tmp_path):
     options = {"mode": 1, "energy": 6.0, "form": "current"}
     _, before = ct.fit_frequency(440.0, steps=0, **options)

@@ -24,6 +24,8 @@ from ctrnn_jax._network.model import CTRNN
 from ctrnn_jax._network.weights import BlockSkew, DenseSkew
 from ctrnn_jax._simulate.trajectory import Trajectory
 
+pytestmark = pytest.mark.one_dtype
+
 FLOAT = jnp.result_type(float)
 EPS = np.finfo(FLOAT).eps
 CLOSE = {"rtol": 1e-9, "atol": 10 * EPS}

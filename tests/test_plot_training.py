@@ -13,6 +13,8 @@ import pytest
 
 from ctrnn_jax import plot
 
+pytestmark = pytest.mark.one_dtype
+
 T = 0.01 * np.arange(300)
 Y = np.sin(2 * np.pi * 5 * T)
 

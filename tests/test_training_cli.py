@@ -16,6 +16,8 @@ from scipy.io import wavfile
 import ctrnn_jax as ct
 from ctrnn_jax._files.signals import read_signal, write_signal
 
+pytestmark = pytest.mark.one_dtype
+
 QUIET = ["--no-progress"]
 
 
