@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ctrnn_jax as ct
+from ctrnn_jax._analysis.for_each import for_each
 from ctrnn_jax._network.weights import _NEURONS_PER_RANK
 from ctrnn_jax._simulate import size_rules
 
@@ -14,6 +15,7 @@ FLOAT = jnp.result_type(float)
 EPS = float(jnp.finfo(FLOAT).eps)
 STEPS, DT = 2, 0.1
 BETWEEN_LOOKS = size_rules._STEPS_BETWEEN_LOOKS
+ONE_BY_ONE = size_rules._NEURONS_ONE_BY_ONE
 
 
 def normal(seed, *shape):
@@ -217,3 +219,49 @@ def test_segments_of_all_lengths_agree_with_a_plain_loop(save_every, adjoint, in
     )
     for a, b in zip(jax.tree.leaves(slope), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e4 * EPS * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("searches", [False, True])
+@pytest.mark.parametrize("n", [ONE_BY_ONE - 1, ONE_BY_ONE])
+def test_orbits_one_after_another_are_those_in_lockstep(n, searches):
+    """Of a Newton iteration of as many rounds as each needs, or of as many as all."""
+
+    def root(a, x):
+        def better(y):
+            return y - (jnp.sum(y**3) - a * jnp.sum(y)) / jnp.sum(3 * y**2 - a)
+
+        if not searches:
+            return jax.lax.fori_loop(0, 8, lambda _, y: better(y), x)
+        return jax.lax.while_loop(lambda y: jnp.sum(y) > 1.01 * jnp.sqrt(a) * n, better, x)
+
+    def both(a, x):
+        return root(a, x), a
+
+    a, x = jnp.linspace(1.0, 2.0, 3, dtype=FLOAT), 4 + jnp.abs(normal(0, 3, n))
+    ways = (
+        lambda a, x: for_each(both, a, x, n=n, searches=searches),
+        lambda a, x: jax.vmap(both)(a, x),
+    )
+    told = [str(jax.make_jaxpr(way)(a, x)) for way in ways]
+    assert (told[0] == told[1]) == (n < ONE_BY_ONE and not searches)
+    several = jnp.stack([a, 3 * a]), jnp.stack([x, 2 * x])
+    maps = [
+        lambda f: f(a, x),
+        lambda f: jax.jit(f)(a, x),
+        lambda f: jax.jit(jax.vmap(f))(*several),
+        lambda f: jax.vmap(f, (None, 0))(a, several[1]),
+        lambda f: jax.jvp(f, (a, x), (a, x)),
+        lambda f: jax.vmap(lambda a, x: jax.jvp(f, (a, x), (a, x)))(*several),
+        lambda f: f(a.at[1].set(jnp.nan), x),
+    ]
+    if not searches:
+        slope = jax.grad(lambda f, a, x: jnp.sum(jnp.sin(f(a, x)[0])), (1, 2))
+        maps += [
+            lambda f: slope(f, a, x),
+            lambda f: jax.jit(jax.vmap(slope, (None, 0, 0)), static_argnums=0)(f, *several),
+            lambda f: jax.jvp(lambda a, x: slope(f, a, x), (a, x), (a, x)),
+            lambda f: slope(lambda a, x: jax.jvp(f, (a, x), (a, x))[1], a, x),
+        ]
+    for of in maps:
+        for found, expected in zip(*map(jax.tree.leaves, map(of, ways)), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e4 * EPS, atol=1e3 * EPS)

@@ -16,6 +16,7 @@ from .._network.products import product
 from .._util import checks
 from .._util.types import Array, ArrayLike, Float, Inexact
 from .beside import Beside
+from .for_each import for_each
 
 MAX_STEPS = 2**16  # of a turn: a smooth orbit takes some tens, one with a hundred kinks a thousand
 
@@ -114,7 +115,7 @@ def turns(rnn: CTRNN, x0: Array, T: Array) -> tuple[Array, Array, Array]:
         moved, M = once_around(here, start, T, size, diffrax.RecursiveCheckpointAdjoint())
         return moved, jnp.where(T > 0, M, jnp.nan), size
 
-    return jax.vmap(one)(x0, T)
+    return for_each(one, x0, T, n=rnn.size)
 
 
 @eqx.filter_jit

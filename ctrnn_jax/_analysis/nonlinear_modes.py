@@ -20,6 +20,7 @@ from . import continuation
 from .beside import Beside, pulled_back
 from .fixed_points import at_rest, at_rest_near
 from .floquet import MAX_STEPS, eigenvalues, kernel_projector, without_ones
+from .for_each import for_each
 
 STABLE, UNSTABLE, TURNED, RESONANT, STUCK, OUT_OF_ROUNDS, NO_MODE = range(7)
 
@@ -176,9 +177,11 @@ def _families_forward(fixed, arrays, integers, around, energies):
     centre = _seen_from(rnn, x)
     omega, starts = centre.linear_modes()
     which = integers[1]
-    found = jax.vmap(lambda omega, y: continuation.follow(centre, omega, y, energies, max_rounds))(
-        omega[which], starts[which]
-    )
+
+    def family(omega, y):
+        return continuation.follow(centre, omega, y, energies, max_rounds)
+
+    found = for_each(family, omega[which], starts[which], n=x.size, searches=True)
 
     def reduced(y, M):
         gradient = jax.grad(centre.energy)(y)
@@ -263,9 +266,10 @@ def _families_backward(fixed, kept, bars):
         leaf = jnp.where(found.reshape(found.shape + (1,) * (leaf.ndim - 2)), leaf, 0)
         return leaf.reshape(modes * E, *leaf.shape[2:])
 
-    pulled = jax.vmap(one)(
-        flat(ways), flat(periods), flat(monodromies), states_bar.reshape(-1, n), periods_bar.ravel()
-    )
+    pulled = for_each(
+        one, flat(ways), flat(periods), flat(monodromies), states_bar.reshape(-1, n),
+        periods_bar.ravel(), n=n,
+    )  # fmt: skip
 
     def weighted(leaf):
         """0 of what is not asked for, nan of what was not found."""

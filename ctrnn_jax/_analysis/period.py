@@ -16,6 +16,7 @@ from .._network.model import CTRNN, states_for
 from .._util import checks
 from .._util.types import Array, ArrayLike, Float, Int, matmul_precision
 from .beside import Beside, fastest_rate, pulled_back
+from .for_each import for_each
 
 
 def period(
@@ -150,7 +151,8 @@ def _returns_backward(static, limits, residuals, found_bar):
         return by_state, by_arrays
 
     # No time to those without a return; of a nan the derivative is nan.
-    by_state, by_arrays = jax.vmap(around)(x0, jnp.where(closed, found, 0))
+    n = x0.shape[1]
+    by_state, by_arrays = for_each(around, x0, jnp.where(closed, found, 0), n=n)
     weight = jnp.where(closed, found_bar, jnp.where(found_bar == 0, 0, jnp.nan))
 
     def weighted(leaf):

@@ -21,6 +21,7 @@ from .._util.types import Array, ArrayLike, PyTree, Scalar
 from ..solvers._foreign import adapted
 from ..solvers.base import Declarations
 from .adaptive import SEGMENT_STEPS
+from .devices import platform_of
 from .drive import Batch
 from .event import Event
 from .problem import Plan, Problem, Tolerances
@@ -221,7 +222,7 @@ def simulate(
         update=update,
         adjoint=adjoint,
         mesh=mesh,
-        platform=_platform(mesh, x0),
+        platform=platform_of(x0, mesh),
         segment=None if end is None else end.segment,
         event=until,
     )
@@ -389,16 +390,6 @@ def _progress_meter(progress: Any, num_steps: int) -> diffrax.AbstractProgressMe
         return _NO_METER
     # It is called once a segment; about a hundred updates are enough for any run.
     return diffrax.TqdmProgressMeter(refresh_steps=1 + square_root_segment(num_steps) // 100)
-
-
-def _platform(mesh: Mesh | None, x0: Array) -> str:
-    """What the program is for: where the mesh is, or the states, or where JAX would put them."""
-    if mesh is not None:
-        return mesh.devices.flat[0].platform
-    if not checks.is_traced(x0):
-        return next(iter(x0.devices())).platform
-    default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-    return getattr(default, "platform", default) or jax.default_backend()
 
 
 def _compiled(function: Callable, *arguments: Any) -> Any:

@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._util import checks
-from .._util.types import PyTree
+from .._util.types import Array, PyTree
 from .blocks import padded, without_padding
 from .drive import Batch
 from .problem import Problem
@@ -42,6 +42,16 @@ def batch_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     for device in found:
         checks.instance("devices", device, jax.Device, "devices as jax.devices() has them")
     return Mesh(np.array(found), ("batch",))
+
+
+def platform_of(x: Array, mesh: Mesh | None = None) -> str:
+    """What a program is for: where the mesh is, or the array, or where JAX would put it."""
+    if mesh is not None:
+        return mesh.devices.flat[0].platform
+    if not checks.is_traced(x):
+        return next(iter(x.devices())).platform
+    default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    return getattr(default, "platform", default) or jax.default_backend()
 
 
 def use_cpu_cores(count: int | None = None) -> Mesh:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._analysis.floquet import floquet_multipliers, multipliers_of, turns
+from .._analysis.for_each import for_each
 from .._analysis.modes import half_spectrum, with_spectrum
 from .._analysis.nonlinear_modes import STABLE, modes_followed
 from .._files.models import register
@@ -232,8 +233,8 @@ def _orbits(
         T, z, stable = _orbit(W, mode, E, activation)
         return jnp.log(T), (T, z, stable)
 
-    of_modes = jax.vmap(jax.value_and_grad(log_period, has_aux=True), (None, 0, 0))
-    (_, (T, z, stable)), slope = jax.vmap(of_modes, (0, None, 0))(W, jnp.array(modes), energies)
+    with_slope = jax.value_and_grad(log_period, has_aux=True)
+    (_, (T, z, stable)), slope = _of_modes(with_slope, W, modes, energies)
     return Orbits(T, z, stable, slope)
 
 
@@ -248,8 +249,18 @@ def _growth(
         multipliers = floquet_multipliers(_network(W, activation), z, T)
         return jnp.log(jnp.max(jnp.abs(multipliers)))
 
-    of_modes = jax.vmap(jax.value_and_grad(growth), (None, 0, 0))
-    return jax.vmap(of_modes, (0, None, 0))(W, jnp.array(modes), energies)
+    return _of_modes(jax.value_and_grad(growth), W, modes, energies)
+
+
+def _of_modes(one: Any, W: Array, modes: tuple[int, ...], energies: Array) -> Any:
+    """`one(W, mode, E)` of networks (N, n, n) and their modes at energies (N, L)."""
+    n = W.shape[-1]
+
+    def of_network(W, energies):
+        return for_each(lambda mode, E: one(W, mode, E), jnp.array(modes), energies, n=n,
+                        searches=True)  # fmt: skip
+
+    return for_each(of_network, W, energies, n=n, searches=True)
 
 
 @jax.jit
