@@ -22,6 +22,7 @@ from .._network.products import product
 from .._util.types import Array, Bool, Float, Int
 from .beside import Beside
 from .floquet import once_around
+from .pieces import once_around_exactly
 
 # Where the way along a family has come to.
 ONGOING, DONE, TURNED, STUCK, OUT_OF_ROUNDS, NO_MODE = range(6)
@@ -159,7 +160,10 @@ def _round(centre: Centre, targets: Array, s: Followed) -> Followed:
     accuracy = jnp.where(exact, eps**0.84, eps**0.6)
     # Modes that have ended stay in the batch: they need not go around any more.
     T = jnp.where(s.status == ONGOING, s.T, 0)
-    moved, M = once_around(centre.here, s.y, T, size, diffrax.ForwardMode(), accuracy)
+    if centre.here.rnn.activation.kinks:
+        moved, M = once_around_exactly(centre.here, s.y, T, size)
+    else:
+        moved, M = once_around(centre.here, s.y, T, size, diffrax.ForwardMode(), accuracy)
     newton = equations(centre, s.y, s.T, size, s.period, moved, M)
     goal = targets[jnp.minimum(s.target, len(targets) - 1)]
 

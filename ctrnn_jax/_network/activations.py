@@ -27,6 +27,8 @@ class AbstractActivation(eqx.Module):
 
     odd: eqx.AbstractVar[bool]
     bounded: eqx.AbstractVar[bool]
+    kinks: ClassVar[tuple[float, ...]] = ()
+    """Where σ' jumps, ascending, of one that is linear between and beyond; () of all others."""
 
     @abc.abstractmethod
     def __call__(self, z: Values) -> Values:
@@ -137,6 +139,7 @@ class HardTanh(_ClosedForm):
 
     odd: ClassVar[bool] = True
     bounded: ClassVar[bool] = True
+    kinks: ClassVar[tuple[float, ...]] = (-1.0, 1.0)
 
     def __call__(self, z: Values) -> Values:
         return _clip(z)
@@ -253,6 +256,7 @@ class ReLU(_ClosedForm):
 
     odd: ClassVar[bool] = False
     bounded: ClassVar[bool] = False
+    kinks: ClassVar[tuple[float, ...]] = (0.0,)
 
     def __call__(self, z: Values) -> Values:
         return _rectified(z)
