@@ -31,6 +31,19 @@ class Stairs(ct.HardTanh):
         return jnp.where(jnp.isnan(z), z, slope)
 
 
+class Smooth(ct.HardTanh):
+    def __call__(self, z):
+        return jnp.tanh(z)
+
+
+def test_kinks_are_those_of_the_class_that_has_the_formula():
+    class Named(ct.HardTanh):
+        pass
+
+    kinks = [a.kinks for a in (ct.Tanh(), ct.HardTanh(), ct.ReLU(), Stairs(), Smooth(), Named())]
+    assert kinks == [(), (-1.0, 1.0), (0.0,), (-0.5, 0.25, 1.0), (), (-1.0, 1.0)]
+
+
 def ways(rnn, x0):
     here, size = Beside(rnn.prepared(), x0), jnp.ones((), DTYPE)
     return (

@@ -157,12 +157,12 @@ def _round(centre: Centre, targets: Array, s: Followed) -> Followed:
     eps = float(jnp.finfo(s.y.dtype).eps)
     size = jnp.linalg.norm(s.base)
     exact = s.landing & (s.tries > 0)  # else it is not near enough yet, or need not be
-    accuracy = jnp.where(exact, eps**0.84, eps**0.6)
     # Modes that have ended stay in the batch: they need not go around any more.
     T = jnp.where(s.status == ONGOING, s.T, 0)
     if centre.here.rnn.activation.kinks:
         moved, M = once_around_exactly(centre.here, s.y, T, size)
     else:
+        accuracy = jnp.where(exact, eps**0.84, eps**0.6)
         moved, M = once_around(centre.here, s.y, T, size, diffrax.ForwardMode(), accuracy)
     newton = equations(centre, s.y, s.T, size, s.period, moved, M)
     goal = targets[jnp.minimum(s.target, len(targets) - 1)]

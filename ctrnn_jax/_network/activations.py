@@ -30,6 +30,11 @@ class AbstractActivation(eqx.Module):
     kinks: ClassVar[tuple[float, ...]] = ()
     """Where σ' jumps, ascending, of one that is linear between and beyond; () of all others."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__call__" in vars(cls) and "kinks" not in vars(cls):
+            cls.kinks = ()  # those of the class above are those of another σ
+
     @abc.abstractmethod
     def __call__(self, z: Values) -> Values:
         """σ(z), elementwise."""
