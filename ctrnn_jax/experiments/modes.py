@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._analysis.for_each import for_each
 from .._analysis.nonlinear_modes import STABLE, UNSTABLE, NonlinearModes, modes_followed
 from .._network.model import CTRNN
 from .._network.weights import DenseSkew
@@ -93,7 +94,7 @@ def _followed(W: jax.Array, mode: jax.Array, energies: jax.Array) -> NonlinearMo
         rnn, origin = CTRNN(DenseSkew(W), form="current"), jnp.zeros(len(W))
         return modes_followed(rnn, origin, energies, mode[None], _MAX_ROUNDS)
 
-    return jax.vmap(one)(W, mode, energies)
+    return for_each(one, W, mode, energies, n=W.shape[-1], searches=True)
 
 
 def run(config: Config = Config()) -> Data:
