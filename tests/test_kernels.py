@@ -44,7 +44,7 @@ CASES = [(name, n) for name in SOLVERS for n in sizes(name)]
 
 @pytest.fixture
 def elsewhere(monkeypatch):
-    monkeypatch.setattr(api, "_platform", lambda mesh, x0: "gpu")
+    monkeypatch.setattr(api, "platform_of", lambda x0, mesh: "gpu")
 
 
 def network(n, form="rate", cls=ct.DenseSkew, m=0, **options):
@@ -58,7 +58,7 @@ def both(monkeypatch, rnn, x0, **options):
     options = {"dt": 0.1, "num_steps": 14} | options
     here = ct.simulate(rnn, x0, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(api, "_platform", lambda mesh, x0: "gpu")
+        patch.setattr(api, "platform_of", lambda x0, mesh: "gpu")
         there = ct.simulate(rnn, x0, **options)
     return here, there
 
@@ -111,7 +111,7 @@ def test_all_that_a_run_may_have(name, monkeypatch):
     first = ct.simulate(rnn, x0, dt=0.1, num_steps=7, **options)
     assert first.stopped_at[3] == 0
     # In two runs as in one, to the bit.
-    monkeypatch.setattr(api, "_platform", lambda mesh, x0: "gpu")
+    monkeypatch.setattr(api, "platform_of", lambda x0, mesh: "gpu")
     run = {"dt": 0.1, "save_every": 7, "solver": SOLVERS[name]}
     whole = ct.simulate(rnn, x0, num_steps=14, **run)
     half = ct.simulate(rnn, x0, num_steps=7, **run)
@@ -178,7 +178,7 @@ def test_gradients_by_all_parameters(name, form, n, monkeypatch):
 
     arguments = rnn, x0, jnp.asarray(0.1, DTYPE), normal(5, 14, 1)
     here = jax.grad(loss)(arguments)
-    monkeypatch.setattr(api, "_platform", lambda mesh, x0: "gpu")
+    monkeypatch.setattr(api, "platform_of", lambda x0, mesh: "gpu")
     there = jax.grad(loss)(arguments)
     for a, b in zip(jax.tree.leaves(there), jax.tree.leaves(here), strict=True):
         close(a, b, 1024)
