@@ -221,16 +221,16 @@ def test_segments_of_all_lengths_agree_with_a_plain_loop(save_every, adjoint, in
         np.testing.assert_allclose(a, b, rtol=0, atol=1e4 * EPS * float(jnp.abs(b).max()))
 
 
-@pytest.mark.parametrize("searches", [False, True])
+@pytest.mark.parametrize("until", [False, True])
 @pytest.mark.parametrize("n", [ONE_BY_ONE - 1, ONE_BY_ONE])
-def test_orbits_one_after_another_are_those_in_lockstep(n, searches):
+def test_orbits_one_after_another_are_those_in_lockstep(n, until):
     """Of a Newton iteration of as many rounds as each needs, or of as many as all."""
 
     def root(a, x):
         def better(y):
             return y - (jnp.sum(y**3) - a * jnp.sum(y)) / jnp.sum(3 * y**2 - a)
 
-        if not searches:
+        if not until:
             return jax.lax.fori_loop(0, 8, lambda _, y: better(y), x)
         return jax.lax.while_loop(lambda y: jnp.sum(y) > 1.01 * jnp.sqrt(a) * n, better, x)
 
@@ -239,11 +239,11 @@ def test_orbits_one_after_another_are_those_in_lockstep(n, searches):
 
     a, x = jnp.linspace(1.0, 2.0, 3, dtype=FLOAT), 4 + jnp.abs(normal(0, 3, n))
     ways = (
-        lambda a, x: for_each(both, a, x, n=n, searches=searches),
+        lambda a, x: for_each(both, a, x, n=n),
         lambda a, x: jax.vmap(both)(a, x),
     )
     told = [str(jax.make_jaxpr(way)(a, x)) for way in ways]
-    assert (told[0] == told[1]) == (n < ONE_BY_ONE and not searches)
+    assert (told[0] == told[1]) == (n < ONE_BY_ONE)
     several = jnp.stack([a, 3 * a]), jnp.stack([x, 2 * x])
     maps = [
         lambda f: f(a, x),
@@ -254,7 +254,7 @@ def test_orbits_one_after_another_are_those_in_lockstep(n, searches):
         lambda f: jax.vmap(lambda a, x: jax.jvp(f, (a, x), (a, x)))(*several),
         lambda f: f(a.at[1].set(jnp.nan), x),
     ]
-    if not searches:
+    if not until:
         slope = jax.grad(lambda f, a, x: jnp.sum(jnp.sin(f(a, x)[0])), (1, 2))
         maps += [
             lambda f: slope(f, a, x),

@@ -12,15 +12,14 @@ from .._simulate.size_rules import in_lockstep
 from .._util.types import Array, PyTree
 
 
-def for_each(one: Callable[..., PyTree], *rows: Array, n: int, searches: bool = False) -> PyTree:
+def for_each(one: Callable[..., PyTree], *rows: Array, n: int) -> PyTree:
     """`jax.vmap(one)(*rows)`, made one after another where that takes less time.
 
     Args:
         one: goes around an orbit of n neurons with its tangents or cotangents.
         rows: its arguments, with a leading axis.
         n: neurons.
-        searches: whether how often it goes around differs from one to the other.
     """
-    if in_lockstep(n, platform_of(rows[0]), searches):
+    if in_lockstep(n, platform_of(rows[0])):
         return jax.vmap(one)(*rows)
     return lax.map(lambda row: one(*row), rows)

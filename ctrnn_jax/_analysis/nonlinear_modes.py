@@ -182,7 +182,7 @@ def _families_forward(fixed, arrays, integers, around, energies):
     def family(omega, y):
         return continuation.follow(centre, omega, y, energies, max_rounds)
 
-    found = for_each(family, omega[which], starts[which], n=x.size, searches=True)
+    found = for_each(family, omega[which], starts[which], n=x.size)
 
     def reduced(y, M):
         gradient = jax.grad(centre.energy)(y)

@@ -121,20 +121,19 @@ def steps_in_segment(stored_every: int, save_every: int) -> int:
 # Gone around together, orbits take as many steps as the longest of them, and CPUs are slow where a
 # matrix of tangents of each is multiplied: one after another took 0.7 to 0.9 of the time with 12
 # neurons, 0.15 to 0.6 with 20 and 0.1 to 0.6 with 60 (4 to 160 orbits; with 8 1.05 to 2 times, with
-# 3 1.5 to 5 times). Families of orbits, which differ in how often they are gone around: 0.65 with 4
-# neurons, 0.5 with 8, 0.1 with 20.
+# 3 1.5 to 5 times), and families of orbits, which differ in how often they are gone around, 0.1 with
+# 20.
 _NEURONS_ONE_BY_ONE = 12
 
 
-def in_lockstep(n: int, platform: str, searches: bool) -> bool:
+def in_lockstep(n: int, platform: str) -> bool:
     """Whether orbits of a batch are gone around together, with their tangents or cotangents.
 
     Args:
         n: neurons.
         platform: "cpu", "gpu", ...
-        searches: whether how often they are gone around differs from one to the other.
     """
-    return platform != "cpu" or not (searches or n >= _NEURONS_ONE_BY_ONE)
+    return platform != "cpu" or n < _NEURONS_ONE_BY_ONE
 
 
 def devices_pay(states: int, n: int) -> bool:

@@ -257,10 +257,9 @@ def _of_modes(one: Any, W: Array, modes: tuple[int, ...], energies: Array) -> An
     n = W.shape[-1]
 
     def of_network(W, energies):
-        return for_each(lambda mode, E: one(W, mode, E), jnp.array(modes), energies, n=n,
-                        searches=True)  # fmt: skip
+        return for_each(lambda mode, E: one(W, mode, E), jnp.array(modes), energies, n=n)
 
-    return for_each(of_network, W, energies, n=n, searches=True)
+    return for_each(of_network, W, energies, n=n)
 
 
 @jax.jit
