@@ -120,9 +120,8 @@ def steps_in_segment(stored_every: int, save_every: int) -> int:
 
 # Gone around together, orbits take as many steps as the longest of them, and CPUs are slow where a
 # matrix of tangents of each is multiplied: one after another took 0.7 to 0.9 of the time with 12
-# neurons, 0.15 to 0.6 with 20 and 0.1 to 0.6 with 60 (4 to 160 orbits; with 8 1.05 to 2 times, with
-# 3 1.5 to 5 times), and families of orbits, which differ in how often they are gone around, 0.1 with
-# 20.
+# neurons, 0.15 to 0.6 with 20, 0.1 to 0.6 with 60 (4 to 160 orbits), 1.05 to 2 with 8 and 1.5 to 5
+# with 3; families of orbits, which differ in how often they are gone around, 0.1 with 20.
 _NEURONS_ONE_BY_ONE = 12
 
 
