@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -385,13 +384,5 @@ def test_the_page_reacts_at_once(page):
     moves = [("dt", 0.01 + 0.001 * k) for k in range(1, 8)]
     moves += [("frequency", 1 + 0.1 * k) for k in range(1, 8)]
     took = [page.evaluate(REACTION, list(move)) for move in moves]
-    pictures(Controls())
-    own = []
-    for dt in (0.0101, 0.0102, 0.0103, 0.0104):
-        start = time.perf_counter()
-        pictures(Controls(dt=dt))
-        own.append(time.perf_counter() - start)
-    print("reaction in s:", *(f"{t:.3f}" for t in took), "computed in", f"{min(own):.3f}")
-    # Drawing and the way to the browser are some 9 times what is computed; a program that was
-    # compiled anew, or a picture that waits for others, would be more.
-    assert min(took) < 20 * min(own)
+    print("reaction in s:", *(f"{t:.3f}" for t in took))
+    assert min(took) < 0.3  # of the machine when it is free
