@@ -14,7 +14,7 @@ from .._network.inputs import input_at
 from .._network.invariants import bias_offset, total_energy, with_offset
 from .._network.model import CTRNN, per_neuron, states_for
 from .._network.products import product
-from .._simulate.api import check_inputs, check_solver
+from .._simulate.arguments import check_inputs, check_solver
 from .._util import checks
 from .._util.types import Array, ArrayLike, Float, Scalar, finite_or_nan
 from ..solvers._foreign import adapted

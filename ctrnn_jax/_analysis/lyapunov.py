@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._network.model import CTRNN, states_for
-from .._simulate.api import check_solver
+from .._simulate.arguments import check_solver
 from .._util import checks
 from .._util.types import Array, ArrayLike, Float, Scalar, finite_or_nan
 from ..solvers._foreign import adapted

@@ -13,7 +13,8 @@ import numpy as np
 
 from .._network.invariants import energy_drift
 from .._network.model import CTRNN, states_for
-from .._simulate.api import check_solver, simulate
+from .._simulate.api import simulate
+from .._simulate.arguments import check_solver
 from .._util import checks
 from .._util.types import Array, ArrayLike, Float, Int
 from ..solvers._foreign import adapted

@@ -13,23 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._analysis.balance import EnergyBalance
 from .._files.models import save
 from .._files.record import record
 from .._files.recordings import Recording, open_recording
 from .._files.writing import appearing_together, write_json
 from .._network.model import CTRNN
-from .._simulate.api import MAX_STEPS, simulate
+from .._simulate.api import simulate
+from .._simulate.arguments import MAX_STEPS
 from .._simulate.trajectory import Trajectory
 from .._util import checks
 from ..solvers._foreign import adapted
 from ..solvers._names import solver_named
 from .drive import Drive, Inputs, read_inputs
 from .info import environment
-from .options import (
-    make_devices,
-    mesh_of,
-    prepared,
-)
+from .options import make_devices, mesh_of, prepared
 from .recorded import RECORDING, begin, is_recorded, resumed
 from .simulate_network import (
     MEMORY,
@@ -40,7 +38,7 @@ from .simulate_network import (
     times_of,
 )
 from .simulate_options import Settings
-from .simulate_results import Run, animation, measure, pictures, table, write_event_times
+from .simulate_results import Part, Run, animation, measure, pictures, table, write_event_times
 
 
 def simulate_to_folder(settings: Settings) -> None:
@@ -118,26 +116,27 @@ def _simulate_to_folder(settings: Settings) -> None:
         "state_steps_per_s": x0.shape[0] * steps * share / seconds if share else None,
         **measured,
     }
-    settings = given
-    summary = {
-        "results": results,
-        "settings": settings,
-        "environment": environment(),
-    }
-    from ..plot._files import draw  # loads matplotlib, which help and bad options need not
-
-    with appearing_together(settings.out) as workplace:
+    with appearing_together(given.out) as workplace:
         save(workplace / "network.ctrnn", rnn)
         if not recorded:
             save(workplace / "trajectory.ctrnn", trajectory)
-        write_json(workplace / "summary.json", summary)
         if event is not None:
             write_event_times(workplace / "event_times.csv", trajectory)
-        draw(workplace, pictures(rnn, trajectory, part, balance))
-        if settings.animate:
-            animation(workplace / "animation.gif", part)
+        summary = {"results": results, "settings": given, "environment": environment()}
+        write_json(workplace / "summary.json", summary)
+        _draw(workplace, run, part, balance, animate=given.animate)
     print(table(results))
-    print(f"results in {settings.out}")
+    print(f"results in {given.out}")
+
+
+def _draw(
+    workplace: Path, run: Run, part: Part, balance: EnergyBalance | None, *, animate: bool
+) -> None:
+    from ..plot._files import draw  # loads matplotlib, which help and bad options need not
+
+    draw(workplace, pictures(run.rnn, run.trajectory, part, balance))
+    if animate:
+        animation(workplace / "animation.gif", part)
 
 
 def _without_recording(settings: Settings) -> Settings:

@@ -176,8 +176,8 @@ def one_network(rnn: Any) -> CTRNN:
     checks.instance("rnn", rnn, CTRNN, "a CTRNN")
     weights, bias, leak, push = rnn.weights, rnn.bias, rnn.leak, rnn.input_weights
     ndim, n = weights.parameter_ndim, weights.size
-    shapes = [] if ndim is None else [np.shape(leaf) for leaf in jax.tree.leaves(weights)]
-    stacked = any(len(shape) > (ndim or 0) for shape in shapes)
+    shapes = [] if ndim is None else [leaf.shape for leaf in jax.tree.leaves(weights)]
+    stacked = any([len(shape) > (ndim or 0) for shape in shapes])
     stacked = stacked or (bias is not None and bias.shape != (n,))
     stacked = stacked or (push is not None and push.ndim != 2)
     if stacked or (leak is not None and leak.shape not in ((), (n,))):
@@ -201,11 +201,18 @@ def conservative_network(rnn: Any) -> CTRNN:
 
 def states_for(rnn: Any, x0: Any) -> Float[Array, "*batch n"]:
     """x0 as an array, refused unless rnn is a single CTRNN and x0 holds states of it."""
-    one_network(rnn)
-    array = checks.float_array("x0", x0, f"(..., {rnn.size})")
-    if array.shape[-1] != rnn.size:
-        checks.fail("x0", f"shape (..., {rnn.size}), one value per neuron", array.shape)
-    checks.same_dtype("x0", array, rnn.dtype, "the network")
+    return states_of(one_network(rnn), x0)
+
+
+def states_of(rnn: CTRNN, x0: Any) -> Float[Array, "*batch n"]:
+    """`states_for` a CTRNN, single or not."""
+    weights = rnn.weights
+    n, dtype = weights.size, weights.dtype
+    checks.available("rnn", dtype)
+    array = checks.float_array("x0", x0, f"(..., {n})")
+    if array.shape[-1] != n:
+        checks.fail("x0", f"shape (..., {n}), one value per neuron", array.shape)
+    checks.same_dtype("x0", array, dtype, "the network")
     return array
 
 

@@ -52,6 +52,11 @@ class End(eqx.Module):
     fingerprint: Array
     segment: tuple[int, int, int] | None = eqx.field(static=True)
 
+    @property
+    def begun(self) -> Begun:
+        """What is known of each trajectory."""
+        return Begun(self.solver, self.folded, self.stopped_at, self.unconverged_at)
+
     def check(self, found: Array) -> None:
         """Refuse to go on with another network, solver, dt, tolerances or noise."""
         if checks.is_traced(found) or checks.is_traced(self.fingerprint):

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from .._network.inputs import HELD
+from .._network.model import one_network
 from .._util import checks
 from .._util.types import Array, Float, PyTree
 from ..solvers._foreign import adapted
@@ -48,6 +49,7 @@ from .trajectory import Trajectory
 
 def run(problem: Problem, each: Batch, plan: Plan) -> Trajectory:
     """The trajectory of each initial state; leaves of `each` lead with the axes of the batch."""
+    one_network(problem.rnn)
     x0 = each.x0
     *batch, n = x0.shape
     marks = fingerprint_of(problem, each.keys)

@@ -15,7 +15,8 @@ from .._files.models import register
 from .._network.activations import AbstractActivation, Tanh
 from .._network.model import CTRNN, states_for
 from .._network.weights import DenseSkew
-from .._simulate.api import ADJOINTS, check_solver, simulate
+from .._simulate.api import simulate
+from .._simulate.arguments import ADJOINTS, check_solver
 from .._simulate.trajectory import Trajectory
 from .._util import checks
 from .._util.types import Array, ArrayLike, Float, PRNGKeyArray

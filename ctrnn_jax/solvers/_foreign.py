@@ -38,7 +38,7 @@ def adapted(solver: diffrax.AbstractSolver) -> Declarations:
         return solver  # pyright: ignore[reportReturnType]
     if _is_explicit_runge_kutta(kind):
         return _ExplicitRungeKutta(solver)
-    if isinstance(_innermost(solver), diffrax.AbstractImplicitSolver):
+    if issubclass(type(_innermost(solver)), diffrax.AbstractImplicitSolver):
         return _Implicit(solver)
     return _Columns(solver) if _is_elementwise(solver) else _EachState(solver)
 
@@ -59,7 +59,7 @@ def _is_elementwise(solver: diffrax.AbstractSolver) -> bool:
 
 def _innermost(solver: Any) -> Any:
     """What a solver wraps, through all wrappers; itself where it wraps none."""
-    while isinstance(solver, diffrax.AbstractWrappedSolver):
+    while issubclass(type(solver), diffrax.AbstractWrappedSolver):
         solver = solver.solver
     return solver
 
