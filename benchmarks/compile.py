@@ -6,8 +6,9 @@ The default `simulate` (20 neurons, 4096 states, 1000 steps, every 10th saved) a
 processes of their own, with and without the start of Python and the imports. Then every solver,
 option, adjoint and fit in one process whose caches are cleared before each, 100 steps of 4096
 numbers (compilation hardly depends on either). A first call is the sum of what JAX reports for
-lowering and for XLA, of the run (a second call), and of the rest: Python and tracing. Last, the
-compilations of second calls that differ in values only: there should be none.
+lowering and for XLA, of the run (a second call), and of the rest: Python and tracing. Then the
+compilations of second calls that differ in values only: there should be none. Last, what a later
+call takes before it runs: one of one step, less what `jax.jit` of the same takes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measure import OURS, Report, child, parser
+from measure import OURS, Report, child, interleaved, parser
 
 import ctrnn_jax as ct
 
@@ -276,6 +277,26 @@ def second_calls(report: Report, watch: Watch) -> None:
         )  # fmt: skip
 
 
+def before_it_runs(report: Report) -> None:
+    """Each call of `simulate` checks and flattens its arguments."""
+    rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(0), 20))
+    x0 = jax.random.normal(jax.random.key(1), (20,))
+    call = partial(ct.simulate, dt=0.05, num_steps=1, solver=diffrax.Euler())
+    compiled = jax.jit(call)
+
+    def calls(function):
+        for _ in range(1000):
+            run = function(rnn, x0)
+        return run
+
+    candidates = {OURS: partial(calls, call), "jax.jit of the call": partial(calls, compiled)}
+    seconds = interleaved(candidates, rounds=15)
+    case, about = "a call of one step", {"n": 20, "batch": 1, "steps": 1}
+    report.times(case, seconds, parameters=about, per=1000, reference="jax.jit of the call")
+    before = (seconds[OURS] - seconds["jax.jit of the call"]) / 1000
+    report.value(case, OURS, "before it runs", before, "s", parameters=about)
+
+
 def picture(found: dict[str, dict[str, float]], figure: Any) -> None:
     """The slowest first calls, by their parts."""
     slowest = sorted(found, key=lambda label: found[label]["first call"])[-20:]
@@ -302,6 +323,7 @@ def main() -> None:
     report = Report("compile")
     found = headline(report, watch, options.quick) | first_calls(report, watch, options.quick)
     second_calls(report, watch)
+    before_it_runs(report)
     report.write(options.out)
     from ctrnn_jax.plot._files import draw  # loads matplotlib
 

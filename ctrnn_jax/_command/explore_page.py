@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from bokeh.document import Document
 from bokeh.events import Tap
-from bokeh.layouts import column, grid, row
+from bokeh.layouts import column
 from bokeh.models import (
     Button,
     ColorBar,
@@ -36,8 +36,28 @@ from .explore_network import ACTIVATIONS, FORMS, MOST_NEURONS, SOLVERS, WEIGHTS,
 from .explore_pictures import Pictures, Row, pictures, sound
 
 _WIDTH, _HEIGHT, _CONTROLS = 385, 340, 240  # pixels
-_COLLECTED = 15  # ms in which what is moved is taken together
+_PICTURES = ("portrait", "series", "spectrum", "spectrogram", "drift", "frequencies")
+_COLLECTED = 5  # ms in which what is moved is taken together
 _COLORS = (plt.get_cmap(CMAP)(x, bytes=True)[:3] for x in (0.0, 0.6))
+# Each a layout of its own: where one changes, bokeh measures that alone, not the whole page.
+_TEMPLATE = f"""
+{{% from macros import embed %}}
+{{% block preamble %}}<style>
+  main {{ display: flex; gap: 8px; padding: 8px; }}
+  .pictures {{ display: grid; grid-template-columns: repeat(3, {_WIDTH}px); gap: 6px; }}
+  .pictures > span {{ display: block; height: {_HEIGHT}px; }}
+</style>{{% endblock %}}
+{{% block contents %}}<main>
+  <div>{{{{ embed(roots.controls) }}}}</div>
+  <div>
+    {{{{ embed(roots.note) }}}}
+    <div class="pictures">
+      {{% for name in {_PICTURES} %}}<span>{{{{ embed(roots[name]) }}}}</span>{{% endfor %}}
+    </div>
+    {{{{ embed(roots.code) }}}}
+  </div>
+</main>{{% endblock %}}
+"""
 _PAIR = tuple(zip(_COLORS, ("solid", "dashed"), strict=True))  # of the two neurons shown
 _DECADES = 12  # of the axis of the drift
 _FAILURES = (TypeError, ValueError, OSError, RuntimeError, MemoryError)  # JAX's for memory, too
@@ -64,24 +84,20 @@ class Page:
         self.figures["portrait"].on_event(Tap, lambda e: self.change("point", (e.x, e.y)))
         self.widgets = self._widgets()
         document.title = "ctrnn explore"
-        document.add_root(self._layout())
+        document.template = _TEMPLATE  # pyright: ignore[reportAttributeAccessIssue] - text is taken
+        for root in (self._controls(), self.note, *self.figures.values(), self.table, self.code):
+            document.add_root(root)
         self.plan("compiling the programs: a few seconds, once")
 
-    def _layout(self) -> Any:
+    def _controls(self) -> Any:
         play = Button(label="play the first neuron", name="play", button_type="primary")
         play.on_click(self.play)
         show = Toggle(label="show the code", name="show_code", button_type="default")
         show.on_change("active", lambda attr, old, new: setattr(self.code, "visible", new))
         for widget in (*self.widgets.values(), play, show):
             widget.width = _CONTROLS
-        left = column(Div(text="<b>ctrnn explore</b>"), *self.widgets.values(), play, self.audio,
-                      show)  # fmt: skip
-        shown = self.figures
-        pictures = grid([
-            [shown["portrait"], shown["series"], shown["spectrum"]],
-            [shown["spectrogram"], shown["drift"], self.table],
-        ])  # fmt: skip
-        return row(left, column(self.note, pictures, self.code))
+        return column(Div(text="<b>ctrnn explore</b>"), *self.widgets.values(), play, self.audio,
+                      show, name="controls")  # fmt: skip
 
     def _widgets(self) -> dict[str, Any]:
         c = self.controls
@@ -255,8 +271,11 @@ def _figures(sources: dict[str, Any], mapper: Any, time: Any) -> dict[str, Any]:
         made.add_layout(made.legend[0], "above")
         made.legend[0].update(orientation="horizontal", border_line_color=None, padding=0, margin=0)
     assert isinstance(drift.y_scale, LogScale)
-    return {"portrait": portrait, "series": series, "spectrum": spectrum,
-            "spectrogram": spectrogram, "drift": drift}  # fmt: skip
+    found = {"portrait": portrait, "series": series, "spectrum": spectrum,
+             "spectrogram": spectrogram, "drift": drift}  # fmt: skip
+    for name, made in found.items():
+        made.name = name
+    return found
 
 
 def _show(
