@@ -43,13 +43,14 @@ _COLORS = (plt.get_cmap(CMAP)(x, bytes=True)[:3] for x in (0.0, 0.6))
 _TEMPLATE = f"""
 {{% from macros import embed %}}
 {{% block preamble %}}<style>
-  main {{ display: flex; gap: 8px; padding: 8px; }}
-  .pictures {{ display: grid; grid-template-columns: repeat(3, {_WIDTH}px); gap: 6px; }}
+  main {{ display: flex; flex-wrap: wrap; gap: 8px; padding: 2px; }}
+  .shown {{ flex: 1 1 {_WIDTH}px; min-width: 0; }}
+  .pictures {{ display: grid; grid-template-columns: repeat(auto-fill, {_WIDTH}px); gap: 6px 0; }}
   .pictures > span {{ display: block; height: {_HEIGHT}px; }}
 </style>{{% endblock %}}
 {{% block contents %}}<main>
   <div>{{{{ embed(roots.controls) }}}}</div>
-  <div>
+  <div class="shown">
     {{{{ embed(roots.note) }}}}
     <div class="pictures">
       {{% for name in {_PICTURES} %}}<span>{{{{ embed(roots[name]) }}}}</span>{{% endfor %}}
