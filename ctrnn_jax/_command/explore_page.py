@@ -43,7 +43,7 @@ _COLORS = (plt.get_cmap(CMAP)(x, bytes=True)[:3] for x in (0.0, 0.6))
 _TEMPLATE = f"""
 {{% from macros import embed %}}
 {{% block preamble %}}<style>
-  main {{ display: flex; flex-wrap: wrap; gap: 8px; padding: 2px; }}
+  main {{ display: flex; flex-wrap: wrap; gap: 8px; padding: 2px 0; }}
   .shown {{ flex: 1 1 {_WIDTH}px; min-width: 0; }}
   .pictures {{ display: grid; grid-template-columns: repeat(auto-fill, {_WIDTH}px); gap: 6px 0; }}
   .pictures > span {{ display: block; height: {_HEIGHT}px; }}
