@@ -20,10 +20,12 @@ import pytest
 from ctrnn_jax._files import models
 from ctrnn_jax._files.models import load, save
 from ctrnn_jax._network import activations, weights
-from ctrnn_jax._network.activations import CustomActivation, Linear, Tanh
+from ctrnn_jax._network.activations import Arctan, CustomActivation, Linear, Tanh
 from ctrnn_jax._network.model import CTRNN
 from ctrnn_jax._network.weights import BlockSkew, DenseSkew
+from ctrnn_jax._simulate.api import simulate
 from ctrnn_jax._simulate.trajectory import Trajectory
+from ctrnn_jax._train.oscillator import Oscillator
 
 KEY = jax.random.key(0)
 # Those that arrays of this run can have: 64 bits only with x64.
@@ -131,6 +133,20 @@ def test_an_ensemble_of_vmap_round_trips(tmp_path):
     assert ensemble.weights.W.shape == (5, 4, 4)
     save(tmp_path / "ensemble", ensemble)
     assert_same(load(tmp_path / "ensemble"), ensemble)
+
+
+def test_files_of_before_there_were_inputs_load():
+    """`tests/saved`: of an oscillator of Arctan neurons with a leak, by commit f76f46a, in float32."""
+    folder = Path(__file__).parent / "saved"
+    rnn = CTRNN(DenseSkew(jnp.arange(9, dtype="float32").reshape(3, 3) / 8), Arctan(), "current",
+                leak=jnp.float32(0.5))  # fmt: skip
+    x0, readout = jnp.array([0.1, 0.2, 0.3], "float32"), jnp.eye(3, dtype="float32")[:1]
+    assert_same(load(folder / "oscillator.ctrnn"), Oscillator(rnn, x0, readout))
+    run = load(folder / "trajectory.ctrnn")
+    again = simulate(rnn, jnp.ones((2, 3), "float32"), dt=0.1, num_steps=4, save_every=2)
+    np.testing.assert_allclose(run.xs, again.xs, rtol=1e-6)
+    with pytest.raises(ValueError, match="end: expected a trajectory made by simulate"):
+        _ = run.end
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
