@@ -136,7 +136,7 @@ def test_an_ensemble_of_vmap_round_trips(tmp_path):
 
 
 def test_files_of_before_there_were_inputs_load():
-    """`tests/saved`: of an oscillator of Arctan neurons with a leak, by commit f76f46a, in float32."""
+    """`tests/saved`, by commit f76f46a, in float32: an oscillator with a leak, and a run of it."""
     folder = Path(__file__).parent / "saved"
     rnn = CTRNN(DenseSkew(jnp.arange(9, dtype="float32").reshape(3, 3) / 8), Arctan(), "current",
                 leak=jnp.float32(0.5))  # fmt: skip

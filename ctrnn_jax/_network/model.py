@@ -61,7 +61,7 @@ class CTRNN(eqx.Module):
     form: str = eqx.field(static=True)
     bias: Vector | None
     leak: Float[Array, ""] | Vector | None
-    input_weights: Float[Array, "n m"] | None = None  # files of before there were inputs lack it
+    input_weights: Float[Array, "n m"] | None
 
     def __init__(
         self,
