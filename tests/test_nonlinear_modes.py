@@ -128,6 +128,19 @@ def test_periods_and_multipliers_are_those_of_shooting(n, form, activation):
         assert (found.words()[k, e] == "stable") == (np.abs(expected).max(initial=0) < 1 + 1e-4)
 
 
+@float64
+@pytest.mark.parametrize("amplitude", [1e-5, 1e-2])
+def test_tangents_beside_a_saturated_fixed_point_keep_volume(amplitude):
+    """det M = 1: rounding of the state, which is large beside the way, is none of theirs."""
+    W, rest = np.asarray(normal(3, 4, 4)), 3 * np.array([1.0, -1.0, -1.0, 1.0])
+    bias = -(W - W.T) @ np.arctan(rest)
+    rnn = ct.CTRNN(
+        ct.DenseSkew(jnp.asarray(W)), ct.Arctan(), form="current", bias=jnp.asarray(bias)
+    )
+    M = ct.monodromy(rnn, rest + amplitude * normal(4, 4), 300.0)
+    assert abs(np.linalg.det(M) - 1) < 1e-8
+
+
 @pytest.mark.parametrize("activation", [ct.Tanh(), ct.HardTanh()], ids=["tanh", "hard_tanh"])
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.sampled(4)

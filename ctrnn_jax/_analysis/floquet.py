@@ -129,7 +129,11 @@ def multipliers_of(
         kernel = kernel_projector(rnn.weights.as_matrix())
         gradient = jax.vmap(jax.grad(lambda x: total_energy(rnn, x, offset)))(x0)
         flow = jax.vmap(lambda x: rnn(None, x))(x0)
-        M = jax.vmap(without_ones, (0, 0, 0, None))(M, flow, gradient, kernel)
+        return jnp.where(
+            closes[:, None],
+            jax.vmap(eigenvalues_beside_ones, (0, 0, 0, None))(M, flow, gradient, kernel),
+            jnp.nan,
+        )
     return eigenvalues(jnp.where(closes[:, None, None], M, jnp.nan))
 
 
@@ -159,18 +163,20 @@ def once_around(
         velocity, turned = jax.vmap(along, 1, (None, 1))(V)
         return velocity * (T / size), T * turned
 
-    def norm(error):
-        w, V = error
-        return jnp.maximum(jnp.max(jnp.abs(w)), eps**0.19 * jnp.max(jnp.abs(V)))
-
     # What rounding makes of small ways from a state that is not 0, no step can mend.
     speed = jnp.max(jnp.abs(here.velocity(y)))
     noise = jax.lax.stop_gradient(4 * here.rounding()[1] / jnp.where(speed > 0, speed, jnp.inf))
+    mended = rtol / (rtol + noise)
+
+    def norm(error):
+        w, V = error
+        return jnp.maximum(mended * jnp.max(jnp.abs(w)), eps**0.19 * jnp.max(jnp.abs(V)))
+
     start = jnp.zeros_like(y), jnp.eye(n, dtype=dtype)
     zero = jnp.zeros_like(T)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field), diffrax.Dopri8(), zero, zero + 1, None, start,
-        stepsize_controller=diffrax.PIDController(rtol, rtol + noise, norm), adjoint=adjoint,
+        stepsize_controller=diffrax.PIDController(rtol, rtol, norm), adjoint=adjoint,
         max_steps=MAX_STEPS, throw=False,
     )  # fmt: skip
     assert solution.ys is not None
@@ -198,12 +204,15 @@ def _kernel_projector_jvp(primals, tangents):
     return K, -turned - turned.T
 
 
-def without_ones(M: Array, flow: Array, gradient: Array, kernel: Array) -> Array:
-    """M with what gives the eigenvalues that are 1 replaced by an identity.
+def eigenvalues_beside_ones(
+    M: Float[Array, "n n"], flow: Array, gradient: Array, kernel: Array
+) -> Inexact[Array, " n"]:
+    """`eigenvalues` of a monodromy matrix, where those that are 1 are known to be.
 
     M maps the tangents of the level set of energy and Casimirs to themselves and keeps the flow
     (rate form: and the kernel, along which orbits are shifted). So on the complement of flow,
-    gradient and kernel it has the other eigenvalues.
+    gradient and kernel it has the other eigenvalues; what is taken out is given one beyond all of
+    these, by which it is known again: beside 1 rounding would leave eps |M| of it.
     """
     taken = kernel
     for v in (flow, gradient):  # these are normal to each other, but not always to the kernel
@@ -211,14 +220,22 @@ def without_ones(M: Array, flow: Array, gradient: Array, kernel: Array) -> Array
         v = v / jnp.linalg.norm(v)
         taken = taken + v[:, None] * v[None]
     rest = jnp.eye(len(M), dtype=M.dtype) - taken
-    return product(rest, product(M, rest)) + taken
+    beyond = jax.lax.stop_gradient(1 + 2 * jnp.linalg.norm(M))
+    found = eigenvalues(product(rest, product(M, rest)) + beyond * taken)
+    count = jnp.round(jnp.trace(taken)).astype(jnp.int32)
+    known = jnp.argsort(jnp.argsort(-jnp.abs(found))).astype(jnp.int32) < count
+    return in_order(jnp.where(known & jnp.isfinite(found), 1, found))
 
 
 def eigenvalues(M: Float[Array, "*batch n n"]) -> Inexact[Array, "*batch n"]:
     """Of matrices, by |angle| and then by modulus."""
     finite = jnp.all(jnp.isfinite(M), axis=(-2, -1))
     found = jnp.linalg.eigvals(jnp.where(finite[..., None, None], M, 0))
+    return jnp.where(finite[..., None], in_order(found), jnp.nan)
+
+
+def in_order(found: Inexact[Array, "*batch n"]) -> Inexact[Array, "*batch n"]:
+    """By |angle|, and by modulus where that is equal."""
     angles = jnp.abs(jnp.angle(found))
     order = jnp.lexsort((jnp.abs(found), jnp.where(angles < 1e-12, 0, angles)))
-    found = jnp.take_along_axis(found, order, axis=-1)
-    return jnp.where(finite[..., None], found, jnp.nan)
+    return jnp.take_along_axis(found, order, axis=-1)

@@ -19,7 +19,7 @@ from .._util.types import Array, ArrayLike, Float, Inexact, Int
 from . import continuation
 from .beside import Beside, pulled_back
 from .fixed_points import at_rest, at_rest_near
-from .floquet import MAX_STEPS, eigenvalues, kernel_projector, without_ones
+from .floquet import MAX_STEPS, eigenvalues_beside_ones, kernel_projector
 from .for_each import for_each
 
 STABLE, UNSTABLE, TURNED, RESONANT, STUCK, OUT_OF_ROUNDS, NO_MODE = range(7)
@@ -93,6 +93,9 @@ def nonlinear_modes(
     piecewise linear `HardTanh` and `ReLU` from kink to kink, to rounding; a turn counts as closed
     where it misses by eps^0.72 of the orbit at most (5e-12 in float64, 1e-5 in float32), and beside
     a fixed point that is not 0 by what rounding makes of the state.
+    That is of the flow as it is computed: of orbits so unstable that tangents grow 10³ to 10⁵ times
+    in a turn the exact flow misses by up to 2e-10, as errors grow with them; their periods are
+    right to 1e-13 all the same.
 
     Periods and states are differentiable in reverse mode by the network, the energies and `around`
     (implicit function theorem); of states with the choice that they move across the flow. The
@@ -184,11 +187,11 @@ def _families_forward(fixed, arrays, integers, around, energies):
 
     found = for_each(family, omega[which], starts[which], n=x.size)
 
-    def reduced(y, M):
+    def beside_ones(y, M):
         gradient = jax.grad(centre.energy)(y)
-        return without_ones(M, centre.velocity(y), gradient, centre.kernel)
+        return eigenvalues_beside_ones(M, centre.velocity(y), gradient, centre.kernel)
 
-    multipliers = eigenvalues(jax.vmap(jax.vmap(reduced))(found.states, found.monodromies))
+    multipliers = jax.vmap(jax.vmap(beside_ones))(found.states, found.monodromies)
     status = _status(found, omega, omega[which], multipliers, jnp.sum(jnp.diag(centre.kernel)))
     reached = jnp.where(found.status == continuation.NO_MODE, jnp.nan, found.highest)
     states = x[None, None] + found.states
