@@ -92,7 +92,7 @@ def shooting(rnn, x, T, c):
 
 def match(a, b):
     """How far each of a is from the nearest of b, at most."""
-    return np.abs(np.asarray(a)[:, None] - np.asarray(b)).min(axis=1).max(initial=0)
+    return np.abs(np.asarray(a)[:, None] - np.asarray(b)).min(axis=1, initial=np.inf).max(initial=0)
 
 
 CASES = [
@@ -126,6 +126,35 @@ def test_periods_and_multipliers_are_those_of_shooting(n, form, activation):
         assert max(match(rest_of_mu, expected), match(expected, rest_of_mu)) < 1e-6
         assert match(1 / rest_of_mu, rest_of_mu) < 1e-6
         assert (found.words()[k, e] == "stable") == (np.abs(expected).max(initial=0) < 1 + 1e-4)
+
+
+def flow(A, x, T, terms=26):
+    """φ_T(x) of x' = A tanh(x), by Taylor series in 80 bits."""
+    A, x, left = A.astype(np.longdouble), x.astype(np.longdouble), np.longdouble(T)
+    while left > 0:
+        X, S, P = (np.zeros((terms + 1, len(x)), np.longdouble) for _ in range(3))
+        X[0], S[0] = x, np.tanh(x)
+        for k in range(terms):
+            X[k + 1] = A @ S[k] / (k + 1)
+            P[k] = (k == 0) - np.sum(S[: k + 1] * S[k::-1], axis=0)
+            weights = np.arange(1, k + 2, dtype=np.longdouble)[:, None]
+            S[k + 1] = np.sum(P[k::-1] * weights * X[1 : k + 2], axis=0) / (k + 1)
+        h = min(left, (1e-21 / np.max(np.abs(X[-1]))) ** (np.longdouble(1) / terms))
+        x, left = h ** np.arange(terms + 1) @ X, left - h
+    return x
+
+
+@float64
+@pytest.mark.long
+@pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="no 80 bits here")
+def test_an_orbit_whose_errors_grow_a_thousandfold_closes():
+    W = np.random.default_rng(3584034901).normal(size=(6, 6)) / 3**0.5
+    rnn = ct.CTRNN(ct.DenseSkew(jnp.asarray(W)), form="current")
+    found = ct.nonlinear_modes(rnn, 0, energies=[1e-4, 0.6, 6.0])
+    x, T = np.asarray(found.states[0, 2]), float(found.periods[0, 2])
+    assert np.linalg.norm(ct.monodromy(rnn, x, T)) > 1000
+    missed = np.max(np.abs(flow(W - W.T, x, T) - x)) / np.linalg.norm(x)
+    assert missed < 3e-13  # 3e-12 were the steps' roundings not kept
 
 
 @float64

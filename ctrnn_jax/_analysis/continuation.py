@@ -162,7 +162,7 @@ def _round(centre: Centre, targets: Array, s: Followed) -> Followed:
     if centre.here.rnn.activation.kinks:
         moved, M = once_around_exactly(centre.here, s.y, T, size)
     else:
-        accuracy = jnp.where(exact, eps**0.84, eps**0.6)
+        accuracy = jnp.where(exact, eps**0.93, eps**0.6)
         moved, M = once_around(centre.here, s.y, T, size, diffrax.ForwardMode(), accuracy)
     newton = equations(centre, s.y, s.T, size, s.period, moved, M)
     goal = targets[jnp.minimum(s.target, len(targets) - 1)]

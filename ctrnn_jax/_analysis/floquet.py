@@ -148,20 +148,21 @@ def once_around(
     """Where y goes in the time T, as (φ_T(y) - y)/size, and ∂φ_T/∂y.
 
     Errors are controlled for both, for the state to rtol, unless given eps^0.84 (7e-14 and 2e-6):
-    the steps become small where σ' jumps, too. They are nan where the steps do not suffice.
+    the steps become small where σ' jumps, too. Roundings of their sum are kept: an unstable orbit
+    magnifies each on its way as much as its tangents. It is nan where the steps do not suffice.
     """
     n, dtype = y.size, y.dtype
     eps = float(jnp.finfo(dtype).eps)
     rtol = eps**0.84 if rtol is None else rtol
 
     def field(s, state, args):
-        w, V = state
+        w, _, V = state
 
         def along(v):
             return jax.jvp(here.velocity, (y + size * w,), (v,))
 
         velocity, turned = jax.vmap(along, 1, (None, 1))(V)
-        return velocity * (T / size), T * turned
+        return velocity * (T / size), jnp.zeros_like(w), T * turned
 
     # What rounding makes of small ways from a state that is not 0, no step can mend.
     speed = jnp.max(jnp.abs(here.velocity(y)))
@@ -169,20 +170,41 @@ def once_around(
     mended = rtol / (rtol + noise)
 
     def norm(error):
-        w, V = error
+        w, _, V = error
         return jnp.maximum(mended * jnp.max(jnp.abs(w)), eps**0.19 * jnp.max(jnp.abs(V)))
 
-    start = jnp.zeros_like(y), jnp.eye(n, dtype=dtype)
+    start = jnp.zeros_like(y), jnp.zeros_like(y), jnp.eye(n, dtype=dtype)
     zero = jnp.zeros_like(T)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field), diffrax.Dopri8(), zero, zero + 1, None, start,
+        diffrax.ODETerm(field), _Compensated(), zero, zero + 1, None, start,
         stepsize_controller=diffrax.PIDController(rtol, rtol, norm), adjoint=adjoint,
         max_steps=MAX_STEPS, throw=False,
     )  # fmt: skip
     assert solution.ys is not None
-    moved, M = jax.tree.map(lambda leaf: leaf[0], solution.ys)
+    moved, _, M = jax.tree.map(lambda leaf: leaf[0], solution.ys)
     ended = diffrax.is_successful(solution.result)
     return jnp.where(ended, moved, jnp.nan), jnp.where(ended, M, jnp.nan)
+
+
+class _Compensated(diffrax.Dopri8):
+    """Steps of (w, lost, V): `lost` is what rounding takes from the sum w of many small steps."""
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        w, lost, V = y0
+
+        def beside(t, moved, args):
+            d, _, V = moved
+            return terms.vf(t, (w + d, lost, V), args)
+
+        term, start = diffrax.ODETerm(beside), (lost, jnp.zeros_like(lost), V)
+        moved, error, dense, solver_state, result = super().step(
+            term, t0, t1, start, args, solver_state, made_jump
+        )
+        d, _, V = moved
+        end = w + d
+        taken = end - w
+        lost = (w - (end - taken)) + (d - taken)
+        return (end, lost, V), error, dense, solver_state, result
 
 
 @jax.custom_jvp
