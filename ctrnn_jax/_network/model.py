@@ -176,8 +176,8 @@ def one_network(rnn: Any) -> CTRNN:
     checks.instance("rnn", rnn, CTRNN, "a CTRNN")
     weights, bias, leak, push = rnn.weights, rnn.bias, rnn.leak, rnn.input_weights
     ndim, n = weights.parameter_ndim, weights.size
-    shapes = [] if ndim is None else [leaf.shape for leaf in jax.tree.leaves(weights)]
-    stacked = any([len(shape) > (ndim or 0) for shape in shapes])
+    shapes = [] if ndim is None else [np.shape(leaf) for leaf in jax.tree.leaves(weights)]
+    stacked = any(len(shape) > (ndim or 0) for shape in shapes)
     stacked = stacked or (bias is not None and bias.shape != (n,))
     stacked = stacked or (push is not None and push.ndim != 2)
     if stacked or (leak is not None and leak.shape not in ((), (n,))):
