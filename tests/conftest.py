@@ -48,9 +48,10 @@ gc.set_threshold(50_000, 20, 10)
 @pytest.hookimpl(tryfirst=True)  # before -m looks
 def pytest_collection_modifyitems(items):
     """Of the cases of a test that is `sampled(k)` every k-th is run, in float32 one in 3k, of the
-    others where there are so many; what is left is rare. Slow ones first, so that no core waits.
+    others where there are so many; what is left is rare. Of those that are not, the first k are run
+    `by_default(k)`. Slow ones first, so that no core waits.
     """
-    cases, seen = Counter(item.function for item in items), Counter()
+    cases, seen, left = Counter(item.function for item in items), Counter(), Counter()
     for item in items:
         sampled = item.get_closest_marker("sampled")
         if sampled is not None:
@@ -62,6 +63,11 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.rare)
         if not X64 and item.get_closest_marker("one_dtype") is not None:
             item.add_marker(pytest.mark.rare)
+        by_default = item.get_closest_marker("by_default")
+        if by_default is not None and item.get_closest_marker("rare") is None:
+            left[item.function] += 1
+            if left[item.function] > by_default.args[0]:
+                item.add_marker(pytest.mark.later)
     # Set in a worker's own environment, too, as the first process left it there.
     if os.environ["XLA_FLAGS"] == QUICK:
         for item in items:

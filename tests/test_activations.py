@@ -227,6 +227,7 @@ def undone(solver):
      lambda rnn, x: jnp.sum(ct.period(rnn, x))],
     ids=["splitting", "discrete gradient", "period"],
 )  # fmt: skip
+@pytest.mark.by_default(0)
 def test_arrays_of_whole_numbers_are_traced_as_others(loss):
     W, x = jnp.array([[0.0, 1.0], [0.0, 0.0]]), jnp.array([[0.5, 0.2], [1.0, 1.0]])
 

@@ -322,6 +322,7 @@ def test_an_interrupt_at_any_moment_leaves_all_or_nothing(tmp_path, moment):
 
 
 @pytest.mark.parametrize("steps", [1, 40, 1000, 4007, 100_003, 2**31 - 1000])
+@pytest.mark.by_default(2)
 def test_saves_need_no_divisor_of_the_steps(tmp_path, steps):
     asked, made, each = simulate._steps(_settings(tmp_path, steps=steps))
     assert asked == steps and made % each == 0 and steps <= made <= 1.01 * steps
@@ -368,6 +369,7 @@ def test_nothing_to_draw_costs_no_results(tmp_path, state, max_norm):
     assert {"summary.json", "trajectory.ctrnn", "time_series.png"} <= names
 
 
+@pytest.mark.by_default(0)
 def test_the_motion_of_what_the_portrait_shows(tmp_path, monkeypatch):
     found = {}
 
@@ -444,6 +446,7 @@ def driven(folder, capsys, **changes):
     return capsys.readouterr().out, results, ct.load(folder / "o" / "trajectory.ctrnn")
 
 
+@pytest.mark.by_default(0)
 def test_inputs_drive_a_network_and_its_balance_is_told(tmp_path, capsys):
     t = 0.1 * np.arange(60)
     header = {"header": "t,a,b", "comments": "", "delimiter": ","}

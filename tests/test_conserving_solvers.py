@@ -27,6 +27,7 @@ ACTIVATIONS = [ct.Tanh(), ct.Arctan(), ct.HardTanh(), ct.ReLU(), ct.Sigmoid()]
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: type(a).__name__)
 @pytest.mark.parametrize("name", KEEPING)
 @pytest.mark.sampled(17)
+@pytest.mark.by_default(1)
 def test_energy_to_rounding_at_large_steps(name, activation, form):
     rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(1), 6), activation, form)
     x0 = normal(2, 5, 6)
@@ -161,6 +162,7 @@ def test_projected_adaptive_steps_keep_the_energy():
 
 
 @pytest.mark.parametrize("name", ["discrete gradient", "implicit midpoint", "projected RK4"])
+@pytest.mark.by_default(1)
 def test_lowers_for_cuda(name):
     def loss(x):
         xs = ct.simulate(SYSTEMS["rate tanh n=20"], x, dt=0.1, num_steps=2, solver=SOLVERS[name]).xs
@@ -177,6 +179,7 @@ def test_lowers_for_cuda(name):
         diffrax.Kvaerno3(),
     ],
 )
+@pytest.mark.by_default(1)
 def test_projection_of_wrapped_and_implicit_solvers_in_plain_diffrax(inner):
     rnn, x0 = SYSTEMS["rate tanh n=20"], normal(10, 20)
     tolerance = 1e-5 if X64 else 1e-4

@@ -80,6 +80,7 @@ ADAPTIVE = {"solver": diffrax.Dopri8(), "rtol": 1e-12 if X64 else 1e-6}
 @pytest.mark.parametrize("direction", [1, -1, 0])
 @pytest.mark.parametrize("fn", [level, moving, product], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.by_default(1)
 def test_crossings_are_those_of_scipy(name, fn, direction):
     rnn, inputs = SYSTEMS[name]
     event, x0, count = ct.Event(fn, direction), normal(3, 5, rnn.size), 4
@@ -115,6 +116,7 @@ SOLVERS = {
 
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.by_default(1)
 def test_every_solver_lands_on_the_event(name):
     rnn, x0, solver = network("current"), normal(3, 4, 4), SOLVERS[name]
     solve = {"dt": 0.05, "num_steps": 200, "solver": solver}
@@ -165,6 +167,7 @@ def test_held_inputs_and_adaptive_steps():
 )
 @pytest.mark.parametrize("kind", ["until", "crossings"])
 @pytest.mark.sampled(4)
+@pytest.mark.by_default(0)
 def test_gradients_are_those_of_finite_differences(kind, way):
     rnn, x0, solve = network("current"), normal(3, 3, 4), {"dt": 0.05, "num_steps": 200} | way
     event = ct.Event(moving, 1)
@@ -217,6 +220,7 @@ def test_a_period_is_the_time_between_two_crossings():
 
 
 @pytest.mark.parametrize("count", [None, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.by_default(0)
 def test_all_that_a_run_may_have(count):
     rnn, x0, event = network(), normal(3, 6, 4), ct.Event(level, 1)
     if count is None:
@@ -246,6 +250,7 @@ def test_all_that_a_run_may_have(count):
     np.testing.assert_allclose(reversible.xs, plain.xs, rtol=0, atol=1e4 * EPS)
 
 
+@pytest.mark.by_default(0)
 def test_with_times_folds_bounds_and_ends():
     rnn, x0, event = network(), normal(3, 6, 4), ct.Event(level, 1)
     solve = partial(ct.simulate, rnn, dt=0.05, until=event)
@@ -335,6 +340,7 @@ def test_a_step_that_may_have_overflowed_in_the_run_has_no_event(last, whole):
     assert _bracket(after, DTYPE)[1] == whole
 
 
+@pytest.mark.by_default(0)
 def test_a_start_on_the_section_has_not_passed_it():
     rnn = ct.CTRNN(ct.BlockSkew(jnp.array([1.0], DTYPE)))
     x0 = jnp.array([0.0, -0.3], DTYPE)

@@ -42,6 +42,7 @@ def moved(controls, **changes):
     return controls
 
 
+@pytest.mark.by_default(0)
 def test_the_pictures_show_the_solution_and_its_frequencies():
     controls = moved(Controls(), point=(0.4, -0.3), dt=0.02)
     found = pictures(controls)
@@ -105,6 +106,7 @@ def files(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("changes", CODE.values(), ids=CODE)
 @pytest.mark.sampled(2)
+@pytest.mark.by_default(1)
 def test_the_code_gives_the_same_numbers(changes, files, monkeypatch):
     found = pictures(moved(Controls(), **changes))
     made, names = {}, ("phase_portrait", "time_series", "spectrum", "spectrogram", "energy_drift")
@@ -131,6 +133,7 @@ def test_the_code_gives_the_same_numbers(changes, files, monkeypatch):
 
 @pytest.mark.parametrize("changes", CODE.values(), ids=CODE)
 @pytest.mark.sampled(5)
+@pytest.mark.by_default(0)
 def test_the_code_draws_its_pictures(changes, files):
     exec(pictures(moved(Controls(), **changes)).code, {})
     (figure,) = map(plt.figure, plt.get_fignums())

@@ -210,6 +210,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("arguments,message", BAD)
+@pytest.mark.by_default(4)
 def test_bad_exports_are_one_line_and_leave_nothing(ctrnn, tmp_path, arguments, message):
     ct.save("run.ctrnn", run_of())
     ct.save("tree.ctrnn", {"rnn": RNN})

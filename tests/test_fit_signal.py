@@ -111,6 +111,7 @@ def test_a_channel_may_begin_late_or_end_early():
 @pytest.mark.skipif(not X64, reason="finite differences")
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", ["nan", "late", "random"])
+@pytest.mark.by_default(1)
 def test_the_waveform_is_compared_where_there_are_samples(kind, key):
     """Error and gradient of the steps from sample to sample, by whole runs and differences."""
     t, kept = _uneven(kind, 40)

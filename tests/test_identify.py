@@ -152,6 +152,7 @@ def test_the_normal_equations_are_those_of_the_simulated_output(form, key):
     np.testing.assert_allclose(normal, J.T @ J, **tolerance)
 
 
+@pytest.mark.by_default(0)
 def test_a_driven_oscillator_generates_and_is_stored(tmp_path):
     rnn = ct.CTRNN(
         ct.BlockSkew(jnp.array([2.0])), ct.Linear(), leak=0.5, input_weights=jnp.ones((2, 1))

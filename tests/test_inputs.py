@@ -61,6 +61,7 @@ NONLINEAR = {
 @pytest.mark.parametrize("kind", ["continuous", "held", "held by each", "adaptive"])
 @pytest.mark.parametrize("name", NONLINEAR)
 @float64_only
+@pytest.mark.by_default(3)
 def test_states_are_those_of_an_independent_integrator(name, kind):
     rnn, steps, every = NONLINEAR[name], 2000, 400
     x0 = normal(3, 2, rnn.size)
@@ -125,6 +126,7 @@ WEIGHTS = {
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.parametrize("name", SOLVERS)
 @float64_only
+@pytest.mark.by_default(2)
 def test_order_with_a_smooth_input(name, form):
     # Weights that are slow beside the input: what a step leaves out is then mostly its first term,
     # of Tsit5 as well. In one network that may vanish by chance, so there are eight.
@@ -148,6 +150,7 @@ def test_order_with_a_smooth_input(name, form):
 
 @pytest.mark.parametrize("leak", [None, 0.3])
 @pytest.mark.parametrize("form", ["rate", "current"])
+@pytest.mark.by_default(2)
 def test_exact_linear_is_a_matrix_exponential_with_held_inputs(form, leak):
     rnn, steps, h = network(form, ct.Linear(), leak=leak), 50, 0.4
     inputs, x0 = 30 * normal(6, 3, steps, 2), normal(3, 3, 4)
@@ -173,6 +176,7 @@ BALANCES = [
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(("n", "form", "order", "held"), BALANCES)
+@pytest.mark.by_default(1)
 def test_discrete_gradient_closes_the_balance(n, form, order, held):
     rnn, steps = network(form, n=n), 1000
     solver = ct.DiscreteGradient(order=order)
@@ -190,6 +194,7 @@ def test_discrete_gradient_closes_the_balance(n, form, order, held):
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.parametrize("kind", ["held", "smooth", None])
 @pytest.mark.parametrize("leak", [None, 0.3, "each", "weights"])
+@pytest.mark.by_default(4)
 def test_the_balance_by_quadrature(leak, kind, form):
     skew = ct.DenseSkew.init(jax.random.key(4), 4, scale=1.5)
     if leak == "weights":  # a leak inside A
@@ -260,6 +265,7 @@ def undone_cases():
 
 @pytest.mark.sampled(8)  # no multiple of 3, or kinds would be left out by default
 @pytest.mark.parametrize(("solver", "weights", "form", "kind"), undone_cases())
+@pytest.mark.by_default(0)
 def test_reversible_gradients_are_those_of_stored_steps(solver, weights, form, kind):
     traced, static = traced_of(network(form, weights=WEIGHTS[weights]), kind)
     gradient = jax.jit(jax.grad(loss), static_argnums=(1, 2, 3, 4))
@@ -277,6 +283,7 @@ def test_reversible_gradients_are_those_of_stored_steps(solver, weights, form, k
     "solver", [None, diffrax.Tsit5(), ct.PoissonSplitting(), ct.DiscreteGradient()]
 )
 @float64_only
+@pytest.mark.by_default(0)
 def test_gradients_are_those_of_finite_differences(solver, kind):
     traced, static = traced_of(network("rate" if kind == "each" else "current"), kind)
     tolerances = 1e-10 if solver is None else None
@@ -328,6 +335,7 @@ def test_a_lost_way_back_is_found_again_with_inputs():
     ],
     ids=lambda o: "-".join(str(v).partition("(")[0] for v in o.values()),
 )
+@pytest.mark.by_default(1)
 def test_batches_blocks_meshes_and_vmap_agree(options, kind, monkeypatch):
     rnn, steps, x0 = network(), 24, normal(3, 7, 4)
     each = normal(8, 7, steps, 2)
@@ -361,6 +369,7 @@ def test_batches_blocks_meshes_and_vmap_agree(options, kind, monkeypatch):
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("solver", [diffrax.Tsit5(), ct.PoissonSplitting(4), ct.ImplicitMidpoint()])
+@pytest.mark.by_default(0)
 def test_functions_paths_and_held_values_say_the_same(solver):
     rnn, x0, steps = network(), normal(3, 3, 4), 50
     held = jnp.broadcast_to(normal(4, 2), (steps, 2))
@@ -386,6 +395,7 @@ def test_functions_paths_and_held_values_say_the_same(solver):
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("solver", [diffrax.Tsit5(), *CONSERVING, ct.ExactLinear()], ids=str)
+@pytest.mark.by_default(1)
 def test_plain_diffrax_takes_the_input_as_args(solver):
     linear = isinstance(solver, ct.ExactLinear)
     rnn, x0 = network(activation=ct.Linear() if linear else ct.Tanh()), normal(3, 4)
@@ -401,6 +411,7 @@ def test_plain_diffrax_takes_the_input_as_args(solver):
 @pytest.mark.parametrize(
     "options", [{}, {"solver": ct.DiscreteGradient()}, {"rtol": 1e-6}], ids=str
 )
+@pytest.mark.by_default(2)
 def test_an_input_that_is_not_finite_stops_its_trajectory_alone(options, bad):
     rnn, held = network("current"), normal(8, 3, 40, 2).at[1, 17, 0].set(bad)
     run = ct.simulate(rnn, normal(3, 3, 4), dt=0.1, num_steps=40, inputs=held, **options)
@@ -437,6 +448,7 @@ def test_inputs_of_late_steps_are_taken_at_the_right_time():
     assert abs(float(late.xs[-1, 0]) - expected) <= 0.02
 
 
+@pytest.mark.by_default(0)
 def test_an_equation_of_its_own_is_given_the_input():
     class Own(ct.CTRNN):
         def __call__(self, t, x, args=None):

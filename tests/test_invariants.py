@@ -160,6 +160,7 @@ def test_casimirs(cls, options, n, count, key):
 @pytest.mark.skipif(not X64, reason="finite differences")
 @pytest.mark.parametrize(("cls", "options", "n", "count"), CASIMIRS[1:-1])
 @pytest.mark.sampled(2)
+@pytest.mark.by_default(0)
 def test_casimirs_turn_with_the_weights(cls, options, n, count, key):
     """|K x|² does not hang on which basis; of more vectors than one its second derivative would."""
     x = jax.random.normal(jax.random.key(1), (n,))

@@ -84,6 +84,7 @@ def test_sizes_are_on_both_sides(name):
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.parametrize(("name", "n"), CASES)
 @pytest.mark.sampled(34)
+@pytest.mark.by_default(4)
 def test_states_are_the_same(name, n, form, inputs, monkeypatch):
     options = {"solver": SOLVERS[name], "save_every": 7}
     options["inputs"] = normal(4, *inputs, 2) if inputs else None
@@ -93,6 +94,7 @@ def test_states_are_the_same(name, n, form, inputs, monkeypatch):
 
 @pytest.mark.parametrize("name", ["Euler", "Heun", "splitting 2"])
 @pytest.mark.sampled(3)
+@pytest.mark.by_default(0)
 def test_all_that_a_run_may_have(name, monkeypatch):
     leaks = name != "splitting 2"
     rnn = network(3, leak=jnp.asarray([0.1, 0.0, 0.2], DTYPE) if leaks else None, bias=None)

@@ -16,6 +16,7 @@ import ctrnn_jax as ct
 from ctrnn_jax._simulate import run as run_module
 
 
+@pytest.mark.by_default(0)
 def test_ornstein_uhlenbeck_paths_have_their_mean_and_variance():
     leak, s, T, steps, paths = 0.5, 0.3, 2.0, 200, 4096
     rnn = network(activation=ct.Linear(), bias=False, leak=leak)
@@ -69,6 +70,7 @@ NOISY = [diffrax.Euler(), diffrax.Heun(), diffrax.SEA(), diffrax.ShARK(), diffra
 
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize("solver", NOISY, ids=lambda s: type(s).__name__)
+@pytest.mark.by_default(0)
 def test_noise_depends_on_key_trajectory_and_step_alone(solver, monkeypatch):
     rnn, x0, sigma = network(), normal(3, 8, 4), 0.3 * normal(6, 4, 2)
     solve = partial(ct.simulate, rnn, dt=0.05, num_steps=24, solver=solver, noise=sigma,
@@ -99,6 +101,7 @@ def test_noise_depends_on_key_trajectory_and_step_alone(solver, monkeypatch):
 @float64_only
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("solver", NOISY[:3], ids=lambda s: type(s).__name__)
+@pytest.mark.by_default(0)
 def test_gradients_with_noise_are_those_of_finite_differences(solver):
     traced, static = traced_of(network(), "shared")
     traced["noise"] = 0.3 * normal(6, 4)

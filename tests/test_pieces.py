@@ -63,6 +63,7 @@ def same(found, expected, size=1.0):
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.parametrize("n", [2, 3, 12])
 @pytest.mark.sampled(7)
+@pytest.mark.by_default(1)
 def test_steps_from_kink_to_kink(n, form, activation):
     rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(n), n, scale=2.0), activation, form)
     exactly, generally = ways(rnn, normal(1, n, scale=0.3))

@@ -72,6 +72,7 @@ def by_hand(rnn, x, h, order, first=None):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.sampled(10)
+@pytest.mark.by_default(2)
 def test_a_step_is_the_sweep_over_neurons(name, form, order, compensated):
     rnn = network(WEIGHTS[name], form)
     x0 = normal(6, 3, rnn.size)
@@ -117,6 +118,7 @@ def test_measured_order(name, form, order):
 
 @pytest.mark.parametrize("order", [1, 2, 4, 6])
 @pytest.mark.sampled(2)
+@pytest.mark.by_default(1)
 def test_energy_error_stays_bounded(order):
     rnn = SYSTEMS["rate tanh n=20"]
     x0 = normal(8, 4, 20)

@@ -185,6 +185,7 @@ def check(programs):
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.sampled(7)
+@pytest.mark.by_default(2)
 def test_products_are_precise_and_loops_end(call, programs):
     call()
     check(programs())

@@ -26,6 +26,7 @@ def contents(folder):
     return {str(f): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
+@pytest.mark.by_default(0)
 def test_the_numbers_and_pictures_are_those_of_a_run_in_memory(tmp_path, capsys):
     recorded, plain = run(tmp_path / "r", "--record"), run(tmp_path / "p")
     assert recorded["recording"] == "recording.zarr" and plain["recording"] is None
@@ -58,6 +59,7 @@ def interrupted(folder, monkeypatch, *arguments):
         run(folder, "--record", *arguments)
 
 
+@pytest.mark.by_default(0)
 def test_it_is_resumed_with_the_options_it_had(tmp_path, capsys, monkeypatch):
     W = np.random.default_rng(0).normal(size=(4, 4))
     np.savetxt(tmp_path / "A.csv", W - W.T, delimiter=",")
@@ -100,6 +102,7 @@ def test_nothing_to_resume(tmp_path):
         app(["simulate", "--resume", "--out", str(tmp_path)], standalone_mode=False)
 
 
+@pytest.mark.by_default(0)
 def test_states_that_would_take_half_of_the_memory_are_recorded(tmp_path, capsys, monkeypatch):
     saved = 6 * 201 * 4 * np.dtype(float if X64 else np.float32).itemsize
     for module in (options, recorded):
@@ -112,6 +115,7 @@ def test_states_that_would_take_half_of_the_memory_are_recorded(tmp_path, capsys
     assert run(tmp_path / "q")["recording"] is None
 
 
+@pytest.mark.by_default(0)
 def test_info_export_and_initial_states_take_a_recording(tmp_path, capsys):
     run(tmp_path / "r", "--record", "--noise", "0.1")
     path = tmp_path / "r" / "recording.zarr"

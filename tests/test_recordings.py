@@ -73,6 +73,7 @@ def assert_same(recording, run, tolerance=1e3 * EPS):
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.by_default(2)
 def test_it_is_the_run_of_simulate(tmp_path, way):
     rnn, x0 = network(), normal(3, 3, 4)
     recording = ct.record(tmp_path / "run", rnn, x0, **OPTIONS, **way, chunk=6)
@@ -86,6 +87,7 @@ def test_it_is_the_run_of_simulate(tmp_path, way):
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("chunk", [1, 2, 7, 10, 20, 21, 50, None])
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+@pytest.mark.by_default(3)
 def test_chunks_of_any_length_and_batches_of_any_shape(tmp_path, chunk, batch):
     rnn, x0 = network(), normal(3, *batch, 4)
     run = ct.simulate(rnn, x0, **OPTIONS)
@@ -292,6 +294,7 @@ def test_one_that_grows_can_be_read(tmp_path):
         ({"observe": None}, "observe: {ELSE}"),
     ],
 )
+@pytest.mark.by_default(3)
 def test_another_run_does_not_go_on(tmp_path, changes, message):
     rnn, x0, options = interrupted(tmp_path / "run", 8)
     before = contents(tmp_path / "run")
@@ -409,6 +412,7 @@ PICTURES = {
 @pytest.mark.usefixtures("no_figure_is_left")
 @pytest.mark.parametrize("batch", [(3,), (3, 2)])
 @pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.by_default(4)
 def test_pictures_are_those_of_the_run(tmp_path, name, batch):
     rnn, x0, options = network(), normal(3, *batch, 4), OPTIONS | {"num_steps": 400}
     runs = ct.simulate(rnn, x0, **options), ct.record(tmp_path / "run", rnn, x0, **options)

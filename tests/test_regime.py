@@ -32,6 +32,7 @@ def dense(n, form="current", seed=1):
     ],
 )
 @pytest.mark.sampled(2)
+@pytest.mark.by_default(1)
 def test_of_linear_oscillators_the_frequencies_are_counted(hz, word, count):
     found = ct.regime(linear(*hz), STATES[:, : 2 * len(hz)])
     assert set(found.words()) == {word}
@@ -45,6 +46,7 @@ def test_of_linear_oscillators_the_frequencies_are_counted(hz, word, count):
         np.testing.assert_allclose(shown, np.sort(hz)[None].repeat(3, 0), rtol=1e-5)
 
 
+@pytest.mark.by_default(0)
 def test_a_period_of_many_turns_is_found_though_no_line_has_it():
     found = ct.regime(linear(7.0, 11.0), STATES[:1, :4])
     assert found.words().tolist() == ["periodic"]
@@ -52,6 +54,7 @@ def test_a_period_of_many_turns_is_found_though_no_line_has_it():
 
 
 @pytest.mark.parametrize("form", ["rate", "current"])
+@pytest.mark.by_default(1)
 def test_small_random_states_have_a_frequency_for_every_two_neurons(form):
     rnn = dense(8, form)
     x0 = 0.1 * jax.random.normal(jax.random.key(2), (8, 8))
@@ -65,6 +68,7 @@ def test_small_random_states_have_a_frequency_for_every_two_neurons(form):
     np.testing.assert_allclose(hz, expected[None].repeat(len(hz), 0), rtol=0.03)
 
 
+@pytest.mark.by_default(0)
 def test_large_states_are_chaotic_as_their_exponents_say():
     rnn = dense(8, "rate")
     x0 = 3 * jax.random.normal(jax.random.key(2), (8, 8))
@@ -120,6 +124,7 @@ def test_damped_motion_comes_to_rest():
 
 
 @pytest.mark.parametrize("form", ["rate", "current"])
+@pytest.mark.by_default(0)
 def test_no_answer_hangs_on_the_unit_of_time(form):
     rnn = dense(4, form)
     x0 = jnp.array([0.1, 1.0, 3.0])[:, None] * STATES[:, :4]
@@ -131,6 +136,7 @@ def test_no_answer_hangs_on_the_unit_of_time(form):
     np.testing.assert_allclose(b.frequencies / 1024, a.frequencies, rtol=1e-4)
 
 
+@pytest.mark.by_default(0)
 def test_a_short_run_or_too_long_a_step_decides_nothing():
     rnn, x0 = dense(8), 0.1 * STATES
     assert set(ct.regime(rnn, x0, num_steps=256).words()) == {"undecided"}
@@ -138,6 +144,7 @@ def test_a_short_run_or_too_long_a_step_decides_nothing():
     assert set(long.words()) == {"undecided"} and np.all(np.asarray(long.drift) > 0.01)
 
 
+@pytest.mark.by_default(0)
 def test_transients_go_first():
     # x' = tanh(A x) of a weakly unstable focus: a limit cycle.
     A = jnp.array([[1.5, 1.0], [-1.0, 1.5]])

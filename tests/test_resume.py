@@ -78,6 +78,7 @@ def assert_same(whole, begun, gone_on, equal=equal):
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.by_default(2)
 def test_two_runs_are_one(name, form):
     rnn, x0 = network(form), normal(3, 3, 4)
     runs = in_two(rnn, x0, solver=SOLVERS[name], save_every=10)
@@ -101,6 +102,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.sampled(2)
+@pytest.mark.by_default(2)
 def test_with_all_that_a_run_may_have(way):
     options = {"solver": ct.PoissonSplitting(2, compensated=True), "save_every": 5} | way
     assert_same(*in_two(network(), normal(3, 3, 4), **options))
@@ -126,6 +128,7 @@ def test_what_was_stopped_stays_so():
     ],
 )
 @pytest.mark.sampled(5)
+@pytest.mark.by_default(0)
 def test_adaptive_steps_go_on_within_their_segment(first, then, options):
     options = {"rtol": 1e-6, "first": first, "then": then} | options
     whole, begun, gone_on = in_two(network(), normal(3, 3, 4), **options)
@@ -160,6 +163,7 @@ def test_blocks_vmap_and_saved_ends_go_on_alike(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("adjoint", ["checkpointed", "reversible"])
+@pytest.mark.by_default(0)
 def test_gradients_pass_from_run_to_run(adjoint):
     rnn, x0 = network("current"), normal(3, 3, 4)
     solve = partial(

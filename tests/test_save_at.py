@@ -84,6 +84,7 @@ SOLVERS = {
 @pytest.mark.skipif(not X64, reason="orders are seen in float64")
 @pytest.mark.parametrize("each", [False, True], ids=["shared", "each"])
 @pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.by_default(1)
 def test_the_order_of_the_solver_is_kept(name, each):
     solver, order = SOLVERS[name]
     x0, ts = normal(3, 8, 4), times(8, 9) if each else times(9)
@@ -103,6 +104,7 @@ def test_the_order_of_the_solver_is_kept(name, each):
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("steps", [100, 101, 1000])
 @pytest.mark.parametrize("name", ["Tsit5", "splitting", "compensated", "discrete gradient"])
+@pytest.mark.by_default(2)
 def test_times_on_the_grid_are_those_of_the_grid(name, steps):
     """Whatever lies between the saves that the steps are made again from."""
     rnn, x0, solver = network(), normal(3, 3, 4), SOLVERS[name][0]
@@ -149,6 +151,7 @@ def test_adaptive_steps_and_inputs(kind, tolerances, each):
 @pytest.mark.skipif(not X64, reason="against finite differences")
 @pytest.mark.parametrize("adjoint", ["checkpointed", "direct", "reversible"])
 @pytest.mark.parametrize("each", [False, True], ids=["shared", "each"])
+@pytest.mark.by_default(0)
 def test_gradients_are_those_of_finite_differences(adjoint, each):
     rnn, x0 = network("current"), normal(3, 3, 4)
     ts = (times(3, 5) if each else times(5))[..., 1:-1] + 1e-3
@@ -188,6 +191,7 @@ def test_the_slope_by_a_time_is_that_of_the_equation():
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("each", [False, True], ids=["shared", "each"])
+@pytest.mark.by_default(0)
 def test_all_that_a_run_may_have(each, monkeypatch):
     rnn, x0 = network(), normal(3, 6, 4)
     ts = times(6, 7) if each else times(7)
@@ -224,6 +228,7 @@ def test_it_goes_on_from_an_end():
     np.testing.assert_allclose(parts, whole.xs, rtol=0, atol=1e3 * EPS)
 
 
+@pytest.mark.by_default(0)
 def test_long_adaptive_runs_end():
     """300 s of 100 Hz, in float32 too: no single solve may be longer than a segment."""
     rnn = ct.CTRNN(ct.BlockSkew.from_hz(jnp.array([100.0], DTYPE)), ct.Linear())

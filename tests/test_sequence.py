@@ -93,6 +93,7 @@ def test_encoder_and_readout_may_be_functions():
 @pytest.mark.sampled(3)
 @pytest.mark.skipif(not X64, reason="finite differences")
 @pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.by_default(0)
 def test_gradients(name):
     inputs = normal(8, 3, 9, 2)
     # As a sequence, which a model with a solver that undoes its steps can be, too.
@@ -267,6 +268,7 @@ def linear(leak, n=50, m=1, scale=1.4):
 
 @pytest.mark.skipif(not X64, reason="one compilation is enough")
 @pytest.mark.parametrize("leak", [0.01, 0.3])  # with the second deviations are 1 to 3e-9
+@pytest.mark.by_default(1)
 def test_measured_memory_is_the_exact_one(leak):
     found = ct.memory_capacity(linear(leak), 1.0, key=KEY, max_delay=300)
     assert found.exact_total == 50 and (leak < 0.1 or abs(found.exact.sum() - 50) < 1e-6)
@@ -293,6 +295,7 @@ def test_exact_memory_is_that_of_its_definition():
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "normal"])
+@pytest.mark.by_default(1)
 def test_memory_of_networks_without_a_formula(distribution):
     settings = {"key": KEY, "num_steps": 3000, "max_delay": 60, "distribution": distribution}
     weights = ct.DenseSkew.init(KEY, 10)

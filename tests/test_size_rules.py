@@ -171,6 +171,7 @@ def test_batches_around_a_block(n):
     "save_every", [BETWEEN_LOOKS + d for d in (-1, 0, 1)] + [1, 7, 2 * BETWEEN_LOOKS + 17]
 )
 @pytest.mark.sampled(12)
+@pytest.mark.by_default(1)
 def test_segments_of_all_lengths_agree_with_a_plain_loop(save_every, adjoint, inputs):
     """Two trajectories of three diverge, one of them between two looks."""
     num_steps = 3 * save_every if save_every > 7 else 70 * save_every
@@ -223,6 +224,7 @@ def test_segments_of_all_lengths_agree_with_a_plain_loop(save_every, adjoint, in
 
 @pytest.mark.parametrize("until", [False, True])
 @pytest.mark.parametrize("n", [ONE_BY_ONE - 1, ONE_BY_ONE])
+@pytest.mark.by_default(2)
 def test_orbits_one_after_another_are_those_in_lockstep(n, until):
     """Of a Newton iteration of as many rounds as each needs, or of as many as all."""
 

@@ -26,7 +26,7 @@ from .pieces import once_around_exactly
 
 # Where the way along a family has come to.
 ONGOING, DONE, TURNED, STUCK, OUT_OF_ROUNDS, NO_MODE = range(6)
-LONGEST, SHORTEST = 1.0, 1e-4  # steps, as shares of an orbit's size and period
+LONGEST = 1.0  # step, as a share of an orbit's size and period
 TRIES = 6  # of Newton's method
 AFTER_TURN = 40  # steps
 
@@ -152,6 +152,11 @@ def follow(
     )  # fmt: skip
 
 
+def _shortest(dtype) -> float:
+    """Step: where an orbit first touches a kink, M and so the curve turns as the root of it."""
+    return min(1e-4, float(jnp.finfo(dtype).eps) ** 0.5)
+
+
 def _round(centre: Centre, targets: Array, s: Followed) -> Followed:
     """Once around the orbit that is tried: a step of Newton's method, or the verdict on it."""
     eps = float(jnp.finfo(s.y.dtype).eps)
@@ -198,7 +203,7 @@ def _round(centre: Centre, targets: Array, s: Followed) -> Followed:
     shorter = jnp.minimum(jnp.abs(s.length), s.longest) / 2
     rejected = _next_step(s._replace(longest=shorter), targets)
     rejected = rejected._replace(
-        status=jnp.where(shorter < SHORTEST, STUCK, s.status).astype(jnp.int32)
+        status=jnp.where(shorter < _shortest(s.y.dtype), STUCK, s.status).astype(jnp.int32)
     )
     s = _where(accept, accepted, _where(reject, rejected, tried))
     return s._replace(rounds=s.rounds + 1)

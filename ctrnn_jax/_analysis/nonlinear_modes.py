@@ -86,7 +86,9 @@ def nonlinear_modes(
 
     By Lyapunov's centre theorem a family of closed orbits with the energy as parameter grows out of
     a fixed point of least energy from each frequency of the linearised network, where no other
-    frequency is a multiple of it (and often where one is). It begins with the linear mode at an
+    frequency is a multiple of it (and often where one is). Where another mode comes to turn a whole
+    number of times beside it, families meet, and which of them is gone on with may depend on the
+    energies that are asked for. It begins with the linear mode at an
     energy near 0 and is followed by pseudo-arclength continuation, with Newton's method for state
     and period: φ_T(x) = x, E(x) = E, the part of x in the kernel of A given (in the current form:
     the Casimirs). Orbit and tangent map are solved by `diffrax.Dopri8` to eps^0.93, with what
