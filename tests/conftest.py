@@ -49,7 +49,7 @@ gc.set_threshold(50_000, 20, 10)
 def pytest_collection_modifyitems(items):
     """Of the cases of a test that is `sampled(k)` every k-th is run, in float32 one in 3k, of the
     others where there are so many; what is left is rare. Of those that are not, the first k are run
-    `by_default(k)`. Slow ones first, so that no core waits.
+    `by_default(k)`, the others are long. Slow ones first, so that no core waits.
     """
     cases, seen, left = Counter(item.function for item in items), Counter(), Counter()
     for item in items:
@@ -67,7 +67,7 @@ def pytest_collection_modifyitems(items):
         if by_default is not None and item.get_closest_marker("rare") is None:
             left[item.function] += 1
             if left[item.function] > by_default.args[0]:
-                item.add_marker(pytest.mark.later)
+                item.add_marker(pytest.mark.long)
     # Set in a worker's own environment, too, as the first process left it there.
     if os.environ["XLA_FLAGS"] == QUICK:
         for item in items:
