@@ -16,6 +16,7 @@ EPS = float(jnp.finfo(FLOAT).eps)
 STEPS, DT = 2, 0.1
 BETWEEN_LOOKS = size_rules._STEPS_BETWEEN_LOOKS
 ONE_BY_ONE = size_rules._NEURONS_ONE_BY_ONE
+SEARCHED = size_rules._NEURONS_SEARCHED_ONE_BY_ONE
 
 
 def normal(seed, *shape):
@@ -222,10 +223,17 @@ def test_segments_of_all_lengths_agree_with_a_plain_loop(save_every, adjoint, in
         np.testing.assert_allclose(a, b, rtol=0, atol=1e4 * EPS * float(jnp.abs(b).max()))
 
 
-@pytest.mark.parametrize("until", [False, True])
-@pytest.mark.parametrize("n", [ONE_BY_ONE - 1, ONE_BY_ONE])
+@pytest.mark.parametrize(
+    ("n", "searched", "until"),
+    [
+        (ONE_BY_ONE - 1, False, True),
+        (SEARCHED, True, False),
+        (ONE_BY_ONE, False, True),
+        (SEARCHED - 1, True, False),
+    ],
+)
 @pytest.mark.by_default(2)
-def test_orbits_one_after_another_are_those_in_lockstep(n, until):
+def test_orbits_one_after_another_are_those_in_lockstep(n, searched, until):
     """Of a Newton iteration of as many rounds as each needs, or of as many as all."""
 
     def root(a, x):
@@ -241,11 +249,11 @@ def test_orbits_one_after_another_are_those_in_lockstep(n, until):
 
     a, x = jnp.linspace(1.0, 2.0, 3, dtype=FLOAT), 4 + jnp.abs(normal(0, 3, n))
     ways = (
-        lambda a, x: for_each(both, a, x, n=n),
+        lambda a, x: for_each(both, a, x, n=n, searched=searched),
         lambda a, x: jax.vmap(both)(a, x),
     )
     told = [str(jax.make_jaxpr(way)(a, x)) for way in ways]
-    assert (told[0] == told[1]) == (n < ONE_BY_ONE)
+    assert (told[0] == told[1]) == (n < (SEARCHED if searched else ONE_BY_ONE))
     several = jnp.stack([a, 3 * a]), jnp.stack([x, 2 * x])
     maps = [
         lambda f: f(a, x),

@@ -4,7 +4,7 @@ The unknown of one mode is u = (y/size, T/period): the way y of a state from the
 period, in units of the last orbit that was accepted. φ_T(y) - y = 0 leaves a curve of orbits, each
 with its states; to move across the flow and on the leaf of the Casimirs makes it one curve. A step
 goes along its tangent and comes back by Newton's method, at a given arclength or at a given energy.
-All modes of a batch share one loop, of which each round takes each mode once around its orbit.
+Each round takes a mode once around its orbit.
 """
 
 from __future__ import annotations

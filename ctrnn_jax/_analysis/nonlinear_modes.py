@@ -186,7 +186,7 @@ def _families_forward(fixed, arrays, integers, around, energies):
     def family(omega, y):
         return continuation.follow(centre, omega, y, energies, max_rounds)
 
-    found = for_each(family, omega[which], starts[which], n=x.size)
+    found = for_each(family, omega[which], starts[which], n=x.size, searched=True)
 
     def beside_ones(y, M):
         gradient = jax.grad(centre.energy)(y)

@@ -121,18 +121,23 @@ def steps_in_segment(stored_every: int, save_every: int) -> int:
 # Gone around together, orbits take as many steps as the longest of them, and CPUs are slow where a
 # matrix of tangents of each is multiplied: one after another took 0.7 to 0.9 of the time with 12
 # neurons, 0.15 to 0.6 with 20, 0.1 to 0.6 with 60 (4 to 160 orbits), 1.05 to 2 with 8 and 1.5 to 5
-# with 3; families of orbits, which differ in how often they are gone around, 0.1 with 20.
+# with 3. Families of orbits differ in how often they are gone around: 0.6 to 0.85 with 4, 0.4 to
+# 0.6 with 5 and 6, 0.2 to 0.7 with 8 and 10, 0.1 with 20, but 1.9 with 3 (32 networks).
 _NEURONS_ONE_BY_ONE = 12
+_NEURONS_SEARCHED_ONE_BY_ONE = 4
 
 
-def in_lockstep(n: int, platform: str) -> bool:
+def in_lockstep(n: int, platform: str, searched: bool) -> bool:
     """Whether orbits of a batch are gone around together, with their tangents or cotangents.
 
     Args:
         n: neurons.
         platform: "cpu", "gpu", ...
+        searched: whether they are searched for, some in many more rounds than others.
     """
-    return platform != "cpu" or n < _NEURONS_ONE_BY_ONE
+    return platform != "cpu" or n < (
+        _NEURONS_SEARCHED_ONE_BY_ONE if searched else _NEURONS_ONE_BY_ONE
+    )
 
 
 def devices_pay(states: int, n: int) -> bool:

@@ -257,9 +257,12 @@ def _of_modes(one: Any, W: Array, modes: tuple[int, ...], energies: Array) -> An
     n = W.shape[-1]
 
     def of_network(W, energies):
-        return for_each(lambda mode, E: one(W, mode, E), jnp.array(modes), energies, n=n)
+        def of_mode(mode, E):
+            return one(W, mode, E)
 
-    return for_each(of_network, W, energies, n=n)
+        return for_each(of_mode, jnp.array(modes), energies, n=n, searched=True)
+
+    return for_each(of_network, W, energies, n=n, searched=True)
 
 
 @jax.jit

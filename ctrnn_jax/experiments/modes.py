@@ -94,7 +94,7 @@ def _followed(W: jax.Array, mode: jax.Array, energies: jax.Array) -> NonlinearMo
         rnn, origin = CTRNN(DenseSkew(W), form="current"), jnp.zeros(len(W))
         return modes_followed(rnn, origin, energies, mode[None], _MAX_ROUNDS)
 
-    return for_each(one, W, mode, energies, n=W.shape[-1])
+    return for_each(one, W, mode, energies, n=W.shape[-1], searched=True)
 
 
 def run(config: Config = Config()) -> Data:
