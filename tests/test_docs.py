@@ -136,7 +136,7 @@ EXAMPLES = _examples()
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.rare] * (name in RARE)) for name in EXAMPLES]
 )
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(12)
 def test_examples_of_docstrings_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ctrnn_jax._simulate.devices.cpu_cores", lambda: 2)  # as conftest says

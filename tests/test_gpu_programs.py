@@ -16,11 +16,13 @@ gpu_cases = importlib.import_module("gpu_cases")
 
 
 @pytest.fixture(scope="module")
-def found():
+def found(request):
     if importlib.util.find_spec("jax_cuda12_plugin") is None:
         pytest.skip("needs the extra gpu-compile")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
-    command = [sys.executable, HERE / "gpu_programs.py"]
+    items = (item for item in request.session.items if "found" in item.fixturenames)
+    cases = [item.callspec.params["case"] for item in items]
+    command = [sys.executable, HERE / "gpu_programs.py", *cases]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -29,6 +31,7 @@ def found():
 
 @pytest.mark.parametrize("case", gpu_cases.CASES)
 @pytest.mark.slow
+@pytest.mark.sampled(2)
 def test_a_step_launches_no_more_than(case, found):
     each, (launches, nodes, waits) = found[case], gpu_cases.CASES[case]
     assert each["launches"] + each["graphs"] <= launches
