@@ -134,7 +134,7 @@ KINDS = {
 
 
 @pytest.mark.long
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kind", KINDS)
 def test_matrices_of_ten_kinds(command, tmp_path, kind):
     matrix, facts, words = KINDS[kind]

@@ -97,7 +97,7 @@ def script(text):
     [pytest.param(page, marks=[pytest.mark.rare] * (page.name in RARE)) for page in PAGES],
     ids=lambda page: page.relative_to(TOP).as_posix(),
 )
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(4)
 def test_pages_run_and_print_what_they_say(page, tmp_path):
     code, expected = script(page.read_text(encoding="utf-8"))
     environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(TOP)}
@@ -136,7 +136,7 @@ EXAMPLES = _examples()
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.rare] * (name in RARE)) for name in EXAMPLES]
 )
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(3)
 def test_examples_of_docstrings_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ctrnn_jax._simulate.devices.cpu_cores", lambda: 2)  # as conftest says

@@ -39,7 +39,7 @@ SMALL = {
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.rare] * (n == "modes")) for n in EXPERIMENTS]
 )
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(2)
 def test_every_verdict_passes_or_is_a_counter_example(name, tmp_path):
     results = compute(tmp_path / "out", [name], SMALL[name], progress=False)
     assert_readable(results[name].picture)

@@ -48,7 +48,7 @@ def gradients(rnn, x0, solver, dt=0.1, **kwargs):
 @pytest.mark.parametrize("form", ["rate", "current"])
 @pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.long
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(5)
 def test_every_structure_agrees_with_direct(name, form, lost, monkeypatch):
     # In the second run no trajectory counts as retraced: every segment is anchored densely.
     if lost:
