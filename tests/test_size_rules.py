@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from systems import normal
 
 import ctrnn_jax as ct
 from ctrnn_jax._analysis.for_each import for_each
@@ -17,10 +18,6 @@ STEPS, DT = 2, 0.1
 BETWEEN_LOOKS = size_rules._STEPS_BETWEEN_LOOKS
 ONE_BY_ONE = size_rules._NEURONS_ONE_BY_ONE
 SEARCHED = size_rules._NEURONS_SEARCHED_ONE_BY_ONE
-
-
-def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape, FLOAT)
 
 
 def networks():
