@@ -83,13 +83,15 @@ def shooting(rnn, x, T, c):
     def around(x, T):
         """Of hard tanh from kink to kink: a step over one is too inexact for unstable orbits."""
         t, y, z = 0.0, np.concatenate([x, np.eye(n).ravel()]), seen(x)
-        piece = kinks = None
+        piece, kinks, step = None, None, np.inf
         if rnn.activation.kinks:
+            step = abs(T) / 100  # where all are saturated, one step would go over two kinks
             piece, kinks = np.where(np.abs(z) > 1, np.sign(z), 0), [kink(j) for j in range(n)]
         while True:
             run = solve_ivp(
-                both, (t, T), y, "DOP853", rtol=1e-13, atol=1e-15, events=kinks, args=(piece,)
-            )
+                both, (t, T), y, "DOP853", rtol=1e-13, atol=1e-15, events=kinks, args=(piece,),
+                max_step=step,
+            )  # fmt: skip
             t, y = run.t[-1], run.y[:, -1]
             if run.status == 0:
                 return y
