@@ -36,7 +36,8 @@ class NonlinearModes(eqx.Module):
         multipliers: (modes, E, n) complex, see `floquet_multipliers`.
         status: (modes, E) index into `WORDS`.
         reached: (modes,) the largest energy to which a family was followed; of one that turned
-            back, that of the turn, less a part of a step of the continuation.
+            back, that of the turn, less a part of a step of the continuation. Between `energies`
+            orbits count as closed to eps^0.4, so that it may lie beyond an end where families meet.
         fixed_point: (n,) what the families grow out of.
         WORDS: what the status tells:
 
