@@ -182,6 +182,18 @@ def test_a_family_that_touches_a_kink_beside_a_resonance_goes_on():
     assert found.periods[0, 1] > 1.001 * T and found.residuals[0, 1] < CLOSED
 
 
+@float64
+@pytest.mark.long
+def test_a_family_is_not_left_for_what_nearly_closes_beside_another():
+    """At E = 1.837, where a mode that turns 12 times meets it, all between them misses by 1e-8."""
+    rnn = network(8, c=jnp.zeros(8), activation=ct.Erf(), form="rate")
+    found = ct.nonlinear_modes(rnn, 0, energies=ENERGIES)
+    assert found.residuals.max() < CLOSED
+    T, _, _ = shooting(rnn, found.states[0, 2], float(found.periods[0, 2]), 0)
+    np.testing.assert_allclose(found.periods[0, 2], T, rtol=1e-9)
+    assert T > 86  # 85.45 is what nearly closes
+
+
 def flow(A, x, T, terms=26):
     """φ_T(x) of x' = A tanh(x), by Taylor series in 80 bits."""
     A, x, left = A.astype(np.longdouble), x.astype(np.longdouble), np.longdouble(T)

@@ -95,6 +95,7 @@ class Followed(NamedTuple):
     tries: Int[Array, ""]
     gap: Float[Array, ""]
     longest: Float[Array, ""]  # what a step may be now
+    firmest: Float[Array, ""]  # orbit so far
     # The way as a whole.
     target: Int[Array, ""]
     rounds: Int[Array, ""]
@@ -132,7 +133,7 @@ def follow(
     first = Followed(
         base=y, period=T, energy=targets[0], tangent=tangent, slope=2 * targets[0],
         y=y, T=T, length=zero + LONGEST, landing=jnp.array(True), tries=none, gap=zero + jnp.inf,
-        longest=zero + LONGEST, target=none, rounds=none, highest=zero,
+        longest=zero + LONGEST, firmest=zero, target=none, rounds=none, highest=zero,
         turned=jnp.array(False), since=none,
         status=jnp.where(good, ONGOING, NO_MODE).astype(jnp.int32),
         states=jnp.full((count, n), jnp.nan, dtype), periods=jnp.full(count, jnp.nan, dtype),
@@ -177,7 +178,12 @@ def _round(centre: Centre, targets: Array, s: Followed) -> Followed:
     off = jnp.abs(newton.energy - goal) <= eps**0.72 * goal + centre.rounding()
     least = eps**0.72 + 4 * centre.here.rounding()[1] * s.T / size  # of velocities, too
     closes = (gap <= least) & ((gap <= eps**0.88) | (gap > s.gap / 8))  # as far as it goes
-    converged = jnp.where(s.landing, exact & closes & off, gap <= eps**0.4 + least)
+    # Beside another family all between the two nearly closes, and might be followed though it is
+    # none: what has become so soft must be known to a part of the step.
+    soft = newton.firmness < 0.01 * s.firmest
+    known = gap <= 0.01 * jnp.abs(s.length) * newton.firmness
+    on_the_way = (gap <= eps**0.4 + least) & (~soft | known | (gap <= eps**0.66 + least))
+    converged = jnp.where(s.landing, exact & closes & off, on_the_way)
 
     # The step of Newton's method that is due otherwise.
     here = jnp.append((s.y - s.base) / size, s.T / s.period - 1)
@@ -216,6 +222,7 @@ class Newton(NamedTuple):
     tangent: Float[Array, " unknowns"]  # of the curve of orbits
     gradient: Float[Array, " unknowns"]  # of the energy
     energy: Float[Array, ""]
+    firmness: Float[Array, ""]  # how much more it misses, at least, by each unit off the curve
 
 
 def equations(
@@ -230,7 +237,7 @@ def equations(
     eps = float(jnp.finfo(y.dtype).eps)
     share = product(u.T, -left)[:n] / jnp.where(s[:n] > eps * s[0], s[:n], jnp.inf)
     step = jnp.where(finite, product(vh[:n].T, share), jnp.nan)
-    return Newton(step, vh[n], gradient, energy)
+    return Newton(step, vh[n], gradient, energy, s[n - 1])
 
 
 def jacobian(
@@ -271,6 +278,7 @@ def _accepted(s: Followed, newton: Newton, size: Array) -> tuple[Followed, Array
         energy=newton.energy,
         tangent=tangent,
         slope=slope,
+        firmest=jnp.maximum(s.firmest, newton.firmness),
         highest=highest,
         turned=turned,
         since=since,
