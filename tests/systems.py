@@ -15,7 +15,8 @@ DTYPE = jnp.result_type(float)
 
 @lru_cache
 def _drawn(seed, thousands):
-    return np.asarray(jax.random.normal(jax.random.key(seed), (1000 * thousands,), DTYPE))
+    with jax.ensure_compile_time_eval():  # the first that asks may be traced
+        return np.asarray(jax.random.normal(jax.random.key(seed), (1000 * thousands,), DTYPE))
 
 
 def normal(seed, *shape, scale=1.0):

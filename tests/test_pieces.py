@@ -46,10 +46,12 @@ def test_kinks_are_those_of_the_class_that_has_the_formula():
 
 def ways(rnn, x0):
     here, size = Beside(rnn.prepared(), x0), jnp.ones((), DTYPE)
-    return (
-        jax.jit(lambda y, T: once_around_exactly(here, y, T, size)),
-        jax.jit(lambda y, T: once_around(here, y, T, size, diffrax.ForwardMode())),
-    )
+
+    def generally(y, T):
+        moved, M = once_around(here, y[None], T[None], size, diffrax.ForwardMode())
+        return moved[0], M[0]
+
+    return jax.jit(lambda y, T: once_around_exactly(here, y, T, size)), jax.jit(generally)
 
 
 def same(found, expected, size=1.0):

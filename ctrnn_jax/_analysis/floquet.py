@@ -112,8 +112,9 @@ def turns(rnn: CTRNN, x0: Array, T: Array) -> tuple[Array, Array, Array]:
         # The radius of a round orbit of this speed and period.
         size = jnp.max(jnp.abs(here.velocity(start))) * T / (2 * np.pi)
         size = jax.lax.stop_gradient(jnp.where(size > 0, size, 1))
-        moved, M = once_around(here, start, T, size, diffrax.RecursiveCheckpointAdjoint())
-        return moved, jnp.where(T > 0, M, jnp.nan), size
+        adjoint = diffrax.RecursiveCheckpointAdjoint()
+        moved, M = once_around(here, start[None], T[None], size, adjoint)
+        return moved[0], jnp.where(T > 0, M[0], jnp.nan), size
 
     return for_each(one, x0, T, n=rnn.size)
 
@@ -139,33 +140,37 @@ def multipliers_of(
 
 def once_around(
     here: Beside,
-    y: Array,
-    T: Array,
-    size: Array,
+    y: Float[Array, "nodes n"],
+    T: Float[Array, " nodes"],
+    size: Float[Array, ""],
     adjoint: diffrax.AbstractAdjoint,
     rtol: Any = None,
-) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    """Where y goes in the time T, as (φ_T(y) - y)/size, and ∂φ_T/∂y.
+) -> tuple[Float[Array, "nodes n"], Float[Array, "nodes n n"]]:
+    """Where each y goes in its time T, as (φ_T(y) - y)/size, and ∂φ_T/∂y, by common steps.
 
-    Errors are controlled for both, for the state to rtol, unless given eps^0.84 (7e-14 and 2e-6):
+    Errors are controlled for both, for the states to rtol, unless given eps^0.84 (7e-14 and 2e-6):
     the steps become small where σ' jumps, too. Roundings of their sum are kept: an unstable orbit
     magnifies each on its way as much as its tangents. It is nan where the steps do not suffice.
     """
-    n, dtype = y.size, y.dtype
+    dtype = y.dtype
     eps = float(jnp.finfo(dtype).eps)
     rtol = eps**0.84 if rtol is None else rtol
 
-    def field(s, state, args):
-        w, _, V = state
-
+    @jax.vmap
+    def velocities(w, V, y, T):
         def along(v):
             return jax.jvp(here.velocity, (y + size * w,), (v,))
 
         velocity, turned = jax.vmap(along, 1, (None, 1))(V)
-        return velocity * (T / size), jnp.zeros_like(w), T * turned
+        return velocity * (T / size), T * turned
+
+    def field(s, state, args):
+        w, _, V = state
+        velocity, turned = velocities(w, V, y, T)
+        return velocity, jnp.zeros_like(w), turned
 
     # What rounding makes of small ways from a state that is not 0, no step can mend.
-    speed = jnp.max(jnp.abs(here.velocity(y)))
+    speed = jnp.max(jnp.abs(jax.vmap(here.velocity)(y)))
     noise = jax.lax.stop_gradient(4 * here.rounding()[1] / jnp.where(speed > 0, speed, jnp.inf))
     mended = rtol / (rtol + noise)
 
@@ -173,8 +178,9 @@ def once_around(
         w, _, V = error
         return jnp.maximum(mended * jnp.max(jnp.abs(w)), eps**0.19 * jnp.max(jnp.abs(V)))
 
-    start = jnp.zeros_like(y), jnp.zeros_like(y), jnp.eye(n, dtype=dtype)
-    zero = jnp.zeros_like(T)
+    eye = jnp.broadcast_to(jnp.eye(y.shape[1], dtype=dtype), (*y.shape, y.shape[1]))
+    start = jnp.zeros_like(y), jnp.zeros_like(y), eye
+    zero = jnp.zeros((), dtype)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field), _Compensated(), zero, zero + 1, None, start,
         stepsize_controller=diffrax.PIDController(rtol, rtol, norm), adjoint=adjoint,

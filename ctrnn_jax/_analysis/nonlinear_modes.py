@@ -46,8 +46,9 @@ class NonlinearModes(eqx.Module):
             - turned back: the family has its largest energy before this one;
             - resonance: it could not be followed to here, from a frequency or orbit at which
               another mode turns a whole number of times, to 2 %, while this one turns once;
-            - not converged: it could not be followed to here, for another reason: the period grows
-              beyond all bounds, or the orbit too sharp for its steps;
+            - not converged: it was followed to here, but the orbit magnifies errors so much that no
+              state of this precision closes; or it could not be, for another reason: the period
+              grows beyond all bounds, or the orbit too sharp for its steps;
             - out of rounds: `max_rounds` were used up;
             - no mode: its frequency is 0, or no fixed point of least energy was found.
     """
@@ -90,14 +91,16 @@ def nonlinear_modes(
     frequency is a multiple of it (and often where one is). Where another mode comes to turn a whole
     number of times beside it, families meet, and which of them is gone on with may depend on the
     energies that are asked for. It begins with the linear mode at an
-    energy near 0 and is followed by pseudo-arclength continuation, with Newton's method for state
-    and period: φ_T(x) = x, E(x) = E, the part of x in the kernel of A given (in the current form:
-    the Casimirs). Orbit and tangent map are solved by `diffrax.Dopri8` to eps^0.93, with what
+    energy near 0 and is followed by pseudo-arclength continuation with multiple shooting: Newton's
+    method for the states between eight parts of a turn and for the period, which goes on where
+    orbits are very unstable. What it finds at the energies is polished by whole turns: φ_T(x) = x,
+    E(x) = E, the part of x in the kernel of A given (in the current form: the Casimirs). Orbit and
+    tangent map are solved by `diffrax.Dopri8` to eps^0.93, with what
     rounding takes from the sum of the steps kept, those of the piecewise linear `HardTanh` and
     `ReLU` from kink to kink, to rounding; a turn counts as closed where it misses by eps^0.72 of
     the orbit at most (5e-12 in float64, 1e-5 in float32), and beside a fixed point that is not 0 by
     what rounding makes of the state. Rounding of the state alone makes the exact flow miss by
-    10⁻¹¹ where an orbit magnifies errors 10⁵ times in a turn.
+    10⁻¹¹ where an orbit magnifies errors 10⁵ times in a turn; 10⁶ times and more, few close.
 
     Periods and states are differentiable in reverse mode by the network, the energies and `around`
     (implicit function theorem); of states with the choice that they move across the flow. The
@@ -116,7 +119,8 @@ def nonlinear_modes(
 
     Returns:
         A `NonlinearModes`; modes are n // 2 or one. Past an end of a family, which `status` names,
-        it has nan. Of families that turn back, the first part is given.
+        it has nan, and where an orbit does not close. Of families that turn back, the first part is
+        given.
 
     Raises:
         TypeError, ValueError: for weights that are not skew-symmetric, a leak, an equation of a
@@ -126,7 +130,8 @@ def nonlinear_modes(
         A. M. Lyapunov, "The general problem of the stability of motion", 1892; J. Moser, "Periodic
         orbits near an equilibrium and a theorem by Alan Weinstein", Comm. Pure Appl. Math. 29,
         1976. The continuation after M. Peeters et al., "Nonlinear normal modes, Part II", Mech.
-        Syst. Signal Process. 23, 2009, here with the energy as the condition.
+        Syst. Signal Process. 23, 2009, here with the energy as the condition; multiple shooting
+        after R. Seydel, "Practical Bifurcation and Stability Analysis", section 7.5.
 
     Example:
         >>> rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(0), 8), form="current")
@@ -221,7 +226,7 @@ def _status(found, omega, own, multipliers, nullity) -> Int[Array, "modes E"]:
     codes = [STABLE, STABLE, TURNED, STUCK, OUT_OF_ROUNDS, NO_MODE]
     end = jnp.array(codes, jnp.int32)[found.status]
     end = jnp.where((end == STUCK) & resonant, RESONANT, end)
-    there = jnp.where(stable, STABLE, UNSTABLE)
+    there = jnp.where(stable, STABLE, jnp.where(jnp.isfinite(found.periods), UNSTABLE, STUCK))
     beyond = jnp.arange(E, dtype=reached.dtype)[None] >= reached[:, None]
     return jnp.where(beyond, end[:, None], there).astype(jnp.int32)
 
@@ -244,8 +249,10 @@ def _families_backward(fixed, kept, bars):
 
     def one(y, T, M, state_bar, period_bar):
         size = jnp.linalg.norm(y)
-        closed = jnp.zeros_like(y)
-        rows, gradient, _ = continuation.jacobian(centre, y, T, size, T, closed, M)
+        flow = centre.velocity(y)
+        end = jnp.concatenate([M, flow[:, None] * (T / size)], axis=1)
+        across = jnp.append(flow / jnp.linalg.norm(flow), jnp.zeros((), y.dtype))
+        rows, gradient, _ = continuation.jacobian(centre, y, size, end, across)
         rows = jnp.concatenate([rows, gradient[None]])
         bar = jnp.append(state_bar * size, period_bar * T)
         by_rows = product(jnp.linalg.pinv(rows).T, bar)
