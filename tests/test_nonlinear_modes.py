@@ -194,6 +194,21 @@ def test_a_family_is_not_left_for_what_nearly_closes_beside_another():
     assert T > 86  # 85.45 is what nearly closes
 
 
+@float64
+@pytest.mark.long
+def test_orbits_that_magnify_errors_end_no_family():
+    """A thousandfold: parts of a turn bear it, whole turns only in float64."""
+    rnn = network(9, c=jnp.zeros(9), form="rate")
+    found = ct.nonlinear_modes(rnn, 0, energies=[27.0])
+    assert found.residuals[0, 0] < CLOSED and jnp.abs(found.multipliers).max() > 1000
+    T, _, _ = shooting(rnn, found.states[0, 0], float(found.periods[0, 0]), 0)
+    np.testing.assert_allclose(found.periods[0, 0], T, rtol=1e-9)
+    rnn = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), rnn)
+    found = ct.nonlinear_modes(rnn, 0, energies=[24.0, 27.0])
+    assert list(found.words()[0]) == 2 * ["not converged"] and np.isnan(found.periods).all()
+    np.testing.assert_allclose(found.reached, 27, rtol=1e-4)
+
+
 def flow(A, x, T, terms=26):
     """φ_T(x) of x' = A tanh(x), by Taylor series in 80 bits."""
     A, x, left = A.astype(np.longdouble), x.astype(np.longdouble), np.longdouble(T)

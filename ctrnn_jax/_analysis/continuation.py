@@ -230,8 +230,7 @@ def _round(centre: Centre, targets: Array, s: Followed) -> Followed:
         status=jnp.where(shorter < _shortest(s.y.dtype), STUCK, s.status).astype(jnp.int32)
     )
     # Polished or not, the way goes on.
-    near = jnp.linalg.norm(s.y[0] - s.base[0]) <= 0.01 * size
-    kept = s.polishing & converged & near
+    kept = converged & (jnp.linalg.norm(s.y[0] - s.base[0]) <= 0.01 * size)
     recorded = _next_step(_recorded(s, kept, gap * size, M[0]), targets)
     over = converged | hopeless
     way = _where(accept, accepted, _where(reject, rejected, tried))

@@ -86,11 +86,16 @@ def at_rest(rnn: CTRNN, x0: Float[Array, "batch n"]) -> tuple[Array, Array]:
     unit, _, remainder = _equations(frozen)
     method = optx.LevenbergMarquardt(rtol=eps**0.5, atol=eps**0.5)
 
+    wide = jnp.result_type(float)  # of the method's own step, whatever the network's
+
     def found(x0, start):
+        def wider(w, args):
+            return remainder(x0, w.astype(rnn.dtype)).astype(wide)
+
         with precise_products():
             w = optx.least_squares(
-                lambda w, args: remainder(x0, w), method, start, max_steps=256, throw=False
-            ).value
+                wider, method, start.astype(wide), max_steps=256, throw=False
+            ).value.astype(rnn.dtype)
 
         def polished(_, w):
             return w - product(_inverse(remainder, x0, w), remainder(x0, w))

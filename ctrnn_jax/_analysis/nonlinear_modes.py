@@ -114,7 +114,7 @@ def nonlinear_modes(
             that is `energy(rnn, x)` itself. Unless given, 24 from 0.001 to n, in equal ratios.
         around: (n,) a state from which `fixed_points` finds the one to begin with; unless given
             the origin.
-        max_rounds: how often a mode goes around an orbit, at most: some three times for each
+        max_rounds: how often a mode goes around an orbit, at most: some five times for each
             orbit found, and each on the way to it.
 
     Returns:

@@ -121,10 +121,10 @@ def steps_in_segment(stored_every: int, save_every: int) -> int:
 # Gone around together, orbits take as many steps as the longest of them, and CPUs are slow where a
 # matrix of tangents of each is multiplied: one after another took 0.7 to 0.9 of the time with 12
 # neurons, 0.15 to 0.6 with 20, 0.1 to 0.6 with 60 (4 to 160 orbits), 1.05 to 2 with 8 and 1.5 to 5
-# with 3. Families of orbits differ in how often they are gone around: 0.6 to 0.85 with 4, 0.4 to
-# 0.6 with 5 and 6, 0.2 to 0.7 with 8 and 10, 0.1 with 20, but 1.9 with 3 (32 networks).
+# with 3. Families of orbits differ in how often they are gone around: 0.33 with 3 (32 networks),
+# 0.35 to 0.85 with 4, 0.13 to 0.3 with 6 and 8, but 2.7 to 4.4 with 2 (32 and 512 networks).
 _NEURONS_ONE_BY_ONE = 12
-_NEURONS_SEARCHED_ONE_BY_ONE = 4
+_NEURONS_SEARCHED_ONE_BY_ONE = 3
 
 
 def in_lockstep(n: int, platform: str, searched: bool) -> bool:
