@@ -1,6 +1,7 @@
 """Solvers of diffrax that wrap others or solve equations; networks with their own equation."""
 
 import diffrax
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,6 +41,29 @@ def test_wrapped_solvers(name, tolerance):
         assert float(jnp.abs(ct.energy_drift(rnn, run.xs)).max()) < 1e3 * float(
             jnp.finfo(DTYPE).eps
         )
+
+
+IN_STAGES = {
+    "Kvaerno3": (diffrax.Kvaerno3(), {}),
+    "half Tsit5": (diffrax.HalfSolver(diffrax.Tsit5()), {}),
+    "projected Kvaerno3": (ct.Projected(diffrax.Kvaerno3()), {}),
+    "SEA": (diffrax.SEA(), {"noise": 0.3, "key": jax.random.key(1)}),
+}
+
+
+@pytest.mark.parametrize("name", IN_STAGES)
+@pytest.mark.sampled(4)
+@pytest.mark.by_default(0)
+def test_both_modes_go_through_stages(name):
+    solver, noise = IN_STAGES[name]
+    rnn, x0 = SYSTEMS["current tanh n=3"], normal(0, 2, 3)
+
+    def end(x):
+        return ct.simulate(rnn, x, dt=0.1, num_steps=5, solver=solver, **noise).xs[-1]
+
+    forward, reverse = (jax.jit(jax.vmap(of(end)))(x0) for of in (jax.jacfwd, jax.jacrev))
+    assert jnp.abs(forward).min() > 0
+    np.testing.assert_allclose(forward, reverse, rtol=0, atol=100 * float(jnp.finfo(DTYPE).eps))
 
 
 class OneState(diffrax.AbstractSolver):

@@ -21,7 +21,9 @@ def network(n, seed=4, **options):
 
 
 @pytest.mark.skipif(not X64, reason="the orbits would part")
-@pytest.mark.parametrize("solver", [diffrax.Tsit5(), ct.PoissonSplitting(6), ct.RK4()])
+@pytest.mark.parametrize(
+    "solver", [diffrax.Tsit5(), ct.PoissonSplitting(6), ct.RK4(), diffrax.Kvaerno5()]
+)
 def test_finite_time_exponents_are_those_of_the_variational_equations(solver):
     # Without any orthonormalisation on the way: the R of one factorisation at the end.
     n, k, t = 5, 3, 20.0

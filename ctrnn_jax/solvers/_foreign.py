@@ -110,13 +110,15 @@ class _Columns(_Foreign):
         def euler_step(x, state, k, u=None):
             return x + dt * _slope(rnn, dt, k, 0.0, x, u), None, None
 
+        solver = for_forward_mode(self.solver)
+
         def step(x, state, k, u=None):
-            x, state, _ = one_step(self.solver, rnn, dt, x, state, k, u)
+            x, state, _ = one_step(solver, rnn, dt, x, state, k, u)
             return x, state, None
 
         if type(self.solver) is diffrax.Euler:
             return None, euler_step
-        return initial_state(self.solver, rnn, dt, x0, u), step
+        return initial_state(solver, rnn, dt, x0, u), step
 
 
 class _ExplicitRungeKutta(_Foreign):
@@ -204,6 +206,21 @@ class _Implicit(_EachState):
     checks_each_step: ClassVar[bool] = True
 
 
+def for_forward_mode(solver: Any) -> Any:
+    """With stages in a loop that has derivatives in both modes: diffrax's own has none in this."""
+    inner = _innermost(solver)
+    # "lax" of the first is a loop without reverse mode; of the others "bounded" is none.
+    kinds = {diffrax.AbstractRungeKutta: "bounded", diffrax.AbstractSRK: "lax"}
+    kind = next((kind for cls, kind in kinds.items() if isinstance(inner, cls)), None)
+    if kind is None or inner.scan_kind is not None:
+        return solver
+
+    def of_stages(solver: Any) -> Any:
+        return _innermost(solver).scan_kind
+
+    return eqx.tree_at(of_stages, solver, kind, is_leaf=lambda leaf: leaf is None)
+
+
 def _with_tolerances(solver: Any, rtol: Any, atol: Any) -> Any:
     """The root finder of an implicit solver with these tolerances, where its own are left open.
 
@@ -222,7 +239,11 @@ def _with_tolerances(solver: Any, rtol: Any, atol: Any) -> Any:
 
 
 def for_steps_from(x: State, solver: Any) -> Any:
-    """An implicit solver with tolerances in shares of the state: no result depends on its unit."""
+    """As `simulate` steps it, with both modes of derivatives.
+
+    An implicit solver has tolerances in shares of the state: no result depends on its unit.
+    """
+    solver = for_forward_mode(solver)
     rtol = float(jnp.finfo(x.dtype).eps) ** 0.5
     size = jnp.maximum(jnp.max(jnp.abs(x)), float(jnp.finfo(x.dtype).tiny))
     return _with_tolerances(solver, rtol, rtol * lax.stop_gradient(size))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from .._network.model import CTRNN, per_neuron
 from .._network.products import product
 from .._util.types import Array, Float, Int, Scalar
-from ._foreign import column_of
+from ._foreign import column_of, for_forward_mode
 from .base import Columns, Declarations, Input, Step, time_at
 
 
@@ -28,7 +28,8 @@ class Noisy(Declarations):
     """
 
     def __init__(self, solver: Any, intensity: Array, keys: Any):
-        self.solver, self.intensity, self.keys = solver, intensity, keys
+        self.solver = for_forward_mode(solver)
+        self.intensity, self.keys = intensity, keys
 
     @property
     def name(self):
