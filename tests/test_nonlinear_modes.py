@@ -130,7 +130,11 @@ CASES = [
 
 # Where the slowest mode turns back in a fold: that of n = 12 soon after it has touched the kink at
 # 1.1055, while others turn 166 to 716 times.
-ENDS = {(4, "current", ct.HardTanh()): 0.568, (12, "current", ct.HardTanh()): 1.1097}
+ENDS = {
+    (4, "current", ct.HardTanh()): 0.568,
+    (5, "current", ct.Erf()): 0.7973,
+    (12, "current", ct.HardTanh()): 1.1097,
+}
 
 
 @float64
@@ -185,13 +189,24 @@ def test_a_family_that_touches_a_kink_beside_a_resonance_goes_on():
 @float64
 @pytest.mark.long
 def test_a_family_is_not_left_for_what_nearly_closes_beside_another():
-    """At E = 1.837, where a mode that turns 12 times meets it, all between them misses by 1e-8."""
+    """Where one that turns a whole number of times meets it, all between them misses by 1e-8."""
     rnn = network(8, c=jnp.zeros(8), activation=ct.Erf(), form="rate")
     found = ct.nonlinear_modes(rnn, 0, energies=ENERGIES)
     assert found.residuals.max() < CLOSED
     T, _, _ = shooting(rnn, found.states[0, 2], float(found.periods[0, 2]), 0)
     np.testing.assert_allclose(found.periods[0, 2], T, rtol=1e-9)
-    assert T > 86  # 85.45 is what nearly closes
+    assert abs(T - 83.1176) < 1e-4  # 85.45 is what nearly closes, 86.56 another family
+
+
+@float64
+@pytest.mark.long
+def test_a_family_is_the_same_whatever_is_asked_of_it():
+    """Beside it, from E = 1.5 on, is another: a step at which T would be 33.69 ends on that."""
+    for form in ("current", "rate"):
+        rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(4015), 4, scale=2.0), form=form)
+        for energies in ([4.0], jnp.geomspace(0.01, 4, 8)):
+            found = ct.nonlinear_modes(rnn, 0, energies)
+            np.testing.assert_allclose(found.periods[0, -1], 30.632625320635, rtol=1e-10)
 
 
 @float64
@@ -231,7 +246,7 @@ def flow(A, x, T, terms=26):
 def test_an_orbit_whose_errors_grow_a_thousandfold_closes():
     W = np.random.default_rng(3584034901).normal(size=(6, 6)) / 3**0.5
     rnn = ct.CTRNN(ct.DenseSkew(jnp.asarray(W)), form="current")
-    found = ct.nonlinear_modes(rnn, 0, energies=[1e-4, 0.6, 6.0])
+    found = ct.nonlinear_modes(rnn, 0, energies=[1e-4, 0.6, 10.0])
     x, T = np.asarray(found.states[0, 2]), float(found.periods[0, 2])
     assert np.linalg.norm(ct.monodromy(rnn, x, T)) > 1000
     missed = np.max(np.abs(flow(W - W.T, x, T) - x)) / np.linalg.norm(x)
@@ -397,14 +412,14 @@ def test_no_fixed_point_no_mode_and_a_family_that_turns_back():
     for activation in (ct.Sigmoid(), ct.ReLU()):
         found = ct.nonlinear_modes(ct.CTRNN(weights(5), activation), energies=ENERGIES)
         assert np.all(found.words() == "no mode") and jnp.isnan(found.periods).all()
-    rnn = ct.CTRNN(ct.DenseSkew.init(jax.random.key(4015), 4, scale=2.0), form="current")
     if X64:  # a random network of another dtype is another one
-        found = ct.nonlinear_modes(rnn, 0, jnp.geomspace(0.01, 40, 16))
-        np.testing.assert_array_equal(found.words()[0, 10:], ["stable"] * 4 + ["turned back"] * 2)
-        assert jnp.isnan(found.periods[0, 14:]).all() and jnp.isfinite(found.periods[0, :14]).all()
-        assert found.energies[13] <= found.reached[0] < found.energies[14]
-        assert jnp.isnan(jax.grad(lambda e: ct.nonlinear_modes(rnn, 0, e).periods.sum())(
-            found.energies))[14:].all()  # fmt: skip
+        rnn = network(4, activation=ct.HardTanh())
+        found = ct.nonlinear_modes(rnn, 0, [0.2, 0.5, 0.6, 2.0])
+        np.testing.assert_array_equal(found.words()[0, 2:], "turned back")
+        assert jnp.isnan(found.periods[0, 2:]).all() and jnp.isfinite(found.periods[0, :2]).all()
+        assert found.energies[1] <= found.reached[0] < found.energies[2]
+        by_energy = jax.grad(lambda e: ct.nonlinear_modes(rnn, 0, e).periods.sum())(found.energies)
+        assert jnp.isnan(by_energy[2:]).all()
 
 
 @pytest.mark.parametrize("form", ["current", "rate"])

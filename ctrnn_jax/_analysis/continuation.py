@@ -29,6 +29,8 @@ from .pieces import once_around_exactly
 # Where the way along a family has come to.
 ONGOING, DONE, TURNED, STUCK, OUT_OF_ROUNDS, NO_MODE = range(6)
 LONGEST = 1.0  # step, as a share of an orbit's size and period
+ASTRAY = 0.005  # of its step, as far as it may be beside the curve
+ASTRAY_AT_KINKS = 0.02  # beyond which tangents turn as the root of a step
 TRIES = 6  # of Newton's method
 AFTER_TURN = 40  # steps
 NODES = 8  # with 4 an orbit that magnifies errors 10⁶ times takes four times the rounds
@@ -198,8 +200,8 @@ def _round(centre: Centre, targets: Array, s: Followed) -> Followed:
     # Beside another family all between the two nearly closes, and might be followed though it is
     # none: what has become so soft must be known to a part of the step.
     soft = newton.firmness < 0.01 * s.firmest
-    known = gap <= 0.01 * jnp.abs(s.length) * newton.firmness
-    on_the_way = (gap <= eps**0.4 + least) & (~soft | known | (gap <= eps**0.66 + least))
+    fine = gap <= jnp.maximum(0.01 * jnp.abs(s.length) * newton.firmness, eps**0.66 + least)
+    on_the_way = (gap <= eps**0.4 + least) & (~soft | fine)
     converged = jnp.where(s.landing, exact & closes & off, on_the_way)
 
     # The step of Newton's method that is due otherwise.
@@ -219,9 +221,11 @@ def _round(centre: Centre, targets: Array, s: Followed) -> Followed:
     )
 
     # Accepted, unless it has come to another family.
-    accepted, cosine = _accepted(s, newton, unit)
+    astray = ASTRAY_AT_KINKS if centre.here.rnn.activation.kinks else ASTRAY
+    # Tangents are those of turns solved to eps^0.6, or nearer.
+    accepted, same = _accepted(s, newton, here, astray + 4 * eps**0.6 / newton.firmness)
     near = jnp.linalg.norm(here) <= 3 * jnp.abs(s.length) + 1e-3
-    accept = converged & (cosine > 0.8) & near
+    accept = converged & same & near
     accepted = _where(s.landing, _afresh(accepted, True), _next_step(accepted, targets))
     reject = (converged & ~accept) | (~converged & hopeless)
     shorter = jnp.minimum(jnp.abs(s.length), s.longest) / 2
@@ -309,24 +313,40 @@ def jacobian(
     return rows, jnp.append(slope * unit, jnp.zeros((), y.dtype)), energy
 
 
-def _accepted(s: Followed, newton: Newton, unit: Array) -> tuple[Followed, Array]:
-    """The tried orbit as the base of the next step, and how straight the curve has gone on."""
-    grown = jnp.append(jnp.full(s.y.size, unit / jnp.linalg.norm(s.y)), s.period / s.T)
-    tangent, before = newton.tangent * grown, s.tangent * grown
+def _accepted(s: Followed, newton: Newton, here: Array, astray: Array) -> tuple[Followed, Array]:
+    """The tried orbit as the base of the next step, and whether it is on the same curve.
+
+    The way `here` goes along the mean of the tangents at its ends, to third order in its length: to
+    another family, however near and parallel, it does not. It may be beside by a share `astray`.
+    """
+    unit = jnp.linalg.norm(s.base)
+    here = here + newton.step  # nearer to the orbit than what was gone around
+    base = s.base + unit * here[:-1].reshape(s.y.shape)
+    period = s.period * (1 + here[-1])
+    grown = jnp.append(jnp.full(s.y.size, unit / jnp.linalg.norm(base)), s.period / period)
+    tangent, before, way = newton.tangent * grown, s.tangent * grown, here * grown
     tangent, before = tangent / jnp.linalg.norm(tangent), before / jnp.linalg.norm(before)
     cosine = jnp.dot(tangent, before, precision=lax.Precision.HIGHEST)
     tangent = jnp.where(cosine < 0, -tangent, tangent)
+    mean = (tangent + before) / jnp.linalg.norm(tangent + before)
+    far = jnp.linalg.norm(way)
+    beside = jnp.linalg.norm(way - jnp.where(s.length < 0, -far, far) * mean)
+    # From the linear motion, which is no orbit; and short steps, as of kinks, where tangents turn.
+    any_way = (s.target == 0) | (far <= 1e-3)
+    same = (jnp.abs(cosine) > 0.8) & (any_way | (beside <= astray * far))
     slope = jnp.dot(newton.gradient / grown, tangent, precision=lax.Precision.HIGHEST)
     easily = jnp.where(s.tries <= 2, 2.0, jnp.where(s.tries <= 3, 1.0, 0.5)).astype(s.y.dtype)
+    easily = jnp.where(4 * beside > astray * far, jnp.minimum(easily, 1), easily)
     easily = jnp.where(s.landing, 1, easily)  # its last tries are of rounding
-    highest = jnp.maximum(s.highest, newton.energy)
+    energy = newton.energy + jnp.dot(newton.gradient, newton.step, precision=lax.Precision.HIGHEST)
+    highest = jnp.maximum(s.highest, energy)
     turned = s.turned | (slope < 0)
-    since = jnp.where(turned & (newton.energy < highest), s.since + 1, 0)
-    lost = turned & ((since > AFTER_TURN) | (newton.energy < highest / 4))
+    since = jnp.where(turned & (energy < highest), s.since + 1, 0)
+    lost = turned & ((since > AFTER_TURN) | (energy < highest / 4))
     new = s._replace(
-        base=s.y,
-        period=s.T,
-        energy=newton.energy,
+        base=base,
+        period=period,
+        energy=energy,
         tangent=tangent,
         slope=slope,
         firmest=jnp.maximum(s.firmest, newton.firmness),
@@ -336,7 +356,7 @@ def _accepted(s: Followed, newton: Newton, unit: Array) -> tuple[Followed, Array
         longest=jnp.minimum(s.longest * easily, LONGEST),
         status=jnp.where(lost, TURNED, s.status).astype(jnp.int32),
     )
-    return new, jnp.abs(cosine)
+    return new, same
 
 
 def _recorded(s: Followed, found: Array, missed: Array, M: Array) -> Followed:
