@@ -4,9 +4,11 @@ The unknown of one mode is u = (y/unit, T/period): the ways y (nodes, n) from th
 states on the orbit, a part of the period T apart, in units of the last orbit that was accepted.
 That the flow takes each to the next leaves a curve of orbits, each with its states; to move across
 the flow and on the leaf of the Casimirs makes it one curve. A step goes along its tangent and comes
-back by Newton's method, at a given arclength or at a given energy. Parts of a turn magnify errors
-far less than the turn as a whole, so that steps may be long where orbits are unstable. What has
-landed at a given energy is polished by whole turns. Each round takes a mode once around its orbit.
+back by Newton's method, at a given arclength or at a given energy; where that has led to another
+family, as the way and the tangents at its ends tell, it is made again, shorter. Parts of a turn
+magnify errors far less than the turn as a whole, so that steps may be long where orbits are
+unstable. What has landed at a given energy is polished by whole turns. Each round takes a mode once
+around its orbit.
 """
 
 from __future__ import annotations
