@@ -85,7 +85,6 @@ def at_rest(rnn: CTRNN, x0: Float[Array, "batch n"]) -> tuple[Array, Array]:
     eps = float(jnp.finfo(rnn.dtype).eps)
     unit, _, remainder = _equations(frozen)
     method = optx.LevenbergMarquardt(rtol=eps**0.5, atol=eps**0.5)
-
     wide = jnp.result_type(float)  # of the method's own step, whatever the network's
 
     def found(x0, start):

@@ -90,8 +90,8 @@ def nonlinear_modes(
     a fixed point of least energy from each frequency of the linearised network, where no other
     frequency is a multiple of it (and often where one is). Where another mode comes to turn a whole
     number of times beside it, families meet, and which of them is gone on with may depend on the
-    energies that are asked for. It begins with the linear mode at an
-    energy near 0 and is followed by pseudo-arclength continuation with multiple shooting: Newton's
+    form and on the energies that are asked for. It begins with the linear mode at an energy near 0
+    and is followed by pseudo-arclength continuation with multiple shooting: Newton's
     method for the states between eight parts of a turn and for the period, which goes on where
     orbits are very unstable. What it finds at the energies is polished by whole turns: φ_T(x) = x,
     E(x) = E, the part of x in the kernel of A given (in the current form: the Casimirs). Orbit and
